@@ -1,0 +1,1 @@
+"""Low-rank adaptation, taught: LoRA, COLA, SaLoRA, Delta-LoRA and AutoLoRA."""

@@ -1,0 +1,261 @@
+"""`adapt` puts a method on a model; `Adapters` is what you then hold in your hand. Taught in 02.
+
+    adapters = adapt(model, COLA(r=8, sites="qv"))
+    adapters["3.q"].lora_A          # a LowRank, by layer and matrix
+    adapters.plan()                 # what was matched, and how many parameters that is
+    adapters.merge()                # W ← W + ΔW;   adapters.restore() gives W its bytes back
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .lowrank import Adapted, LowRank
+from .methods.base import Method
+from .sites import Site, select
+
+HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
+
+
+def adapt(model: nn.Module, method: Method, *, seed: int | None = None,
+          head: Sequence[str] | None = None) -> Adapters:
+    """Freeze a model and put a method's branches on it, in place.
+
+    Args:
+        model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths.
+        method: a configuration, such as `LoRA(r=8, sites="qv")`.
+        seed: of A's start and of a method's own noise; None draws one from torch's generator.
+        head: modules that train beside the branches. None takes what `load_backbone` says is new, else the
+            usual names of a classifier head.
+
+    Raises:
+        ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied,
+            or the model is adapted already. The model is then as it was.
+    """
+    sites = select(model, method.sites) if method.sites else []
+    return Adapters(model, method, sites, seed, _head_names(model, head))
+
+
+def _head_names(model: nn.Module, head: Sequence[str] | None) -> list[str]:
+    names = [name for name, _ in model.named_parameters()]
+    if head is None:
+        new = getattr(model, "lowrank_new_parameters", None)
+        return list(new) if new is not None else [n for n in names if any(part in HEADS for part in n.split("."))]
+    for part in head:
+        if not any(name == part or name.startswith(part + ".") for name in names):
+            raise ValueError(f"head {part!r} names no module with parameters; name one of "
+                             f"{', '.join(name for name, _ in model.named_children())}")
+    return [n for n in names if any(n == part or n.startswith(part + ".") for part in head)]
+
+
+class Adapters(Mapping[str, LowRank]):
+    """The branches on a model by site name, with the rule that runs them. Made by `adapt`."""
+
+    def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
+                 head: list[str]) -> None:
+        self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
+        self.rule.adapters = self
+        self.rule.generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
+        base = method.base_parameters(model)
+        made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
+        self.sites = {site.name: site for site, _ in made}
+        # from here on nothing is refused any more, so the model is changed as a whole or not at all
+        self._were_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
+        model.requires_grad_(False)
+        self.owners = self._wrap(made)
+        for name in [*head, *base]:
+            model.get_parameter(name).requires_grad_(True)
+        self.base_names = base
+        self.state = "adapted"
+
+    def _wrap(self, made: list[tuple[Site, LowRank]]) -> dict[str, Adapted]:
+        by_path: dict[str, dict[str, tuple[LowRank, slice | None]]] = {}
+        for site, branch in made:
+            by_path.setdefault(site.path, {})[site.name] = branch, site.rows
+        owners = {}
+        for path, branches in by_path.items():
+            layer = self.model.get_submodule(path)
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+            owners[path] = Adapted(layer, branches).train(layer.training)
+            owners[path].lora.to(device=weight.device, dtype=wide)
+            self.model.set_submodule(path, owners[path])
+        return owners
+
+    # -- a mapping from site to branch
+
+    def __getitem__(self, name: str) -> LowRank:
+        if name not in self.sites:
+            raise KeyError(f"{name!r} is not adapted; the sites are {', '.join(self.sites)}")
+        return self.owner(name).branches[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} adapters: {self.method.name}, {self.state}>"
+
+    def owner(self, name: str) -> Adapted:
+        """The layer that carries a site's branch."""
+        return self.owners[self.sites[name].path]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that W is stored in."""
+        return next((owner.W.dtype for owner in self.owners.values()), torch.float32)
+
+    # -- what is there
+
+    def ranks(self) -> dict[str, int]:
+        """Site -> directions that are left; sites that a method closed count 0."""
+        return {name: branch.r for name, branch in self.items()}
+
+    def plan(self) -> Plan:
+        """What was matched: site, module, shape, rank, scaling, parameters."""
+        head = sum(p.numel() for p in self.head_parameters())
+        total = sum(p.numel() for p in self.model.parameters())
+        rows = [(name, site.path, site.d, site.k, self[name].r, self[name].scaling,
+                 self[name].lora_A.numel() + self[name].lora_B.numel()) for name, site in self.sites.items()]
+        return Plan(rows, head, total)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [self.model.get_parameter(name) for name in self.head_names]
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """Pretrained parameters that train too (full fine-tuning)."""
+        head = set(self.head_names)
+        return [self.model.get_parameter(name) for name in self.base_names if name not in head]
+
+    def listed_names(self) -> tuple[set[str], set[str]]:
+        """Parameters that must train, and those that may (a gate's, which its rule opens and closes)."""
+        must = {*self.head_names, *self.base_names}
+        may = set()
+        for path, owner in self.owners.items():
+            for name, _ in owner.lora.named_parameters(prefix=f"{path}.lora"):
+                (must if name.endswith(("lora_A", "lora_B")) else may).add(name)
+        return must, may
+
+    # -- one way of writing the same function into W, and the way back
+
+    def merge(self) -> None:
+        """Write all that was learned into W (float32 sum, one cast); the model then runs without branches.
+
+        Raises:
+            RuntimeError: merged already, or removed.
+        """
+        self._allow("merge", "adapted")
+        for owner in self.owners.values():
+            owner.merge()
+        self.state = "merged"
+
+    def restore(self) -> None:
+        """Give W its pretrained bytes back, exactly; the branches carry on with all that was learned.
+
+        Raises:
+            RuntimeError: nothing was ever written into W.
+        """
+        self._allow("restore", "adapted", "merged")
+        written = [owner for owner in self.owners.values() if owner._pretrained is not None]
+        if not written:
+            raise RuntimeError("nothing to restore: W holds its pretrained bytes; merge() comes first")
+        for owner in written:
+            owner.restore()
+        self.state = "adapted"
+
+    def remove(self) -> nn.Module:
+        """Take the branches off: the model, its head and its flags are as they were before `adapt`."""
+        self._allow("remove", "adapted", "merged")
+        for path, owner in self.owners.items():
+            if owner._pretrained is not None:
+                owner.restore()
+            self.model.set_submodule(path, owner.base)
+        with torch.no_grad():
+            for name, start in self._head_start.items():
+                self.model.get_parameter(name).copy_(start)
+        for name, flag in self._were_trainable.items():
+            self.model.get_parameter(name).requires_grad_(flag)
+        self.state = "removed"
+        return self.model
+
+    def _allow(self, what: str, *states: str) -> None:
+        if self.state not in states:
+            hint = {"merged": "restore() first", "removed": "call adapt() again"}[self.state]
+            raise RuntimeError(f"cannot {what}: the adapters are {self.state}; {hint}")
+
+    # -- all that a resume needs, as flat tensors and plain values
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name (branches, head, and W where it was written) and each branch's plain values."""
+        tensors = {f"parameter.{n}": self.model.get_parameter(n).detach()
+                   for n in dict.fromkeys([*self.head_names, *self.base_names])}
+        values: dict[str, Any] = {}
+        for name, branch in self.items():
+            tensors |= {f"branch.{name}.{key}": value.detach() for key, value in branch.state_dict().items()}
+            values[name] = {"scaling": branch.scaling, "echo": branch.echo, "in_base": branch.in_base}
+            if branch.in_base:
+                tensors[f"base.{name}"] = self.owner(name).slice_of(name).contiguous()
+        return tensors, values
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """What `state_dict` wrote, also where ranks have changed since `adapt`."""
+        for name in dict.fromkeys([*self.head_names, *self.base_names]):
+            self.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
+        for name, branch in self.items():
+            stored = {key.removeprefix(f"branch.{name}."): value for key, value in tensors.items()
+                      if key.startswith(f"branch.{name}.")}
+            branch.drift = stored.pop("drift").to(branch.lora_A.device) if "drift" in stored else None
+            for key, value in stored.items():
+                owner, _, leaf = key.rpartition(".")
+                getattr(branch.get_submodule(owner), leaf).data = value.to(branch.lora_A.device).clone()
+            branch.scaling, branch.echo = values[name]["scaling"], values[name]["echo"]
+            if values[name]["in_base"]:
+                self.owner(name).keep_pretrained()
+                self.owner(name).slice_of(name).copy_(tensors[f"base.{name}"])
+                branch.in_base = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `adapt` matched; prints as a table, in a notebook as HTML.
+
+    rows: (site, module, d, k, r, scaling, parameters).  head, total: parameters of the head and of the model.
+    """
+
+    rows: list[tuple[str, str, int, int, int, float, int]]
+    head: int
+    total: int
+
+    TITLES = ("site", "module", "shape d × k", "r", "s", "parameters")
+
+    def cells(self) -> list[tuple[str, ...]]:
+        return [(site, path, f"{d} × {k}", str(r), f"{s:g}", f"{n:,}") for site, path, d, k, r, s, n in self.rows]
+
+    def summary(self) -> str:
+        branch = sum(row[-1] for row in self.rows)
+        return (f"{len(self.rows)} matrices, {branch:,} parameters in branches and {self.head:,} in the head, of "
+                f"{self.total:,} in all ({100 * (branch + self.head) / max(self.total, 1):.2f} %)")
+
+    def __str__(self) -> str:
+        table = [self.TITLES, *self.cells()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.TITLES))]
+        lines = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w)
+                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
+        return "\n".join([*lines, self.summary()])
+
+    def _repr_html_(self) -> str:
+        def line(row: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+
+        body = "".join(line(row, "td") for row in self.cells())
+        return f"<table>{line(self.TITLES, 'th')}{body}</table><p>{html.escape(self.summary())}</p>"

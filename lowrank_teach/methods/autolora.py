@@ -1,0 +1,224 @@
+"""AutoLoRA: after LoRA, learn on held-out data how many directions each matrix needs (Zhang et al. 2024,
+NAACL, arXiv 2403.09113).
+
+    Δ_l = s Σ_j α_lj u_lj v_ljᵀ,  α_l = softmax(β_l)
+    β ← β − η_β ∇_β L_held-out(W − η ∇_W L_train(W, β), β);   W ← W − η ∇_W L_train(W, β)
+    rank_l = #{ j : α_lj ≥ 1/k };  then plain LoRA is trained at these ranks
+
+Taught in 06.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..gates import Selection
+from ..lowrank import LowRank
+from ..sites import Site
+from .base import Clock, Invariant, Loop, Method, Rule, require
+from .lora import LoRA
+
+Weights = dict[str, Tensor]
+HYPERGRADIENTS = ("first_order", "finite_difference", "unrolled", "betty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoLoRA(Method):
+    """Search ranks by two-level optimisation, then train LoRA at them.
+
+    Args:
+        r: k, the width that is searched; ranks lie in 1 .. k.
+        search_steps: steps of the search, as a count (int) or a share of the training's own steps (float).
+        eta_beta: rate of β under AdamW (the paper: 1e-3).
+        hypergradient: "unrolled" differentiates through the virtual step exactly (double backward);
+            "finite_difference" takes its second-order part from two more passes, weighted by η; "betty" weighs
+            it by 1 instead, as the authors' code does; "first_order" drops it (the ablation η = 0).
+        radius: the finite difference's step is radius / ‖v‖.
+        constraint: "softmax"; ablations "sigmoid" (element-wise) and "none".
+        split: share of the training rows that β is learned on.
+        fixed_alpha: retrain with s = lora_alpha / rank, which differs per matrix, instead of one s for all.
+        shuffle_ranks: deal the ranks found out to the sites at random: the control for the search.
+        retrain: False stops after the search, and leaves the searched model.
+    """
+
+    search_steps: int | float = 1.0
+    eta_beta: float = 1e-3
+    hypergradient: str = "unrolled"
+    radius: float = 0.01
+    constraint: str = "softmax"
+    split: float = 0.5
+    fixed_alpha: bool = False
+    shuffle_ranks: bool = False
+    retrain: bool = True
+
+    name: ClassVar[str] = "autolora"
+    paper: ClassVar[str] = "Zhang et al. 2024, NAACL, arXiv 2403.09113"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.hypergradient in HYPERGRADIENTS, f"hypergradient {self.hypergradient!r} must be one of "
+                                                      f"{', '.join(HYPERGRADIENTS)}")
+        require(self.constraint in ("softmax", "sigmoid", "none"), f"constraint {self.constraint!r} must be "
+                                                                   "'softmax', 'sigmoid' or 'none'")
+        require(self.search_steps > 0, f"search_steps = {self.search_steps} must be above 0")
+        require(self.eta_beta > 0 and self.radius > 0, "eta_beta and radius must be above 0")
+        require(0 < self.split < 1, f"split = {self.split} must lie between 0 and 1")
+
+    @property
+    def held_out(self) -> float:  # type: ignore[override]
+        return self.split
+
+    def steps(self, total: int) -> int:
+        share = isinstance(self.search_steps, float)
+        return max(1, round(self.search_steps * total)) if share else int(self.search_steps)
+
+    def rule(self) -> AutoLoRARule:
+        return AutoLoRARule(self)
+
+
+class AutoLoRARule(Rule):
+    """Moves β before each step of the weights."""
+
+    method: AutoLoRA
+
+    def branch(self, site: Site) -> LowRank:
+        m = self.method
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, Selection(m.r, m.constraint))
+
+    def selections(self) -> dict[str, Selection]:
+        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        return [selection.beta for selection in self.selections().values()]
+
+    def start(self, clock: Clock, loop: Loop) -> None:
+        super().start(clock, loop)
+        self.outer = torch.optim.AdamW(self.own_parameters(), lr=self.method.eta_beta, weight_decay=0.0)
+        self.head_start = [p.detach().clone() for p in self.adapters.head_parameters()]
+
+    def before_step(self, clock: Clock) -> None:
+        """One step of β, at the weights that a virtual step of W would give."""
+        betas = self.own_parameters()
+        for beta in betas:
+            beta.requires_grad_(True)
+        weights = {n: p for n, p in self.adapters.model.named_parameters()
+                   if p.requires_grad and not n.endswith(".beta")}
+        train, select, loss = self.loop.micro_batches, self.loop.held_out(), self.loop.loss
+        eta = self.loop.optimizer.param_groups[0]["lr"]
+        # fused attention has no second derivative
+        exact = sdpa_kernel(SDPBackend.MATH) if self.method.hypergradient == "unrolled" else nullcontext()
+        with exact:
+            gradients = hypergradient(
+                self.method.hypergradient,
+                same_noise(lambda w: sum(loss(b, w) for b in train) / len(train)),  # type: ignore[arg-type]
+                lambda w: sum(loss(b, w) for b in select) / len(select),            # type: ignore[arg-type]
+                weights, betas, eta, self.method.radius)
+        for beta, gradient in zip(betas, gradients, strict=True):
+            beta.grad = gradient
+        self.outer.step()
+        for beta in betas:  # the step of W that follows leaves β alone
+            beta.grad = None
+            beta.requires_grad_(False)
+
+    def ranks(self) -> dict[str, int]:
+        """Site -> rank, from the selection weights as they are now."""
+        return {name: selection.rank() for name, selection in self.selections().items()}
+
+    def finish(self) -> Method | None:
+        """LoRA at the ranks found, to be trained from the pretrained weights on all rows."""
+        m, ranks = self.method, self.ranks()
+        if not m.retrain:
+            return None
+        if m.shuffle_ranks:
+            order = torch.randperm(len(ranks), generator=self.generator).tolist()
+            ranks = dict(zip(ranks, [list(ranks.values())[i] for i in order], strict=True))
+        return LoRA(r=m.r, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, init=m.init,
+                    sites=tuple(ranks), rank_pattern=ranks, fixed_alpha=m.fixed_alpha)
+
+    @torch.no_grad()
+    def log(self) -> dict[str, float | dict[str, float]]:
+        alphas = {name: selection() for name, selection in self.selections().items()}
+        return {f"alpha.{j}": {name: float(alpha[j]) for name, alpha in alphas.items()}
+                for j in range(self.method.r)}
+
+    def state_dict(self) -> dict[str, Any]:
+        moments = {f"outer.{i}.{k}": v for i, beta in enumerate(self.own_parameters())
+                   for k, v in self.outer.state.get(beta, {}).items()}
+        return {**super().state_dict(), **moments,
+                **{f"head_start.{i}": p for i, p in enumerate(self.head_start)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.head_start = [state[f"head_start.{i}"] for i in range(len(self.head_start))]
+        for i, beta in enumerate(self.own_parameters()):
+            moments = {k.split(".", 2)[2]: v for k, v in state.items() if k.startswith(f"outer.{i}.")}
+            if moments:
+                self.outer.state[beta] = moments
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        checks = super().invariants(clock)
+        if clock.step != clock.total:
+            return checks
+        alphas = [selection().detach() for selection in self.selections().values()]
+        head = zip(self.head_start, self.adapters.head_parameters(), strict=True)
+        checks.append(Invariant(any(not torch.equal(old, new) for old, new in head) or not self.head_start,
+                                "the search ended and the classifier head has not moved"))
+        checks.append(Invariant(any(float(a.max() - a.min()) > 0 for a in alphas),
+                                "the search ended and no selection weight has moved"))
+        if self.method.constraint == "softmax":
+            checks.append(Invariant(all(abs(float(a.sum()) - 1) < 1e-4 for a in alphas),
+                                    "selection weights do not sum to one"))
+            checks.append(Invariant(all(1 <= r <= self.method.r for r in self.ranks().values()),
+                                    f"a rank lies outside 1 .. {self.method.r}"))
+        return checks
+
+
+def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_loss: Callable[[Weights], Tensor],
+                  weights: Weights, betas: list[nn.Parameter], eta: float, radius: float = 0.01) -> list[Tensor]:
+    """∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA, equations 5 to 8).
+
+    Args:
+        kind: one of HYPERGRADIENTS.
+        train_loss, held_out_loss: scalar losses as functions of the weights by name; both see β by themselves.
+        weights: the inner parameters W, by name.  betas: the outer parameters.
+        eta: rate of the virtual step.  radius: ε = radius / ‖∇L_held-out‖ of the finite difference.
+    """
+    if kind == "first_order":
+        return list(torch.autograd.grad(held_out_loss(weights), betas))
+    inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=kind == "unrolled")
+    virtual = {name: w - eta * g for (name, w), g in zip(weights.items(), inner, strict=True)}
+    if kind == "unrolled":
+        return list(torch.autograd.grad(held_out_loss(virtual), betas))
+    virtual = {name: w.detach().requires_grad_() for name, w in virtual.items()}
+    both = torch.autograd.grad(held_out_loss(virtual), [*virtual.values(), *betas])
+    v, direct = both[:len(virtual)], both[len(virtual):]
+    epsilon = radius / float(torch.stack([g.norm() for g in v]).norm().clamp_min(1e-12))
+
+    def at(sign: int) -> tuple[Tensor, ...]:
+        moved = {n: w.detach() + sign * epsilon * g for (n, w), g in zip(weights.items(), v, strict=True)}
+        return torch.autograd.grad(train_loss(moved), betas)
+
+    factor = (1.0 if kind == "betty" else eta) / (2 * epsilon)
+    return [d - factor * (plus - minus) for d, plus, minus in zip(direct, at(+1), at(-1), strict=True)]
+
+
+def same_noise(loss: Callable[[Weights], Tensor]) -> Callable[[Weights], Tensor]:
+    """The loss with the same dropout masks at every call: else their difference drowns the finite one."""
+    state = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+
+    def call(weights: Weights) -> Tensor:
+        with torch.random.fork_rng():
+            torch.set_rng_state(state)
+            if cuda is not None:
+                torch.cuda.set_rng_state_all(cuda)
+            return loss(weights)
+
+    return call

@@ -1,0 +1,245 @@
+"""The contract of a method: a configuration, and the rule that runs it.
+
+A `Method` is a frozen dataclass, validated when built; it can be written to JSON and back. From it `adapt`
+and `fit` make a `Rule`, which holds the state: what is put on each matrix, and what happens around an
+optimizer step. The training loop calls the rule's hooks and never asks which method it is. Taught in 02.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..lowrank import LowRank
+from ..sites import Site
+
+if TYPE_CHECKING:
+    from ..adapters import Adapters
+
+METHODS: dict[str, type[Method]] = {}  # short name -> configuration, in teaching order
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands. Counts optimizer steps, never micro-batches.
+
+    step: the step in progress, 1 … total.  total: all steps.  per_epoch: steps in one pass over the data.
+    """
+
+    step: int
+    total: int
+    per_epoch: int
+
+    def resolve(self, when: int | float) -> int:
+        """A step count from an int (steps) or a float in [0, 1] (a share of all steps)."""
+        return round(when * self.total) if isinstance(when, float) else when
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """Something that must be true now; the loop stops with `says` where it is not."""
+
+    holds: bool
+    says: str
+
+
+class Loop(Protocol):
+    """What the training loop offers to a rule."""
+
+    optimizer: torch.optim.Optimizer
+    micro_batches: list[dict[str, Tensor]]  # of the step in progress
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """In eval mode, without a graph."""
+        ...
+
+    def loss(self, batch: dict[str, Tensor], parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """In training mode, with a graph; with these tensors in place of the parameters they name."""
+        ...
+
+    def backward(self, loss: Tensor) -> None: ...
+    def held_out(self) -> list[dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What every method has.
+
+    Args:
+        r: rank of each branch.  lora_alpha: α; the branch is scaled by s = α / r.
+        lora_dropout: dropout on the branch's input.
+        sites: which matrices; letters ("qv", "qkvo"), "all", or names ("3.q", module paths).
+        init: how A starts; see `LowRank`.
+
+    Raises:
+        ValueError: a value is out of range; the sentence says which values are not.
+    """
+
+    r: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    sites: str | tuple[str, ...] = "qv"
+    init: str = "kaiming"
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    held_out: ClassVar[float] = 0.0  # share of the training rows that the rule takes for itself
+
+    def __init_subclass__(cls) -> None:
+        if cls.name:
+            METHODS[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sites, str):
+            object.__setattr__(self, "sites", tuple(self.sites))
+        require(isinstance(self.r, int) and self.r > 0, f"r = {self.r} must be a whole number above 0")
+        require(self.lora_alpha > 0, f"lora_alpha = {self.lora_alpha} must be above 0")
+        require(0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout} must lie in [0, 1)")
+
+    def rule(self) -> Rule:
+        """The running rule, which holds the state."""
+        raise TypeError(f"{type(self).__name__} names no rule: override rule()")
+
+    def steps(self, total: int) -> int:
+        """How long this method trains when the run's configuration says `total` steps."""
+        return total
+
+    def base_parameters(self, model: nn.Module) -> list[str]:
+        """Names of pretrained parameters that train too (none, but for full fine-tuning)."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the method's name under "method"."""
+        return {"method": self.name, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Method:
+        """The configuration that `to_dict` wrote."""
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return METHODS[values.pop("method")](**values)
+
+
+class Rule:
+    """A method at work on one adapted model. Every hook has a default that does nothing.
+
+    Life: `branch` for each site, `start` when the training's length is known, then for every optimizer step
+    `before_step`, the loss with `penalty`, the step, `after_step`; `finish` at the end.
+    """
+
+    def __init__(self, method: Any) -> None:
+        self.method = method
+        self.adapters: Adapters
+        self.generator = torch.Generator()  # A's start, gate noise: apart from the model's own dropout
+
+    def branch(self, site: Site) -> LowRank | None:
+        """What is put on one matrix; None leaves it as it is."""
+        m = self.method
+        return self.low_rank(site, m.r, m.lora_alpha / m.r)
+
+    def low_rank(self, site: Site, r: int, scaling: float, gate: nn.Module | None = None) -> LowRank:
+        """A branch of rank r for one site, with this method's dropout and start.
+
+        Raises:
+            ValueError: r is larger than min(d, k).
+        """
+        require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at "
+                                          f"{site.name}; choose r ≤ {min(site.d, site.k)}")
+        return LowRank(site.k, site.d, r, scaling, dropout=self.method.lora_dropout, init=self.method.init,
+                       gate=gate, generator=self.generator)
+
+    def start(self, clock: Clock, loop: Loop) -> None:
+        """Called once before the first step, also when a run is resumed: turn shares of the training into steps.
+
+        Raises:
+            ValueError: something in the configuration does not fit this length of training.
+        """
+        self.loop = loop
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups; "lr" and "schedule": "constant" override the run's own."""
+        return [{"params": [p for b in self.adapters.values() for p in (b.lora_A, b.lora_B)]}]
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Parameters that the rule steps itself, outside the loop's optimizer."""
+        return []
+
+    def stretch(self, step: int, total: int) -> tuple[int, int]:
+        """(steps done, steps in all) of the stretch that the learning-rate schedule runs over."""
+        return step, total
+
+    def before_step(self, clock: Clock) -> None: ...
+
+    def penalty(self) -> Tensor | None:
+        """Added to the task loss, once per optimizer step; None for nothing."""
+        return None
+
+    def after_step(self, clock: Clock) -> None: ...
+
+    def finish(self) -> Method | None:
+        """Prune and fold after the last step; a method to train next from the pretrained weights, or None."""
+        return None
+
+    def log(self) -> dict[str, float | dict[str, float]]:
+        """What the figures need now: name -> value, or name -> {site: value}."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Warnings that belong in the run's record."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resume needs that is not a parameter of the model: tensors and plain values."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        """What must be true after the step in progress."""
+        if clock.step != 1:
+            return []
+        still = [site for site, branch in self.adapters.items() if not branch.lora_B.any()]
+        return [Invariant(not still, f"after the first step lora_B has not moved at {', '.join(still[:4])}: no "
+                          "gradient reaches the branch; look for a frozen path, a learning rate of 0 or "
+                          "gradient checkpointing without use_reentrant=False")]
+
+
+def require(holds: bool, says: str) -> None:
+    """Refuse with a sentence that says what to do.
+
+    Raises:
+        ValueError: `holds` is false.
+    """
+    if not holds:
+        raise ValueError(says)
+
+
+def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:
+    """That logits stayed the same through a change of form, up to the rounding of the type W is stored in."""
+    tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
+    gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
+    return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "
+                                       f"{tolerance:g}: the function should have stayed the same")
+
+
+def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Zero the moments and the step counts of these parameters, in place; all others keep theirs."""
+    for parameter in parameters:
+        for value in optimizer.state.get(parameter, {}).values():
+            value.zero_()
+
+
+def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter,
+                      keep: Tensor | None, dim: int) -> None:
+    """Let `new` take `old`'s place in its group, with the rows `keep` of its moments along `dim` (None: none)."""
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+    state = optimizer.state.pop(old, {})
+    if keep is not None and state:
+        optimizer.state[new] = {name: value.index_select(dim, keep) if value.shape == old.shape else value
+                                for name, value in state.items()}

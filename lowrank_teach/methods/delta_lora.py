@@ -1,0 +1,145 @@
+"""Delta-LoRA: after LoRA, let W itself follow the change of the product (Zi et al. 2023, arXiv 2309.02411).
+
+After each optimizer step past K:  W ← W + λ · s · (B' A' − B A), the change of that one step; no dropout.
+
+With a constant λ the steps telescope: W_T − W_K = λ s (B_T A_T − B_K A_K). So the whole change has rank ≤ 2r,
+and need not be written into W at all (`form="lazy"`): two low-rank terms in the forward pass are the same
+function. Taught in 05.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..lowrank import LowRank
+from .base import Clock, Invariant, Loop, Method, Rule, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaLoRA(Method):
+    """LoRA whose frozen W moves with the difference of consecutive products.
+
+    Args:
+        lam: λ, 0 or more; the paper takes 0.5 on GLUE and XSum, 2 on E2E and WebNLG.
+        K: the first K steps are plain LoRA, as a step count (int) or a share of the training (float). The
+            paper takes 500 for generation and the warm-up steps on GLUE (6 %).
+        form: "in_place" writes W at every step; "lazy" leaves W's bytes alone and adds the terms in the
+            forward pass. The same function.
+        lam_end: λ runs linearly from lam to lam_end over the steps past K; None keeps it constant. Under a
+            schedule the steps no longer telescope: the change is summed in float32, and only "in_place" works.
+    """
+
+    lam: float = 0.5
+    K: int | float = 0.06
+    form: str = "in_place"
+    lam_end: float | None = None
+
+    name: ClassVar[str] = "delta_lora"
+    paper: ClassVar[str] = "Zi et al. 2023, arXiv 2309.02411"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.lam >= 0 and (self.lam_end is None or self.lam_end >= 0), f"λ = {self.lam} must be 0 or more")
+        require(self.lora_dropout == 0, "Delta-LoRA takes no dropout on the branch (lora_dropout = 0): with it "
+                                        "the gradient of B A is not the gradient of W; use LoRA, or drop it")
+        require(self.K >= 0 and not (isinstance(self.K, float) and self.K > 1),
+                f"K = {self.K} must be a step count of 0 or more, or a share of the training up to 1.0")
+        require(self.form in ("in_place", "lazy"), f"form {self.form!r} must be 'in_place' or 'lazy'")
+        require(self.lam_end is None or self.form == "in_place",
+                "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")
+
+    def rule(self) -> DeltaLoRARule:
+        return DeltaLoRARule(self)
+
+
+class DeltaLoRARule(Rule):
+    """Writes the change of each step past K into W, or keeps its closed form beside W."""
+
+    method: DeltaLoRA
+
+    def start(self, clock: Clock, loop: Loop) -> None:
+        super().start(clock, loop)
+        self.K = clock.resolve(self.method.K)
+
+    def lam(self, clock: Clock) -> float:
+        """λ of the step in progress."""
+        m = self.method
+        if m.lam_end is None:
+            return m.lam
+        past = (clock.step - self.K - 1) / max(clock.total - self.K - 1, 1)
+        return m.lam + (m.lam_end - m.lam) * past
+
+    @torch.no_grad()
+    def before_step(self, clock: Clock) -> None:
+        if clock.step <= self.K:
+            return
+        if clock.step == self.K + 1 and self.method.lam_end is None and self.method.lam:
+            for name, branch in self.adapters.items():
+                self._anchor(name, branch)
+        self.before = {name: (b.lora_B.detach().clone(), b.lora_A.detach().clone())
+                       for name, b in self.adapters.items()} if self._stepwise() else {}
+
+    def _anchor(self, name: str, branch: LowRank) -> None:
+        """From here W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
+        left, right = branch.live_factors()
+        branch.fixed_left = torch.cat([branch.fixed_left, -self.method.lam * left], 1)   # (d, m + r)
+        branch.fixed_right = torch.cat([branch.fixed_right, right], 0)                   # (m + r, k)
+        branch.echo = self.method.lam
+        if self.method.form == "in_place":  # W holds λ s (B A − B_K A_K), which is zero now
+            self.adapters.owner(name).keep_pretrained()
+            branch.in_base = True
+
+    def _stepwise(self) -> bool:
+        """Whether W is added to, step by step. Not in a short float: W is then cast from the closed form."""
+        wide = self.adapters.dtype in (torch.float32, torch.float64)
+        return self.method.form == "in_place" and (wide or self.method.lam_end is not None)
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock) -> None:
+        if clock.step <= self.K or self.method.form == "lazy" or not (self.method.lam or self.method.lam_end):
+            return
+        for name, branch in self.adapters.items():
+            if self._stepwise():
+                self._add_step(name, branch, self.lam(clock))
+            else:
+                self.adapters.owner(name).write_held(name)
+
+    def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
+        """W += λ s (B' A' − B A), written [ΔB, B] [A'; ΔA]: one product of rank 2r and nothing cancels."""
+        owner, (B, A) = self.adapters.owner(name), self.before[name]
+        left = torch.cat([branch.lora_B - B, B], 1)                                      # (d, 2r)
+        right = torch.cat([branch.lora_A, branch.lora_A - A], 0)                         # (2r, k)
+        scale = lam * branch.scaling
+        if self.method.lam_end is None:
+            owner.slice_of(name).addmm_(left.to(owner.W), right.to(owner.W), alpha=scale)
+        else:
+            branch.drift = torch.addmm(_zeros_like_site(branch), left, right, alpha=scale) \
+                if branch.drift is None else branch.drift.addmm_(left, right, alpha=scale)
+            owner.write_held(name)
+
+    def log(self) -> dict[str, float | dict[str, float]]:
+        moved = {}
+        for name in self.adapters:
+            owner = self.adapters.owner(name)
+            moved[name] = float((owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm())
+        return {"moved": moved} if self.method.form == "in_place" else {}
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        checks = super().invariants(clock)
+        if clock.step == self.K and self.method.form == "in_place":
+            early = [n for n, b in self.adapters.items() if b.in_base]
+            checks.append(Invariant(not early, "W moved before step K + 1"))
+        if clock.step == clock.total > self.K and self.method.lam > 0:
+            still = [n for n, b in self.adapters.items() if not (b.echo or b.drift is not None)]
+            checks.append(Invariant(not still, f"W never moved at {', '.join(still[:4])}, though K = {self.K} is "
+                                               f"below the {clock.total} steps"))
+        return checks
+
+
+def _zeros_like_site(branch: LowRank) -> Tensor:
+    return torch.zeros(branch.lora_B.shape[0], branch.lora_A.shape[1], dtype=branch.lora_A.dtype,
+                       device=branch.lora_A.device)

@@ -1,0 +1,267 @@
+"""SaLoRA: after LoRA, let each direction have a gate and the budget close some (Hu et al. 2023,
+Mathematics 11(20), 4317).
+
+    s̄ = σ((logit u + log θ)/τ)(ζ − γ) + γ,  g = clip(s̄, 0, 1),  u ~ U(0, 1)        hard-concrete gate
+    C = Σ P(g > 0)(d + k) / Σ r (d + k)                                             expected density
+    loss = task + β R + λ (C − b)²,   R = mean of ‖A Aᵀ − I‖² + ‖Bᵀ B − I‖²         descent, but λ ascends
+
+Gates are all one before T_start, sampled anew at each step inside the window, deterministic and pruned after
+T_end; what is left of a gate is folded into B at the end. Taught in 04.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..gates import HardConcrete, Stretch
+from ..lowrank import LowRank
+from ..sites import Site
+from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require, unchanged
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaLoRA(Method):
+    """Gated LoRA on all matrices, driven to a density of b.
+
+    Args:
+        b: target density in (0, 1].  beta: weight of the orthogonality penalty R.
+        eta_c: rate of log θ and of λ (the paper: 0.01).  t_start, t_end: the gate window, as shares of the
+            training (floats) or steps (ints); the paper gives its length, 30 %, not its place.
+        tau, gamma, zeta: temperature and stretch of the hard-concrete gate.
+        ascent: "adam" or "sgd" for λ. With "sgd" λ gains at most eta_c·(C − b)² a step and hardly moves.
+        lambda_max: 0 switches the budget off (the paper's ablation λ = 0), None leaves λ free.
+        orthogonality: average R over the sites ("mean") or add it up ("sum").
+    """
+
+    sites: str | tuple[str, ...] = "all"
+    init: str = "unit_rows"
+    b: float = 0.5
+    beta: float = 0.1
+    eta_c: float = 0.01
+    t_start: int | float = 0.0
+    t_end: int | float = 0.3
+    tau: float = 1.0
+    gamma: float = -0.1
+    zeta: float = 1.1
+    ascent: str = "adam"
+    lambda_max: float | None = None
+    orthogonality: str = "mean"
+
+    name: ClassVar[str] = "salora"
+    paper: ClassVar[str] = "Hu et al. 2023, Mathematics 11(20), 4317"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.b <= 1, f"b = {self.b} must lie in (0, 1]: it is the share of directions to keep")
+        require(self.beta >= 0 and self.eta_c > 0, "beta must be 0 or more and eta_c above 0")
+        require(self.tau > 0 and self.gamma < 0 and self.zeta > 1, "a hard-concrete gate needs tau > 0, gamma < 0 "
+                                                                  "and zeta > 1: else 0 and 1 have no mass")
+        require(self.ascent in ("adam", "sgd"), f"ascent {self.ascent!r} must be 'adam' or 'sgd'")
+        require(self.orthogonality in ("mean", "sum"), "orthogonality must be 'mean' or 'sum'")
+        require(self.lambda_max is None or self.lambda_max >= 0, "lambda_max must be 0 or more, or None")
+        if type(self.t_start) is type(self.t_end):
+            require(self.t_end > self.t_start, f"t_end = {self.t_end} must come after t_start = {self.t_start}")
+
+    def rule(self) -> SaLoRARule:
+        return SaLoRARule(self)
+
+    @property
+    def stretch(self) -> Stretch:
+        """The gate's constants, with its formulae."""
+        return Stretch(self.tau, self.gamma, self.zeta)
+
+    def shortest_window(self) -> int:
+        """Steps that log θ needs, at Adam's eta_c a step, to bring a common density from its start to b."""
+        return math.ceil(self._way() / self.eta_c)
+
+    def estimated_window(self) -> int:
+        """Steps that are likely to be enough: λ must first outgrow the task's gradient noise on the gates.
+
+        While noise outweighs the budget's pull, Adam moves log θ by eta_c · (pull/noise) a step, and the pull
+        grows with λ ≈ eta_c · t. That phase lasts √(way · NOISE / density gap) / eta_c.
+        """
+        gap = float(self.stretch.open_probability(torch.zeros(()))) - self.b
+        return math.ceil((self._way() + math.sqrt(self._way() * NOISE / gap)) / self.eta_c) if gap > 0 else 0
+
+    def _way(self) -> float:
+        """How far log θ must fall if all gates were alike."""
+        target = math.log(self.b / (1 - self.b)) if self.b < 1 else math.inf
+        return max(0.0, self.stretch.shift - target)
+
+
+NOISE = 1.5  # the task's gradient noise on log θ beside the budget's pull; fitted on `rt`, see the benchmarks
+
+
+class SaLoRARule(Rule):
+    """Opens the gate window, samples, ascends λ, prunes and folds."""
+
+    method: SaLoRA
+
+    def __init__(self, method: SaLoRA) -> None:
+        super().__init__(method)
+        self.lam = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        optimizer = torch.optim.Adam if method.ascent == "adam" else torch.optim.SGD
+        self.ascent = optimizer([self.lam], lr=method.eta_c, maximize=True)
+        self.warnings: list[str] = []
+        self.t_start = self.t_end = 0
+        self.pruned: Invariant | None = None
+        self.closed_at: float | None = None  # C when the window closed
+
+    def branch(self, site: Site) -> LowRank:
+        m = self.method
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, HardConcrete(m.stretch, m.r))
+
+    def gates(self) -> dict[str, HardConcrete]:
+        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+
+    def start(self, clock: Clock, loop: Loop) -> None:
+        super().start(clock, loop)
+        m = self.method
+        self.t_start, self.t_end = clock.resolve(m.t_start), clock.resolve(m.t_end)
+        window = self.t_end - self.t_start
+        require(window > 0 and self.t_end <= clock.total,
+                f"the gate window, steps {self.t_start} to {self.t_end}, must be longer than 0 and end within the "
+                f"{clock.total} steps of the training")
+        require(window >= m.shortest_window() or m.lambda_max == 0,
+                f"a gate window of {window} steps cannot bring the density to b = {m.b}: at eta_c = {m.eta_c} it "
+                f"takes at least {m.shortest_window()} steps, and about {m.estimated_window()} with the task's "
+                "gradient noise; lengthen the window (t_start, t_end), train longer, or raise eta_c")
+        self.sizes = {n: float(b.lora_A.shape[1] + b.lora_B.shape[0]) for n, b in self.adapters.items()}
+        self.all_directions = sum(m.r * size for size in self.sizes.values())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        gates = [gate.log_theta for gate in self.gates().values()]
+        return [*super().parameter_groups(),
+                {"params": gates, "lr": self.method.eta_c, "weight_decay": 0.0, "schedule": "constant"}]
+
+    def before_step(self, clock: Clock) -> None:
+        inside = self.t_start < clock.step <= self.t_end
+        for gate in self.gates().values():
+            if inside:
+                gate.phase = "sampled"
+                gate.u = torch.rand(gate.u.shape, generator=self.generator).clamp(1e-6, 1 - 1e-6).to(gate.u)
+            gate.log_theta.requires_grad_(inside)
+
+    def density(self) -> Tensor:
+        """C: expected share of directions kept, weighted by their size d + k."""
+        is_open = self.method.stretch.open_probability
+        kept = [is_open(gate.log_theta).sum() * self.sizes[name] for name, gate in self.gates().items()]
+        return torch.stack(kept).sum() / self.all_directions
+
+    def orthogonality(self) -> tuple[Tensor, Tensor]:
+        """‖A Aᵀ − I‖² and ‖Bᵀ B − I‖², each over all sites (mean or sum), as one batched product a shape."""
+        reduce = torch.Tensor.mean if self.method.orthogonality == "mean" else torch.Tensor.sum
+        branches = list(self.adapters.values())
+        return (reduce(_off_identity([b.lora_A for b in branches])),
+                reduce(_off_identity([b.lora_B.t() for b in branches])))
+
+    def penalty(self) -> Tensor | None:
+        m = self.method
+        R_A, R_B = self.orthogonality() if m.beta else (torch.zeros(()), torch.zeros(()))
+        total = m.beta * (R_A + R_B)
+        self.last_R = R_A.detach(), R_B.detach()
+        if any(gate.phase == "sampled" for gate in self.gates().values()):
+            total = total + self.lam.detach().to(total) * (self.density() - m.b) ** 2
+        return total
+
+    def after_step(self, clock: Clock) -> None:
+        if self.t_start < clock.step <= self.t_end:
+            self._ascend()
+        if clock.step == self.t_end:
+            self._close(clock)
+
+    @torch.no_grad()
+    def _ascend(self) -> None:
+        """λ ← max(0, λ + η_c ∂/∂λ): projected gradient ascent, ∂/∂λ = (C − b)²."""
+        self.lam.grad = ((self.density() - self.method.b) ** 2).to(self.lam)
+        self.ascent.step()
+        self.lam.clamp_(min=0.0, max=self.method.lambda_max)
+
+    @torch.no_grad()
+    def _close(self, clock: Clock) -> None:
+        """The window closes: gates become deterministic, closed directions are dropped."""
+        m, density = self.method, float(self.density())
+        self.closed_at = density
+        if abs(density - m.b) > 0.02 and m.lambda_max != 0:
+            self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
+                                 f"{self.t_end - self.t_start} steps and is likely to need {m.estimated_window()}")
+        for gate in self.gates().values():
+            gate.phase = "deterministic"
+        probe = self.loop.micro_batches[0]
+        before = self.loop.logits(probe)
+        for branch in self.adapters.values():
+            self._prune(branch)
+        self.pruned = unchanged(before, self.loop.logits(probe), torch.float32, "pruning the closed gates")
+
+    def _prune(self, branch: LowRank) -> None:
+        keep = branch.gate().nonzero().flatten()
+        gate: HardConcrete = branch._gate  # type: ignore[assignment]
+        for owner, name, dim in ((branch, "lora_A", 0), (branch, "lora_B", 1), (gate, "log_theta", 0)):
+            old = getattr(owner, name)
+            new = nn.Parameter(old.index_select(dim, keep), requires_grad=name != "log_theta")
+            replace_parameter(self.loop.optimizer, old, new, keep, dim)
+            setattr(owner, name, new)
+        gate.u = gate.u[keep]
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Fold each gate's value into B: from here the site is a plain low-rank pair of its own rank."""
+        for branch in self.adapters.values():
+            gate: HardConcrete = branch._gate  # type: ignore[assignment]
+            branch.lora_B.mul_(branch.gate())
+            gate.phase = "folded"
+
+    def log(self) -> dict[str, float | dict[str, float]]:
+        lam, (R_A, R_B) = float(self.lam), self.last_R
+        C = float(self.density()) if self.closed_at is None else self.closed_at
+        kept = {name: float((branch.gate() > 0).sum()) for name, branch in self.adapters.items()}
+        share = sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
+        return {"density": C, "lambda": lam, "budget_penalty": lam * (C - self.method.b) ** 2,
+                "orth_A": float(R_A), "orth_B": float(R_B), "kept_density": share, "kept": kept}
+
+    def notes(self) -> list[str]:
+        return self.warnings
+
+    def state_dict(self) -> dict[str, Any]:
+        moments = {f"ascent.{k}": v for k, v in self.ascent.state.get(self.lam, {}).items() if v is not None}
+        return {**super().state_dict(), "lambda": self.lam.detach().clone(), **moments, "warnings": self.warnings,
+                "closed_at": self.closed_at, "phase": next(iter(self.gates().values())).phase}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.lam.data.copy_(state["lambda"])
+        moments = {k.removeprefix("ascent."): v for k, v in state.items() if k.startswith("ascent.")}
+        if moments:
+            self.ascent.state[self.lam] = moments
+        self.warnings, self.closed_at = list(state["warnings"]), state["closed_at"]
+        for gate in self.gates().values():
+            gate.phase = state["phase"]
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        checks = super().invariants(clock)
+        checks.append(Invariant(float(self.lam) >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
+        if clock.step == self.t_end:
+            start = float(self.method.stretch.open_probability(torch.zeros(())))
+            moved = abs((self.closed_at or 0.0) - start) > 1e-3 or self.method.b >= start
+            checks.append(Invariant(moved, "the gate window closed and the density has not moved from its start: "
+                                           "the gates got no gradient"))
+            if self.pruned is not None:
+                checks.append(self.pruned)
+        return checks
+
+
+def _off_identity(factors: list[Tensor]) -> Tensor:
+    """‖M Mᵀ − I‖² of each (r, n) factor: one batched product for each shape. (sites,)"""
+    by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+    for M in factors:
+        by_shape.setdefault(tuple(M.shape), []).append(M)
+    out = []
+    for (r, _), group in by_shape.items():
+        M = torch.stack(group)                                                           # (sites, r, n)
+        out.append((M @ M.mT - torch.eye(r, dtype=M.dtype, device=M.device)).square().sum((1, 2)))
+    return torch.cat(out)

@@ -1,0 +1,185 @@
+"""Where a transformer keeps its matrices: W_q W_k W_v W_o, W_up W_down and the gate projection, by layer.
+
+One table of architectures, one way to select (`sites="qv"`, `"all"`, `"qkvo"`, or names), and a plan that shows
+what was matched. A name that matches nothing is refused with its near misses. Taught in 02.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from .lowrank import Adapted, is_conv1d
+
+LETTERS = ("q", "k", "v", "o", "gate", "up", "down")  # the order of rows in every heatmap
+
+
+@dataclass(frozen=True)
+class Site:
+    """One matrix that can be adapted.
+
+    name: "3.q", or "enc.3.q", "dec.3.q", "cross.3.q" in an encoder-decoder; the module's path otherwise.
+    path: the module in the model.  rows: the slice of its output, None for all of it.
+    d, k: the matrix's output and input width.
+    """
+
+    name: str
+    path: str
+    rows: slice | None
+    d: int
+    k: int
+
+    @property
+    def letter(self) -> str:
+        return self.name.rsplit(".", 1)[-1]
+
+
+def _bert(attention: str, q: str, k: str, v: str, o: str, up: str, down: str) -> dict[str, str]:
+    return {"q": f"{attention}.{q}", "k": f"{attention}.{k}", "v": f"{attention}.{v}", "o": o,
+            "up": up, "down": down}
+
+
+_BERT = _bert("attention.self", "query", "key", "value", "attention.output.dense", "intermediate.dense",
+              "output.dense")
+_PROJ = {letter: f"self_attn.{letter}_proj" for letter in "qkv"}
+_T5 = {letter: f"layer.0.SelfAttention.{letter}" for letter in "qkvo"}
+_BART = {**_PROJ, "o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}
+
+# model_type -> {(stack, where its layers are): {letter: path inside a layer}}; a list of names shares one
+# fused module, left to right. A stack's name goes in front of the layer number where there are several.
+ARCHITECTURES: dict[str, dict[tuple[str, str], dict[str, str]]] = {
+    "bert": {("", "encoder.layer"): _BERT},
+    "roberta": {("", "encoder.layer"): _BERT},
+    "distilbert": {("", "transformer.layer"): _bert("attention", "q_lin", "k_lin", "v_lin", "attention.out_lin",
+                                                    "ffn.lin1", "ffn.lin2")},
+    "mpnet": {("", "encoder.layer"): _bert("attention.attn", "q", "k", "v", "attention.attn.o",
+                                           "intermediate.dense", "output.dense")},
+    "gpt2": {("", "h"): {"qkv": "attn.c_attn", "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}},
+    "opt": {("", "decoder.layers"): _BART},
+    "llama": {("", "layers"): {**_PROJ, "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj",
+                               "down": "mlp.down_proj"}},
+    "t5": {("enc", "encoder.block"): {**_T5, "up": "layer.1.DenseReluDense.(?:wi|wi_1)",
+                                      "gate": "layer.1.DenseReluDense.wi_0", "down": "layer.1.DenseReluDense.wo"},
+           ("dec", "decoder.block"): {**_T5, "up": "layer.2.DenseReluDense.(?:wi|wi_1)",
+                                      "gate": "layer.2.DenseReluDense.wi_0", "down": "layer.2.DenseReluDense.wo"},
+           ("cross", "decoder.block"): {c: f"layer.1.EncDecAttention.{c}" for c in "qkvo"}},
+    "bart": {("enc", "encoder.layers"): _BART, ("dec", "decoder.layers"): _BART,
+             ("cross", "decoder.layers"): {**{c: f"encoder_attn.{c}_proj" for c in "qkv"},
+                                           "o": "encoder_attn.out_proj"}},
+}
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """Every matrix of a known architecture, in the order of the forward pass.
+
+    Raises:
+        ValueError: the model's `config.model_type` is not in the table.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"architecture {kind!r} is not in the table ({', '.join(ARCHITECTURES)}); "
+                         "name the modules to adapt instead, as sites=(\"layers.0.proj\", …)")
+    found: dict[tuple[int, int, int], Site] = {}
+    for path, module in model.named_modules():
+        if not (isinstance(module, nn.Linear) or is_conv1d(module)):
+            continue
+        for order, ((stack, where), table) in enumerate(ARCHITECTURES[kind].items()):
+            for letters, inside in table.items():
+                match = re.search(rf"(?:^|\.){re.escape(where)}\.(\d+)\.{inside}$", path)
+                if match:
+                    for site in _split(path, module, stack, int(match[1]), letters):
+                        found[(min(order, 1), int(match[1]), order * 10 + LETTERS.index(site.letter))] = site
+    return [found[key] for key in sorted(found)]
+
+
+def _split(path: str, module: nn.Module, stack: str, layer: int, letters: str) -> list[Site]:
+    d, k = shape(module)
+    names = list(letters) if letters == "qkv" else [letters]
+    width = d // len(names)
+    prefix = f"{stack}.{layer}" if stack else str(layer)
+    return [Site(f"{prefix}.{name}", path, slice(i * width, (i + 1) * width) if len(names) > 1 else None, width, k)
+            for i, name in enumerate(names)]
+
+
+def shape(module: nn.Module) -> tuple[int, int]:
+    """(d, k) of a Linear or Conv1D."""
+    rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
+    return (columns, rows) if is_conv1d(module) else (rows, columns)
+
+
+def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
+    """The sites that a selection names, in the order of the forward pass.
+
+    Args:
+        model: a transformer of the table, or any module when `sites` are module paths.
+        sites: letters ("qv", "qkvo"), "all" (every matrix of a layer), or names: "3.q", "up", module paths.
+
+    Raises:
+        ValueError: something named matches nothing (with near misses), or a module is tied or adapted already.
+    """
+    if any(isinstance(module, Adapted) for module in model.modules()):
+        raise ValueError("this model is adapted already; call remove() on its adapters first")
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    known = find_sites(model) if kind in ARCHITECTURES or isinstance(sites, str) else []
+    wanted = _wanted(sites, known)
+    chosen = {site.name: site for site in known if site.name in wanted or site.letter in wanted}
+    paths = {site.path for site in known}
+    missing = []
+    for name in wanted:
+        if any(name in (site.name, site.letter) for site in known):
+            continue
+        module = _linear_at(model, name)
+        if module is None:
+            missing.append(name)
+        elif name in paths:
+            chosen.update({site.name: site for site in known if site.path == name})
+        else:
+            chosen[name] = Site(name, name, None, *shape(module))
+    if missing or not chosen:
+        raise ValueError(_nothing_matches(missing, known, model))
+    _refuse_tied(model, chosen.values())
+    order = {site.name: i for i, site in enumerate(known)}
+    return sorted(chosen.values(), key=lambda site: order.get(site.name, len(order)))
+
+
+def _wanted(sites: str | Sequence[str], known: list[Site]) -> list[str]:
+    if not isinstance(sites, str):
+        return list(sites)
+    if sites == "all":
+        return [letter for letter in LETTERS if any(site.letter == letter for site in known)]
+    return list(sites) if sites and set(sites) <= set("qkvo") else [sites]
+
+
+def _linear_at(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        module = model.get_submodule(path) if path else None
+    except AttributeError:
+        return None
+    return module if isinstance(module, nn.Linear) or (module is not None and is_conv1d(module)) else None
+
+
+def _nothing_matches(missing: list[str], known: list[Site], model: nn.Module) -> str:
+    linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
+    names = [*{site.letter: None for site in known}, *(site.name for site in known), *linear]
+    hints = [f"{name!r} matches nothing" + (f" (did you mean {', '.join(near)}?)" if near else "")
+             for name in missing for near in [difflib.get_close_matches(name, names, 3, 0.5)]]
+    letters = ", ".join({site.letter: None for site in known})
+    return ("; ".join(hints) or "no site was named") + (
+        f". Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module path."
+        if known else f". This model's linear layers are: {', '.join(linear[:8])} …")
+
+
+def _refuse_tied(model: nn.Module, sites: Iterable[Site]) -> None:
+    owners: dict[int, set[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), set()).add(path)
+    for site in sites:
+        module = model.get_submodule(site.path)
+        shared = owners[id(module.weight)] - {f"{site.path}.weight"}  # type: ignore[arg-type]
+        if shared:
+            raise ValueError(f"the weight of {site.path} is tied to {', '.join(sorted(shared))}: a change of one "
+                             "would change the other; untie it, or leave this site out")

@@ -1,0 +1,28 @@
+"""Shared by all tests: one thread a process (the suite runs on two), and where the real tasks stand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real tasks as parquet; the test is skipped where it is not there."""
+    folder = Path(os.environ.get("LOWRANK_TEACH_DATA", SHARED_DATA))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real tasks at {folder}; set LOWRANK_TEACH_DATA to one")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path, monkeypatch):
+    """No test reads or writes the reader's own runs; packaged assets are shared, they are checked by hash."""
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
