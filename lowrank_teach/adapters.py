@@ -211,13 +211,16 @@ class Adapters(Mapping[str, LowRank]):
         """What `state_dict` wrote, also where ranks have changed since `adapt`."""
         for name in dict.fromkeys([*self.head_names, *self.base_names]):
             self.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
+        for owner in self.owners.values():  # back to the pretrained bytes, before what was stored is written
+            if owner._pretrained is not None:
+                owner.restore()
         for name, branch in self.items():
             stored = {key.removeprefix(f"branch.{name}."): value for key, value in tensors.items()
                       if key.startswith(f"branch.{name}.")}
             branch.drift = stored.pop("drift").to(branch.lora_A.device) if "drift" in stored else None
             for key, value in stored.items():
-                owner, _, leaf = key.rpartition(".")
-                getattr(branch.get_submodule(owner), leaf).data = value.to(branch.lora_A.device).clone()
+                inside, _, leaf = key.rpartition(".")
+                getattr(branch.get_submodule(inside), leaf).data = value.to(branch.lora_A.device).clone()
             branch.scaling, branch.echo = values[name]["scaling"], values[name]["echo"]
             if values[name]["in_base"]:
                 self.owner(name).keep_pretrained()

@@ -131,6 +131,9 @@ class AutoLoRARule(Rule):
         """Site -> rank, from the selection weights as they are now."""
         return {name: selection.rank() for name, selection in self.selections().items()}
 
+    def settled(self, clock: Clock) -> bool:
+        return not self.method.retrain
+
     def finish(self) -> Method | None:
         """LoRA at the ranks found, to be trained from the pretrained weights on all rows."""
         m, ranks = self.method, self.ranks()

@@ -180,6 +180,10 @@ class Rule:
 
     def after_step(self, clock: Clock) -> None: ...
 
+    def settled(self, clock: Clock) -> bool:
+        """Whether the model has the form that will be used; it is evaluated on the way only then."""
+        return True
+
     def finish(self) -> Method | None:
         """Prune and fold after the last step; a method to train next from the pretrained weights, or None."""
         return None

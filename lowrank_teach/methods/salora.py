@@ -208,6 +208,9 @@ class SaLoRARule(Rule):
             setattr(owner, name, new)
         gate.u = gate.u[keep]
 
+    def settled(self, clock: Clock) -> bool:
+        return clock.step >= self.t_end
+
     @torch.no_grad()
     def finish(self) -> None:
         """Fold each gate's value into B: from here the site is a plain low-rank pair of its own rank."""

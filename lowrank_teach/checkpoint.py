@@ -1,0 +1,119 @@
+"""An unfinished run in one file: safetensors with a JSON header, written whole or not at all.
+
+Factors, gates, knots, W where it was written, Adam moments, the rule's state, the random state and the history.
+The rows' order is a function of the seed and the step, so it needs no place here. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .train import Trainer
+
+FORMAT = "lowrank_teach checkpoint 1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why and what to do."""
+
+
+@dataclass
+class Stored:
+    """A checkpoint as read: tensors under "part.name", plain values by part."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name + "."): t for key, t in self.tensors.items() if key.startswith(name + ".")}
+
+    def into(self, trainer: Trainer) -> None:
+        """Put everything but the adapters (which must come before the optimizer is made) where it was."""
+        parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        for key, value in self.part("optimizer").items():
+            index, name = key.split(".", 1)
+            parameter = parameters[int(index)]
+            trainer.optimizer.state[parameter][name] = value if name == "step" else value.to(parameter.device)
+        trainer.rule.load_state_dict({**self.part("rule"), **self.values["rule"]})
+        outcome = trainer.outcome
+        outcome.step, outcome.seconds = self.values["step"], self.values["seconds"]
+        outcome.history = [tuple(row) for row in self.values["history"]]  # type: ignore[misc]
+        if "best" in self.values:
+            trainer.best = self.values["best"]["metric"], (self.part("best"), self.values["best"]["values"])
+        random = self.part("random")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
+
+
+def save_checkpoint(path: Path, trainer: Trainer) -> None:
+    """Write the state between two steps; the file is complete or the old one stays.
+
+    Raises:
+        OSError: the folder cannot be written or is full.
+    """
+    tensors, plain = trainer.adapters.state_dict()
+    tensors = {f"adapters.{key}": value for key, value in tensors.items()}
+    parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    for i, parameter in enumerate(parameters):
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in trainer.optimizer.state.get(parameter, {}).items()}
+    rule = trainer.rule.state_dict()
+    tensors |= {f"rule.{k}": v for k, v in rule.items() if isinstance(v, Tensor)}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    outcome = trainer.outcome
+    values: dict[str, Any] = {
+        "adapters": plain, "rule": {k: v for k, v in rule.items() if not isinstance(v, Tensor)},
+        "step": outcome.step, "seconds": outcome.seconds, "history": outcome.history}
+    if trainer.best is not None:
+        metric, (best, best_values) = trainer.best
+        tensors |= {f"best.{key}": value for key, value in best.items()}
+        values["best"] = {"metric": metric, "values": best_values}
+    _write(path, tensors, {"format": FORMAT, "identity": trainer.identity, "values": json.dumps(values)})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, scratch, header)
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the checkpoint could not be written to {path.parent}: {error}; free some room or choose "
+                      "another folder with LOWRANK_TEACH_RUNS") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, identity: str) -> Stored | None:
+    """The checkpoint at `path`, or None where there is none.
+
+    Raises:
+        CheckpointError: it is cut off, not one of ours, or another run's. The file is left as it is.
+    """
+    if not path.exists():
+        return None
+    remedy = f"delete {path} to start the run afresh"
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, struct.error) as error:
+        raise CheckpointError(f"the checkpoint {path.name} is cut off or damaged ({error}); {remedy}") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path.name} is not a checkpoint of this version of the package; {remedy}")
+    if header["identity"] != identity:
+        raise CheckpointError(f"the checkpoint {path.name} belongs to another run; {remedy}")
+    return Stored(tensors, json.loads(header["values"]))

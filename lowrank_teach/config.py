@@ -1,0 +1,120 @@
+"""How long and how fast a run trains: one validated configuration, three profiles.
+
+`tiny` is what the tests run (seconds), `laptop` what a reader runs (half a minute a method on two cores), `gpu`
+the papers' budget. A profile also sets the few method values that depend on the length of training, where the
+method was left at its paper's default; whatever was changed by hand stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from .methods import Method
+from .methods.base import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training.
+
+    Args:
+        steps: optimizer steps; `epochs` sets them from the rows instead, when above 0.
+        batch_size: rows an optimizer step, over all micro-batches.  accumulation: micro-batches a step.
+        lr: peak rate of A, B and whatever else trains; head_lr: the head's, lr where None.
+        warmup: share of the steps over which the rate rises; it then falls linearly.
+        max_grad_norm: gradient clipping; 0 switches it off.
+        max_length: tokens a row.  n_train, n_validation, n_test: rows taken, all where None.
+        eval_every: steps between evaluations on the validation rows; 0 evaluates at the end only.
+        best: end with the weights of the best evaluation rather than the last ones.
+        mixed_precision: "no" or "bf16".  gradient_checkpointing: recompute activations in the backward pass.
+        checkpoint_every: steps between checkpoints; an interrupt always leaves one.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    steps: int = 120
+    epochs: float = 0.0
+    batch_size: int = 16
+    accumulation: int = 1
+    lr: float = 1e-3
+    head_lr: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    max_grad_norm: float = 1.0
+    max_length: int = 64
+    n_train: int | None = None
+    n_validation: int | None = None
+    n_test: int | None = None
+    eval_every: int = 0
+    best: bool = False
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0 and self.epochs >= 0, "steps must be above 0 and epochs 0 or more")
+        require(self.batch_size > 0 and self.accumulation > 0, "batch_size and accumulation must be above 0")
+        require(self.accumulation <= self.batch_size, f"accumulation = {self.accumulation} is more micro-batches "
+                                                      f"than the {self.batch_size} rows of a batch")
+        require(self.lr > 0 and (self.head_lr is None or self.head_lr > 0), "lr and head_lr must be above 0")
+        require(0 <= self.warmup < 1, f"warmup = {self.warmup} must be a share of the steps in [0, 1)")
+        require(self.max_grad_norm >= 0 and self.weight_decay >= 0, "max_grad_norm and weight_decay must be ≥ 0")
+        require(self.mixed_precision in ("no", "bf16"), f"mixed_precision {self.mixed_precision!r} must be 'no' or "
+                                                        "'bf16'")
+        require(self.max_length > 0, "max_length must be above 0")
+        require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps for a training set of this many rows."""
+        return max(1, round(self.epochs * self.steps_per_epoch(rows))) if self.epochs else self.steps
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return -(-rows // self.batch_size)
+
+
+PROFILES: dict[str, TrainConfig] = {
+    "tiny": TrainConfig(steps=30, batch_size=16, lr=3e-3, max_length=32, n_train=480, n_validation=200, n_test=200),
+    "laptop": TrainConfig(steps=120, batch_size=16, lr=2e-3, max_length=48, n_train=1920, n_validation=400,
+                          n_test=400),
+    "gpu": TrainConfig(steps=2000, batch_size=32, lr=4e-4, max_length=128, eval_every=200),
+}
+
+# method values that depend on how long a profile trains; the papers' own stay in the methods' files
+SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {"salora": {"eta_c": 0.25, "t_start": 0.1, "t_end": 0.9},
+             "autolora": {"search_steps": 0.4, "eta_beta": 0.01}},
+    "laptop": {"salora": {"eta_c": 0.05, "t_start": 0.05, "t_end": 0.9},
+               "autolora": {"search_steps": 0.25, "eta_beta": 0.01}},
+    "gpu": {},
+}
+
+
+def default_profile() -> str:
+    """The profile named by LOWRANK_PROFILE, else "laptop"."""
+    return os.environ.get("LOWRANK_PROFILE", "laptop")
+
+
+def train_config(profile: str | None = None, **overrides: Any) -> TrainConfig:
+    """A profile's training with some values changed.
+
+    Raises:
+        ValueError: unknown profile or unknown value, with the ones there are.
+    """
+    name = profile or default_profile()
+    require(name in PROFILES, f"unknown profile {name!r}; choose among {', '.join(PROFILES)}")
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    unknown = sorted(set(overrides) - known)
+    require(not unknown, f"unknown training value {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return dataclasses.replace(PROFILES[name], **overrides)
+
+
+def fit_to_profile(method: Method, profile: str | None = None) -> Method:
+    """The method with the values that this profile's length of training asks for, where they were left alone."""
+    wanted = SHORT_TRAINING.get(profile or default_profile(), {}).get(method.name, {})
+    defaults = {f.name: f.default for f in dataclasses.fields(method)}
+    changes = {key: value for key, value in wanted.items() if getattr(method, key) == defaults[key]}
+    return dataclasses.replace(method, **changes) if changes else method

@@ -1,0 +1,176 @@
+"""`fit`: from four names to a record. Loads, adapts, trains every stage a method has, measures, stores.
+
+    run = fit(SaLoRA(r=8, b=0.5), task="rt", backbone="minilm-l6", profile="laptop", seed=0)
+    run.history, run.metrics, run.ranks, run.config
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from . import measure
+from .adapters import Adapters, adapt
+from .config import TrainConfig, default_profile, fit_to_profile, train_config
+from .evaluate import evaluate
+from .methods import METHODS, Method
+from .models import load_backbone
+from .progress import TextProgress
+from .runs import HISTORY, Run, Store, config_key, machine
+from .tasks import Collate, TaskData, encode, load_task
+from .train import Callback, Row, Trainer
+
+
+def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", profile: str | None = None,
+        seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (), progress: bool = True,
+        store: Store | None = None, adjust: bool = True, **training: Any) -> Run:
+    """Train one method on one task, or find the run that did.
+
+    Args:
+        method: a configuration, or a method's short name for its defaults.
+        task, backbone: short names (`tasks.TASKS`, `models.BACKBONES`), or a hub name or folder of a model.
+        profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE.
+        cache: return a stored run of the same configuration, and take up an unfinished one.
+        adjust: let the profile set what depends on the length of training and was left at its default.
+        training: fields of `TrainConfig` to change.
+
+    Raises:
+        ValueError: something in the configuration is refused; nothing was written.
+        KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
+    """
+    method = _method(method)
+    config = train_config(profile, **training)
+    if adjust:
+        method = fit_to_profile(method, profile)
+    store = store or Store()
+    described = {"method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed,
+                 "profile": profile or default_profile(), "training": dataclasses.asdict(config)}
+    key = config_key(described)
+    if cache and (found := store.get(key)):
+        return found
+    store.check()
+    job = _Job(described, config, store, key, cache, [*callbacks, *([TextProgress()] if progress else [])])
+    run = job.train(method, task, backbone, seed)
+    store.put(run)
+    store.checkpoint(key).unlink(missing_ok=True)
+    return run
+
+
+def _method(method: Method | str) -> Method:
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose among {', '.join(METHODS)}")
+    return METHODS[method]()
+
+
+@dataclass
+class _Job:
+    """One run in the making."""
+
+    described: dict[str, Any]
+    config: TrainConfig
+    store: Store
+    key: str
+    cache: bool
+    callbacks: list[Any]
+
+    def train(self, method: Method, task: str, backbone: str, seed: int) -> Run:
+        started = time.perf_counter()
+        c = self.config
+        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test)
+        measure.reset_peak_memory()
+        history: list[Row] = []
+        seconds: dict[str, float] = {}
+        notes = [data.source]
+        stage: Method | None = method
+        while stage is not None:
+            model, tokenizer = _load(backbone, data, seed)
+            rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
+            adapters = adapt(model, stage, seed=seed)
+            outcome = self._stage(adapters, rows, seed, stage)
+            offset = int(sum(seconds.get(f"steps.{name}", 0) for name in ("search", "training")))
+            history += [(step + offset, site, name, value) for step, site, name, value in outcome.history]
+            notes += adapters.rule.notes()
+            following = adapters.rule.finish()
+            part = "training" if following is None else "search"
+            seconds[part] = outcome.seconds
+            seconds[f"steps.{part}"] = outcome.step
+            stage = following
+        metrics = {"validation": rows.score(model, "validation"), "test": rows.score(model, "test")}
+        last = outcome.step + offset
+        history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
+        seconds["total"] = time.perf_counter() - started
+        return Run(config=self.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
+                   ranks=adapters.ranks(), parameters=measure.parameter_counts(model), seconds=seconds,
+                   memory=measure.peak_memory(), notes=notes, machine=machine(),
+                   factors=_factors(adapters))
+
+    def _stage(self, adapters: Adapters, rows: Rows, seed: int, stage: Method) -> Any:
+        identity = f"{self.key}:{config_key(stage.to_dict())}"
+        checkpoint = self.store.checkpoint(f"{self.key}.{config_key(stage.to_dict())[:6]}")
+        if not self.cache:
+            checkpoint.unlink(missing_ok=True)
+        trainer = Trainer(adapters, rows.train, rows.collate, self.config, seed=seed, callbacks=self.callbacks,
+                          evaluate=lambda model: rows.score(model, "validation"), checkpoint=checkpoint,
+                          identity=identity)
+        outcome = trainer.run()
+        checkpoint.unlink(missing_ok=True)
+        return outcome
+
+
+class Rows:
+    """A task's rows, tokenised once for one model."""
+
+    def __init__(self, data: TaskData, tokenizer: Any, config: TrainConfig, encoder_decoder: bool) -> None:
+        causal = data.task.kind == "seq2seq" and not encoder_decoder
+        self.task, self.tokenizer, self.batch_size = data.task, tokenizer, config.batch_size
+        self.splits = {name: encode(frame, data.task, tokenizer, config.max_length, causal=causal)
+                       for name in ("train", "validation", "test") if (frame := getattr(data, name)) is not None}
+        self.collate: Callable[[list], dict[str, torch.Tensor]] = Collate(tokenizer, data.task, causal=causal)
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        return self.splits["train"]
+
+    def score(self, model: nn.Module, split: str) -> dict[str, float]:
+        """Metrics of a split, the headline first; validation rows stand in for a test without labels."""
+        rows = self.splits.get(split, self.splits["validation"])
+        return evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
+                        tokenizer=self.tokenizer)
+
+
+def _load(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
+    task = data.task
+    labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
+    kind = None if task.kind == "seq2seq" else task.kind
+    return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
+
+
+def site_measures(adapters: Adapters) -> list[tuple[str, str, float]]:
+    """(site, name, value) of what each matrix has become: cosine to its start, spectrum, effective rank."""
+    out: list[tuple[str, str, float]] = []
+    for name, branch in adapters.items():
+        pretrained = adapters.owner(name).pretrained_of(name).float()
+        if branch.drift is not None:
+            delta = branch.delta().float()
+            sigma, cosine = torch.linalg.svdvals(delta), measure.cosine(pretrained, pretrained + delta)
+        else:
+            left, right = branch.factors()
+            sigma = measure.singular_values(left, right)
+            cosine = measure.cosine_update(pretrained, left, right)
+        out += [(name, "cosine", cosine), (name, "effective_rank", measure.effective_rank(sigma)),
+                (name, "norm", float(sigma.square().sum().sqrt())), (name, "rank", float(branch.r))]
+        out += [(name, f"sigma.{i}", float(value)) for i, value in enumerate(sigma[:64])]
+    return out
+
+
+def _factors(adapters: Adapters) -> dict[str, Any]:
+    return {name: branch.factors() for name, branch in adapters.items() if branch.drift is None}
