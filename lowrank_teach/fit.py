@@ -20,12 +20,15 @@ from . import measure
 from .adapters import Adapters, adapt
 from .config import TrainConfig, default_profile, fit_to_profile, train_config
 from .evaluate import evaluate
+from .features import Collate, encode
 from .methods import METHODS, Method
 from .models import load_backbone
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
-from .tasks import Collate, TaskData, encode, load_task
+from .tasks import TaskData, load_task
 from .train import Callback, Row, Trainer
+
+WRITTEN_ROWS = 64  # texts written out for ROUGE; writing costs far more than scoring
 
 
 def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", profile: str | None = None,
@@ -143,8 +146,10 @@ class Rows:
     def score(self, model: nn.Module, split: str) -> dict[str, float]:
         """Metrics of a split, the headline first; validation rows stand in for a test without labels."""
         rows = self.splits.get(split, self.splits["validation"])
-        return evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
-                        tokenizer=self.tokenizer)
+        writes = WRITTEN_ROWS if self.task.kind == "seq2seq" else None
+        found = evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
+                         tokenizer=self.tokenizer, generate_rows=writes)
+        return {name: found[name] for name in [*self.task.metrics, *found] if name in found}
 
 
 def _load(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:

@@ -67,8 +67,9 @@ class LowRank(nn.Module):
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
         x = x if torch.is_autocast_enabled(x.device.type) else x.to(self.lora_A.dtype)
-        z = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)                         # (*, r)
-        h = _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
+        if self.r:  # a gate may have closed every direction
+            z = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)                     # (*, r)
+            h = _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
         if self.in_base:
             return h
         if self.echo:  # a constant for the factors, but not for x: it stands for a part of W

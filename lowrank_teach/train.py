@@ -25,17 +25,18 @@ from torch import Tensor, nn
 from .adapters import Adapters
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
+from .errors import Refusal
 from .methods.base import Clock
 
 Batch = dict[str, Tensor]
 Row = tuple[int, str, str, float]  # step, site ("" for the whole model), name, value
 
 
-class LivenessError(RuntimeError):
+class LivenessError(Refusal, RuntimeError):
     """A method is not doing what it says; the message says what was found."""
 
 
-class DivergedError(RuntimeError):
+class DivergedError(Refusal, RuntimeError):
     """The loss is not finite."""
 
 
@@ -200,7 +201,7 @@ class Trainer:
         self._assert_alive()
         values = {"loss": task_loss, "grad_norm": float(norm), "lr": self.optimizer.param_groups[0]["lr"]}
         if penalty is not None:
-            values["penalty"] = float(penalty)
+            values["penalty"] = penalty.item()
         self._log({**values, **rule.log()})
         return values
 
@@ -258,10 +259,11 @@ class Trainer:
         self._log({f"validation.{name}": value for name, value in metrics.items()})
         for callback in self.callbacks:
             callback.on_eval(self.clock, metrics)
-        headline = next(iter(metrics.values()))
-        if self.config.best and (self.best is None or headline > self.best[0]):
+        name, value = next(iter(metrics.items()))
+        goodness = -value if name in ("loss", "perplexity") else value
+        if self.config.best and (self.best is None or goodness > self.best[0]):
             tensors, values = self.adapters.state_dict()
-            self.best = headline, ({k: v.clone() for k, v in tensors.items()}, values)
+            self.best = goodness, ({k: v.clone() for k, v in tensors.items()}, values)
 
     def _log(self, values: dict[str, float | dict[str, float]]) -> None:
         for name, value in values.items():

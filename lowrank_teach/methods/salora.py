@@ -185,7 +185,7 @@ class SaLoRARule(Rule):
     @torch.no_grad()
     def _close(self, clock: Clock) -> None:
         """The window closes: gates become deterministic, closed directions are dropped."""
-        m, density = self.method, float(self.density())
+        m, density = self.method, self.density().item()
         self.closed_at = density
         if abs(density - m.b) > 0.02 and m.lambda_max != 0:
             self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
@@ -220,8 +220,8 @@ class SaLoRARule(Rule):
             gate.phase = "folded"
 
     def log(self) -> dict[str, float | dict[str, float]]:
-        lam, (R_A, R_B) = float(self.lam), self.last_R
-        C = float(self.density()) if self.closed_at is None else self.closed_at
+        lam, (R_A, R_B) = self.lam.item(), self.last_R
+        C = self.density().item() if self.closed_at is None else self.closed_at
         kept = {name: float((branch.gate() > 0).sum()) for name, branch in self.adapters.items()}
         share = sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
         return {"density": C, "lambda": lam, "budget_penalty": lam * (C - self.method.b) ** 2,
@@ -247,7 +247,7 @@ class SaLoRARule(Rule):
 
     def invariants(self, clock: Clock) -> list[Invariant]:
         checks = super().invariants(clock)
-        checks.append(Invariant(float(self.lam) >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
+        checks.append(Invariant(self.lam.item() >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
         if clock.step == self.t_end:
             start = float(self.method.stretch.open_probability(torch.zeros(())))
             moved = abs((self.closed_at or 0.0) - start) > 1e-3 or self.method.b >= start

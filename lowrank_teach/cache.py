@@ -1,0 +1,66 @@
+"""The cache folder, and files in it that are known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+BLOCK = 1 << 20
+SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand beside their target
+
+
+def home() -> Path:
+    """The cache folder: `$LOWRANK_TEACH_HOME`, or `~/.cache/lowrank_teach`."""
+    return Path(os.environ.get("LOWRANK_TEACH_HOME") or "~/.cache/lowrank_teach").expanduser()
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_verified(path: Path, expected: str) -> bool:
+    """Is this file there, and the one with this sha256?
+
+    Hashing 90 MB at every start is slow, so a note beside the file says what was hashed. Size and time of
+    change must still be those of the note, else the file is hashed again: one that was cut short is seen.
+    """
+    if not path.is_file():
+        return False
+    note, content = _note_for(path, expected)
+    with suppress(OSError, ValueError):  # no note yet, or a damaged one
+        if json.loads(note.read_text()) == content:
+            return True
+    if sha256(path) != expected:
+        return False
+    write_note(path, expected)
+    return True
+
+
+def write_note(path: Path, expected: str) -> None:
+    """Remember that this file was hashed and found right."""
+    note, content = _note_for(path, expected)
+    with suppress(OSError):  # a read-only cache is fine: the file is then hashed each time
+        note.write_text(json.dumps(content))
+
+
+def _note_for(path: Path, expected: str) -> tuple[Path, list[str | int]]:
+    stat = path.stat()
+    return path.with_name(f".{path.name}.verified.json"), [expected, stat.st_size, stat.st_mtime_ns]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed download or conversion left behind, once it is a day old."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        with suppress(OSError):  # another process may be sweeping too
+            if time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left, ignore_errors=True)

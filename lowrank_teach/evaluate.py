@@ -1,0 +1,169 @@
+"""A model on rows it did not train on: the loss, and the metrics of the task.
+
+Nothing is drawn at random, and the result does not depend on the batch size beyond float rounding: losses are
+weighted by what they average over (rows, or tokens that count), so padding and order change nothing.
+"""
+
+# B batch, T tokens, C classes
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lowrank_teach.features import IGNORED, Collate, Feature
+from lowrank_teach.metrics import METRICS, score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lowrank_teach.tasks import Task
+
+
+def evaluate(
+    model: PreTrainedModel,
+    features: Sequence[Feature],
+    collate: Collate,
+    task: Task,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_new_tokens: int = 24,
+    generate_rows: int | None = None,
+) -> dict[str, float]:
+    """The loss and the metrics of the task, in eval mode and without gradients; the mode is put back after.
+
+    features, collate: from `encode` and `Collate` of the same task.
+    batch_size: rows at a time. device: where the model is, if None.
+    tokenizer, generate_rows, max_new_tokens: for tasks that write text: with a number of rows, the first so many
+        are also written out greedily, at most max_new_tokens tokens each, and scored by ROUGE.
+    Returns 'loss' (a row for classes and scores, a token for tags and texts), 'perplexity' for texts, and the
+    task's metrics. Raises ValueError if there are no rows, or generate_rows is given without a tokenizer.
+    """
+    if not features:
+        raise ValueError(f"{task.name}: nothing to evaluate; give at least one row")
+    if generate_rows and tokenizer is None:
+        raise ValueError("generate_rows needs the tokenizer, to turn tokens into text: pass tokenizer=")
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    with _eval_mode(model), torch.no_grad():
+        loss, outputs = _forward_all(model, features, collate, task, batch_size, place)
+        if task.kind == "seq2seq":
+            result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # exp(710) is no float
+            if generate_rows and tokenizer is not None:
+                rows = features[:generate_rows]
+                texts = generate(model, rows, tokenizer, max_new_tokens=max_new_tokens, device=place)
+                rouge = [name for name in task.metrics if METRICS[name].function is not None]
+                result |= score(rouge, texts, [_reference(row, tokenizer) for row in rows], task)
+            return result
+    references = [_named_tags(row["labels"], row["labels"], task) for row in features]
+    return {"loss": loss} | score(task.metrics, outputs, references, task)
+
+
+def _forward_all(
+    model: Any, features: Sequence[Feature], collate: Collate, task: Task, batch_size: int, place: torch.device
+) -> tuple[float, list[Any]]:
+    """Mean loss, and one prediction a row in the order of the rows."""
+    order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]))  # little padding
+    predictions: list[Any] = [None] * len(features)
+    total, count = 0.0, 0
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = {k: v.to(place) for k, v in collate([features[i] for i in chosen]).items()}
+        output = model(**batch)
+        weight = _weight(batch["labels"], model, task)
+        total, count = total + float(output.loss) * weight, count + weight
+        if task.kind != "seq2seq":
+            for i, prediction in zip(chosen, _predict(output.logits, task), strict=True):
+                predictions[i] = _named_tags(prediction, features[i]["labels"], task)
+    return total / max(count, 1), predictions
+
+
+def _weight(labels: torch.Tensor, model: Any, task: Task) -> int:
+    """How many terms the mean loss of this batch averages over."""
+    if task.kind in ("classification", "regression"):
+        return len(labels)
+    if task.kind == "seq2seq" and not model.config.is_encoder_decoder:
+        labels = labels[:, 1:]  # a causal model predicts the next token: the first is nobody's target
+    return int((labels != IGNORED).sum())
+
+
+def _predict(logits: torch.Tensor, task: Task) -> list[Any]:
+    if task.kind == "regression":
+        return logits.float().reshape(-1).tolist()  # (B, 1) -> B numbers
+    return logits.argmax(dim=-1).tolist()  # (B, C) -> B codes, or (B, T, C) -> B lists of codes
+
+
+def _named_tags(codes: Any, labels: Any, task: Task) -> Any:
+    """Tagging: names at the first piece of each word, where the labels count; otherwise as it is."""
+    if task.kind != "tagging":
+        return codes
+    return [task.labels[c] for c, label in zip(codes, labels, strict=False) if label != IGNORED]
+
+
+# ---- writing text ---------------------------------------------------------------------------------------
+
+def generate(
+    model: Any,
+    features: Sequence[Feature],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int = 24,
+    device: torch.device | str | None = None,
+    batch_size: int = 16,
+) -> list[str]:
+    """Greedy continuations, one text a row.
+
+    features: from `encode`; of a causal row only the prompt is given to the model.
+    max_new_tokens: tokens to write at most. The model should be in eval mode.
+    """
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    causal = not model.config.is_encoder_decoder
+    prompts = [_prompt(row) if causal else row["input_ids"] for row in features]
+    texts: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        ids, mask = _padded(prompts[start : start + batch_size], tokenizer, left=causal)
+        out = model.generate(
+            input_ids=ids.to(place), attention_mask=mask.to(place), do_sample=False, num_beams=1,
+            max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        written = out[:, ids.shape[1] :] if causal else out
+        texts += [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+    return texts
+
+
+def _prompt(row: Feature) -> list[int]:
+    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
+
+
+def _padded(rows: list[list[int]], tokenizer: Any, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """A causal model goes on from the last column, so there its prompts are padded on the left."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        span = slice(longest - len(row), None) if left else slice(0, len(row))
+        ids[i, span], mask[i, span] = torch.tensor(row), 1
+    return ids, mask
+
+
+def _reference(row: Feature, tokenizer: Any) -> str:
+    kept = [token for token in row["labels"] if token != IGNORED]
+    return tokenizer.decode(kept, skip_special_tokens=True).strip()
+
+
+@contextmanager
+def _eval_mode(model: Any) -> Iterator[None]:
+    """Eval mode for a while; each module gets its own mode back, for some may be kept in eval on purpose."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,124 @@
+"""Rows to numbers: tokenise once, pad each batch to its longest row.
+
+A label of -100 is left out of the loss: padding, all but the first piece of a word in tagging, and the prompt
+in front of the text a causal model has to write.
+"""
+
+# B batch, T tokens of the longest row in the batch
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lowrank_teach.tasks import Task
+
+IGNORED = -100
+Feature = dict[str, Any]
+
+
+def encode(
+    frame: pd.DataFrame, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None,
+    *, causal: bool = False,
+) -> list[Feature]:  # fmt: skip
+    """Tokenise all rows, without padding.
+
+    frame: rows as `load_task` gives them. max_length: tokens at most; None means the task's own.
+    causal: for a decoder-only model: prompt and target in one sequence, the prompt's labels -100.
+    Returns one dict a row: input_ids, attention_mask, token_type_ids where the tokenizer has them, and labels
+    (a class code, a score, a tag code a token, or the ids to write).
+    Raises ValueError for causal=True on a task that writes no text.
+    """
+    length = max_length or task.max_length
+    if causal and task.kind != "seq2seq":
+        raise ValueError(f"'{task.name}' is a {task.kind} task: causal=True is for tasks that write text")
+    if task.kind == "tagging":
+        return _encode_tags(frame, task, tokenizer, length)
+    if task.kind == "seq2seq":
+        make = _causal_row if causal else _seq2seq_row
+        pairs = zip(frame[task.text[0]], frame[task.label], strict=True)
+        return [make(text, target, task, tokenizer, length) for text, target in pairs]
+    texts = [frame[column].tolist() for column in task.text]
+    rows = _rows(tokenizer(*texts, truncation=True, max_length=length))
+    number = float if task.kind == "regression" else int
+    for row, label in zip(rows, frame[task.label], strict=True):
+        row["labels"] = number(label)
+    return rows
+
+
+def _rows(batch: Any) -> list[Feature]:
+    """A dict of lists -> a list of dicts."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _encode_tags(frame: pd.DataFrame, task: Task, tokenizer: Any, length: int) -> list[Feature]:
+    """The first piece of a word carries its tag; words past `length` are cut off, and so not scored."""
+    tokens = [list(words) for words in frame[task.text[0]]]
+    batch = tokenizer(tokens, is_split_into_words=True, truncation=True, max_length=length)
+    rows = _rows(batch)
+    for i, (row, tags) in enumerate(zip(rows, frame[task.label], strict=True)):
+        words = batch.word_ids(i)
+        first = [w is not None and (p == 0 or words[p - 1] != w) for p, w in enumerate(words)]
+        row["labels"] = [tags[w] if here else IGNORED for w, here in zip(words, first, strict=True)]
+    return rows
+
+
+def _fitted(text: str, task: Task, tokenizer: Any, room: int) -> str:
+    """The prompt with its text cut so that the whole has at most about `room` tokens: the cue at its end stays."""
+    overhead = len(tokenizer(task.prompt.format(""))["input_ids"])
+    pieces = tokenizer(
+        text, add_special_tokens=False, truncation=True, max_length=max(room - overhead, 1),
+        return_offsets_mapping=True,
+    )  # fmt: skip
+    end = pieces["offset_mapping"][-1][1] if pieces["offset_mapping"] else 0
+    return task.prompt.format(text[:end])
+
+
+def _seq2seq_row(text: str, target: str, task: Task, tokenizer: Any, length: int) -> Feature:
+    row = dict(tokenizer(_fitted(text, task, tokenizer, length), truncation=True, max_length=length))
+    row["labels"] = tokenizer(text_target=target, truncation=True, max_length=task.max_target)["input_ids"]
+    return row
+
+
+def _causal_row(text: str, target: str, task: Task, tokenizer: Any, length: int) -> Feature:
+    """[prompt, target, end]; only target and end are learned. The prompt gives way where room is short."""
+    end = tokenizer.eos_token_id
+    wanted = tokenizer(" " + target, add_special_tokens=False)["input_ids"]
+    wanted = [*wanted[: task.max_target - 1], end]
+    prompt = tokenizer(_fitted(text, task, tokenizer, length - len(wanted)))["input_ids"]
+    if prompt and prompt[-1] == end:  # a few tokenizers close every text
+        prompt = prompt[:-1]
+    ids = prompt + wanted
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + wanted}
+
+
+class Collate:
+    """A list of features -> one batch of tensors, padded on the right to the longest row.
+
+    tokenizer: for its pad token. task: its kind says what labels are. causal: as in `encode`.
+    Calling it gives input_ids, attention_mask (and token_type_ids), each (B, T) int64, and labels: (B,) int64
+    for classes, (B,) float32 for scores, (B, T') int64 padded with -100 for tags and texts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, causal: bool = False) -> None:
+        if causal and task.kind != "seq2seq":
+            raise ValueError(f"'{task.name}' is a {task.kind} task: causal=True is for tasks that write text")
+        pad = tokenizer.pad_token_id
+        self.fill = {"input_ids": 0 if pad is None else pad, "labels": IGNORED}  # all else is filled with 0
+        self.label_type = torch.float32 if task.kind == "regression" else torch.int64
+
+    def __call__(self, features: list[Feature]) -> dict[str, torch.Tensor]:
+        return {name: self._column(name, [row[name] for row in features]) for name in features[0]}
+
+    def _column(self, name: str, values: list[Any]) -> torch.Tensor:
+        kind = self.label_type if name == "labels" else torch.int64
+        if not isinstance(values[0], list):
+            return torch.tensor(values, dtype=kind)  # (B,)
+        longest = max(len(row) for row in values)
+        padded = [row + [self.fill.get(name, 0)] * (longest - len(row)) for row in values]
+        return torch.tensor(padded, dtype=kind)  # (B, T)

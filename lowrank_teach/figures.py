@@ -1,0 +1,162 @@
+"""Figures from runs, through a file of numbers: runs → figures/data/NAME.json → figures/NAME.png.
+
+The JSON holds the arrays with their provenance (configurations, seeds, machine, versions, commit), so that every
+figure can be drawn again without training. Taught in 00.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import plots
+from .runs import Run
+
+Runs = Mapping[str, Run]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One figure: which runs it needs, the arrays it takes from them, how they are drawn, and its words."""
+
+    needs: tuple[str, ...]
+    arrays: Callable[[Runs], dict[str, Any]]
+    draw: Callable[[dict[str, Any]], Figure]
+    caption: str
+
+
+def _ranks(runs: Runs) -> dict[str, Any]:
+    return {"ranks": {plots.METHOD_STYLE[name][0]: runs[name].ranks for name in ("salora", "autolora")},
+            "max_rank": max(runs["salora"].config["method"]["r"], runs["autolora"].config["method"]["r"])}
+
+
+def _density(runs: Runs) -> dict[str, Any]:
+    run = runs["salora"]
+    method = run.config["method"]
+    total = run.seconds["steps.training"]
+    window = [round(w * total) if isinstance(w, float) else w for w in (method["t_start"], method["t_end"])]
+    names = {"density": "density", "lam": "lambda", "orth_A": "orth_A", "orth_B": "orth_B",
+             "penalty": "budget_penalty"}
+    return {"steps": run.series("density")[0], **{key: run.series(name)[1] for key, name in names.items()},
+            "target": method["b"], "window": window}
+
+
+def _cosine(runs: Runs) -> dict[str, Any]:
+    return {"values": {name: runs[name].by_site("cosine") for name in ("lora", "delta_lora")}}
+
+
+def _chain(runs: Runs) -> dict[str, Any]:
+    metric = runs["lora"].score("test")[0]
+    lengths = {1: "lora", 2: "cola-2", 3: "cola-3"}
+    return {"series": {runs["lora"].config["task"]: {str(n): [runs[name].score("test")[1]]
+                                                     for n, name in lengths.items()}},
+            "ylabel": f"{metric} on the test rows"}
+
+
+def _draw_chain(a: dict[str, Any]) -> Figure:
+    series = {name: {int(n): values for n, values in one.items()} for name, one in a["series"].items()}
+    return plots.chain_length(series, ylabel=a["ylabel"])
+
+
+def _draw_density(a: dict[str, Any]) -> Figure:
+    return plots.density_and_lambda(*(np.array(a[k]) for k in ("steps", "density", "lam", "orth_A", "orth_B")),
+                                    penalty=np.array(a["penalty"]), target=a["target"], window=tuple(a["window"]))
+
+
+def _alpha(runs: Runs) -> dict[str, Any]:
+    run, r = runs["autolora"], runs["autolora"].config["method"]["r"]
+    rows = run.history[run.history["name"].str.startswith("alpha.")]
+    sites = list(dict.fromkeys(rows["site"]))
+    layers = sorted({site.split(".")[0] for site in sites}, key=int) if sites else []
+    shown = [site for site in sites if site.split(".")[0] in {layers[0], layers[-1]}][:4]
+    return {"steps": run.series("alpha.0", sites[0])[0], "threshold": 1 / r,
+            "alphas": {site: np.transpose([run.series(f"alpha.{j}", site)[1] for j in range(r)]).tolist()
+                       for site in shown}}
+
+
+def _curves(runs: Runs) -> dict[str, Any]:
+    return {"curves": {name: _smooth(*run.series("loss"), last=int(run.seconds["steps.training"]))
+                       for name, run in runs.items()}}
+
+
+def _smooth(steps: list[int], values: list[float], last: int, width: int = 10) -> tuple[list[int], list[float]]:
+    """Means over `width` steps of the last stage, counted from its own start."""
+    steps, values = steps[-last:], values[-last:]
+    ends = range(width, len(values) + 1, width)
+    return list(ends), [float(np.mean(values[end - width:end])) for end in ends]
+
+
+SIGNATURES: dict[str, Signature] = {
+    "ranks": Signature(
+        ("salora", "autolora"), _ranks, lambda a: plots.rank_heatmaps(a["ranks"], max_rank=a["max_rank"]),
+        "Directions each method kept, by matrix and layer. SaLoRA prunes gates on all six matrices until its budget "
+        "is met; AutoLoRA counts selection weights of at least 1/k on W_q and W_v."),
+    "density": Signature(
+        ("salora",), _density, _draw_density,
+        "SaLoRA's expected density starts at σ(log 11) = 0.917 and is driven to its target while λ grows; the "
+        "penalty λ(C − b)² goes to zero with the gap. Grey: the window in which gates train."),
+    "cosine": Signature(
+        ("lora", "delta_lora"), _cosine, lambda a: plots.cosine_by_layer(a["values"], one_minus=True),
+        "How far each pretrained matrix turned: 1 − cosine of W before and after, by layer, on a log axis. "
+        "Higher is further."),
+    "chain": Signature(
+        ("lora", "cola-2", "cola-3"), _chain, _draw_chain,
+        "Score by chain length at equal steps; length 1 is LoRA. One dot a seed: with one seed, differences of a "
+        "point or two are noise."),
+    "alpha": Signature(
+        ("autolora",), _alpha, lambda a: plots.alpha_over_time(
+            a["steps"], {site: np.array(alpha) for site, alpha in a["alphas"].items()}, a["threshold"]),
+        "AutoLoRA's selection weights during the search, first and last layer. All start at 1/k; what ends below "
+        "the dotted line is dropped."),
+    "loss": Signature(
+        ("lora",), _curves, lambda a: plots.learning_curves(
+            a["curves"], ylabel="Training loss (mean of 10 steps)"),
+        "Training loss of every method on the same rows in the same order (AutoLoRA: its retraining)."),
+}
+
+
+def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
+    """Write every figure whose runs are there, with the file of numbers it is drawn from.
+
+    Returns:
+        The PNG files.
+    """
+    folder = Path(folder)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, signature in SIGNATURES.items():
+        if not all(need in runs for need in signature.needs):
+            continue
+        used = {need: runs[need] for need in (runs if name == "loss" else signature.needs)}
+        data = {"name": name, "caption": signature.caption, "arrays": signature.arrays(runs),
+                "runs": [{"label": label, "key": run.key, "config": run.config, "metrics": run.metrics}
+                         for label, run in used.items()],
+                "machine": next(iter(used.values())).machine}
+        path = folder / "data" / f"{name}.json"
+        path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        made.append(draw(path, folder))
+    return made
+
+
+def draw(path: Path | str, folder: Path | str = "figures") -> Path:
+    """Draw one figure again from its file of numbers.
+
+    Raises:
+        ValueError: the file names no figure of this package.
+    """
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    if data.get("name") not in SIGNATURES:
+        raise ValueError(f"{Path(path).name} is not the data of a figure; there are {', '.join(SIGNATURES)}")
+    return plots.save(SIGNATURES[data["name"]].draw(data["arrays"]), Path(folder) / data["name"])[0]
+
+
+def redraw(folder: Path | str = "figures") -> list[Path]:
+    """Draw every figure again from `folder`/data, without training."""
+    return [draw(path, folder) for path in sorted((Path(folder) / "data").glob("*.json"))
+            if json.loads(path.read_text(encoding="utf-8")).get("name") in SIGNATURES]

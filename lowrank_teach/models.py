@@ -1,0 +1,223 @@
+"""Backbones by short name: the frozen networks that low-rank branches are put on.
+
+A name is one of the packaged models below, a local folder, or the name of any model on the hub; all three go
+through transformers' `from_pretrained`, from safetensors only and never running code that a model brings.
+What is new here is the record `model.lowrank_new_parameters`: the names of the parameters that did not come
+from the checkpoint (a fresh classifier, at times a pooler). They have to train whatever the method freezes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from lowrank_teach.assets import fetch
+from lowrank_teach.convert import CONVERTERS, converted
+from lowrank_teach.hub import cache_only_if_offline
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A packaged model. `parameters` counts the checkpoint, without the head a task adds."""
+
+    name: str
+    family: str  # transformers' model_type
+    layers: int
+    hidden: int
+    parameters: int
+    licence: str
+    note: str
+    assets: tuple[str, ...]
+
+
+_TABLE = [
+    Backbone("minilm-l6", "bert", 6, 384, 22_713_216, "Apache-2.0",
+             "all-MiniLM-L6-v2, a sentence encoder; the default", ("minilm-l6",)),
+    Backbone("minilm-l3", "bert", 3, 384, 17_241_984, "Apache-2.0",
+             "paraphrase-MiniLM-L3-v2, half the cost of minilm-l6; no pooler in the file, so a classifier "
+             "trains a fresh one", ("minilm-l3", "minilm-l6")),
+    Backbone("smollm2-135m", "llama", 30, 576, 134_515_008, "Apache-2.0",
+             "SmolLM2-135M-Instruct, dequantised from 4 bits: not the published weights but a rounding of "
+             "them", ("smollm2-135m",)),
+    Backbone("flan-t5-small-titles", "t5", 16, 512, 76_961_152, "MIT stated; base Apache-2.0",
+             "a flan-t5-small derivative, tuned to write titles and dequantised from 8 bits; 8 encoder and 8 "
+             "decoder layers", ("flan-t5-small-titles",)),
+    Backbone("mpnet-base", "mpnet", 12, 768, 109_486_464, "Apache-2.0",
+             "all-mpnet-base-v2, the size of RoBERTa-base; a 404 MB download; its training saw NLI pairs",
+             ("mpnet-base",)),
+]  # fmt: skip
+BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in _TABLE}
+
+_AUTO: dict[str | None, Any] = {
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "tagging": AutoModelForTokenClassification,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "causal": AutoModelForCausalLM,
+    None: AutoModel,
+}
+
+
+def load_backbone(
+    name: str,
+    *,
+    num_labels: int | None = None,
+    kind: str | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained model, in eval mode on the CPU, and its tokenizer.
+
+    name: a key of `BACKBONES`, a local folder with config.json and model.safetensors, or a hub name.
+    num_labels: number of classes of the head (classification, tagging).
+    kind: 'classification', 'regression', 'tagging', 'seq2seq', 'causal' or None. None means classification
+        where num_labels is given, else what the family is for: a bare encoder, a causal or seq2seq model.
+    seed: the only thing that the values of a fresh head depend on.
+    dtype: type of all weights.
+    Raises ValueError for a kind that does not exist, does not fit the model or lacks num_labels, and for a
+    name that is none of the three; AssetError if a packaged model cannot be fetched.
+    """
+    _check_kind(kind, num_labels)
+    with _quiet(), _hub_only_if_needed(name):
+        source = _source(name)
+        config = _config(source, name)
+        kind = _settle_kind(kind, num_labels, config, name)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        if tokenizer.pad_token is None:  # many decoders never padded; the mask keeps pads out of the loss
+            tokenizer.pad_token = tokenizer.eos_token
+        _set_head(config, kind, num_labels, tokenizer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = _load(source, name, kind, config, dtype)
+    model.lowrank_new_parameters = _new_parameters(model, info["missing_keys"], name)
+    return model, tokenizer
+
+
+def own_kind(config: Any) -> str | None:
+    """What a family is for when no head is asked for: 'seq2seq', 'causal', or None for an encoder."""
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        return None
+    return "causal" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
+
+
+def _check_kind(kind: str | None, num_labels: int | None) -> None:
+    if kind not in _AUTO:
+        raise ValueError(f"kind '{kind}' does not exist; choose one of {[k for k in _AUTO if k]} or None")
+    if kind in ("classification", "tagging") and num_labels is None:
+        raise ValueError(f"kind '{kind}' needs num_labels, the number of classes")
+    if kind in ("seq2seq", "causal") and num_labels is not None:
+        raise ValueError(f"kind '{kind}' writes text and has no classes; leave num_labels out")
+    if kind == "regression" and num_labels not in (None, 1):
+        raise ValueError("kind 'regression' predicts one number; leave num_labels out")
+    if num_labels is not None and num_labels < 2 and kind != "regression":
+        raise ValueError(f"num_labels = {num_labels}: a classifier needs two classes; for a score use regression")
+
+
+def _settle_kind(kind: str | None, num_labels: int | None, config: Any, name: str) -> str | None:
+    own = own_kind(config)
+    if kind is None:
+        return "classification" if num_labels is not None else own
+    if kind in ("seq2seq", "causal") and kind != own:
+        advice = f"use kind='{own}'" if own else "it is an encoder; choose a backbone that writes text"
+        raise ValueError(f"'{name}' ({config.model_type}) is no {kind} model; {advice}")
+    return kind
+
+
+def _source(name: str) -> str | Path:
+    """Packaged -> a folder in the cache; anything else is left to transformers."""
+    if name in CONVERTERS:
+        return converted(name)
+    return fetch(name) if name in BACKBONES else name
+
+
+def _config(source: str | Path, name: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        near = get_close_matches(name, BACKBONES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(
+            f"no backbone '{name}': {hint}Three ways: (1) a packaged one: {', '.join(BACKBONES)}; (2) the path "
+            "of a folder with config.json, model.safetensors and the tokenizer; (3) a hub name, with a network "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def _set_head(config: Any, kind: str | None, num_labels: int | None, tokenizer: Any) -> None:
+    if kind == "regression":
+        config.num_labels, config.problem_type = 1, "regression"
+    elif num_labels is not None:
+        config.num_labels = num_labels
+    if getattr(config, "pad_token_id", None) is None:  # a decoder's classifier reads the last token that is no pad
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _load(source: str | Path, name: str, kind: str | None, config: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        return _AUTO[kind].from_pretrained(
+            source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"'{name}' ({config.model_type}) cannot be loaded for {kind or 'its hidden states'}: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _new_parameters(model: Any, missing: set[str], name: str) -> tuple[str, ...]:
+    """A fresh head or pooler is expected; a fresh matrix inside the network would be a silent disaster."""
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+    lost = sorted(key for key in missing if key.startswith(inside) and "pooler" not in key)
+    if lost:
+        raise ValueError(
+            f"the checkpoint of '{name}' lacks {len(lost)} weights of the network itself (first: {lost[0]}), "
+            "which would start at random; use a checkpoint made for this architecture"
+        )
+    return tuple(sorted(missing))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _hub_only_if_needed(name: str) -> contextlib.AbstractContextManager[None]:
+    is_local = name in BACKBONES or Path(name).is_dir()
+    return contextlib.nullcontext() if is_local else cache_only_if_offline()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no report of fresh heads, around this load only: the record above says it."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

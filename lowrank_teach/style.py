@@ -1,0 +1,189 @@
+"""What every picture shares: colours, line styles, panels, legend; `show` for a notebook, `save` for a file.
+
+`cividis` for size; the colour-blind palette with line style and marker as further channels; nothing under
+8 points at 1000 pixels. Figures are built directly, without pyplot: no global state, nothing left open.
+The pictures themselves stand in `plots.py`. Used by every notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+WIDTH, DPI = 9.0, 110   # inches, pixels an inch: 990 pixels wide
+COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#56B4E9")   # seaborn-v0_8-colorblind
+BLUE, GREEN, ORANGE, PINK, YELLOW, SKY = COLORS
+BLACK, GREY, PALE = "#000000", "#6B6B6B", "#BDBDBD"
+DOTTED_DASH, LONG = (0, (4, 1, 1, 1, 1, 1)), (0, (7, 2))
+STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", DOTTED_DASH, LONG)
+MARKERS = "osD^vPXd"
+# method -> display name, colour, line style, marker
+METHOD_STYLE: dict[str, tuple[str, str, Any, str]] = {
+    "full": ("full fine-tuning", BLACK, "-", "o"),
+    "head": ("head only", GREY, ":", "h"),
+    "lora": ("LoRA", BLUE, "-", "s"),
+    "cola": ("COLA", ORANGE, "--", "^"),
+    "cola-2": ("COLA, chain of 2", ORANGE, DOTTED_DASH, "<"),
+    "cola-3": ("COLA, chain of 3", ORANGE, ":", "v"),
+    "salora": ("SaLoRA", GREEN, "-.", "D"),
+    "delta_lora": ("Delta-LoRA", PINK, LONG, "P"),
+    "autolora": ("AutoLoRA", SKY, DOTTED_DASH, "X"),
+}
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """name -> label, color, linestyle, marker for `plot`: a method's own, or the next pair not in use."""
+    names = list(names)
+    taken = [METHOD_STYLE[name][1:3] for name in names if name in METHOD_STYLE]
+    # no yellow: a thin yellow line cannot be read on white
+    inks = (BLUE, ORANGE, GREEN, PINK, BLACK, SKY)
+    # down the diagonals, so that neighbours in the legend differ in colour and in style
+    pairs = [(inks[i], STYLES[(i + shift) % 6]) for shift in range(6) for i in range(6)]
+    free = [pair for pair in pairs if pair not in taken]
+    result = {}
+    for i, name in enumerate(names):
+        label, color, style, marker = METHOD_STYLE.get(name) or (name, *free.pop(0), MARKERS[i % 8])
+        result[name] = {"label": label, "color": color, "linestyle": style, "marker": marker,
+                        "markersize": 5}
+    return result
+
+
+def panels(count: int, columns: int, height: float, title: str | None, width: float = WIDTH,
+           sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A Figure with `count` axes in rows of `columns`; height of a row and width of the figure in inches."""
+    rows = math.ceil(count / columns)
+    fig = Figure(figsize=(width, rows * height + 0.5), dpi=DPI, layout="constrained")
+    axes = list(fig.subplots(rows, columns, squeeze=False, sharey=sharey).ravel())
+    for spare in axes[count:]:
+        spare.remove()
+    if title:
+        fig.suptitle(title, fontsize=12)
+    return fig, axes[:count]
+
+
+def dress(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Names, sizes and a light grid; set here and not in rcParams, so that a reader's own stay."""
+    ax.set_xlabel(xlabel, fontsize=10)
+    ax.set_ylabel(ylabel, fontsize=10)
+    ax.set_title(title, fontsize=10)
+    ax.tick_params(labelsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color=PALE, alpha=0.4, linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def legend(fig: Figure, extra: Sequence[Artist] = ()) -> None:
+    """One legend under all panels, each label once; outside, so that it hides nothing."""
+    handles: dict[str, Any] = {}
+    for ax in fig.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    handles.update({str(artist.get_label()): artist for artist in extra})
+    if handles:
+        longest = max(len(re.sub(r"\\[a-z]+|[$_^{}]", "", label)) for label in handles)
+        ncols = int(fig.get_figwidth() / (0.75 + 0.085 * longest))   # inches: line and gap, then the text
+        fig.legend(list(handles.values()), list(handles), loc="outside lower center", fontsize=9,
+                   ncols=min(max(ncols, 1), len(handles), 5), frameon=False, handlelength=3.2)
+
+
+def text_color(rgb: Sequence[float]) -> str:
+    """Black or white, whichever contrasts more with a cell of this colour (WCAG 2.1, relative luminance)."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
+
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of rows
+
+
+def site_label(site: str) -> str:
+    """"3.q" -> layer 3 W_q, "q" -> W_q, as the papers write it; other names stay."""
+    layer, _, matrix = site.rpartition(".")
+    name = rf"$W_\mathrm{{{matrix}}}$" if matrix in MATRICES else matrix
+    return f"layer {layer} {name}" if layer else name
+
+
+def site_grid(maps: Iterable[Mapping[str, float]]) -> tuple[list[str], list[str]]:
+    """Rows and columns for sites like "3.q", "enc.3.q": matrices in order, every layer from 0 to the last."""
+    matrices, stacks = dict[str, None](), dict[str, int]()
+    for site in (site for one in maps for site in one):
+        layer, _, matrix = site.rpartition(".")
+        stack, _, number = layer.rpartition(".")
+        matrices[matrix] = None
+        stack, last = (stack, int(number)) if number.isdigit() else (layer, -1)   # a path: own column
+        stacks[stack] = max(stacks.get(stack, -1), last)
+    rows = [m for m in MATRICES if m in matrices] + [m for m in matrices if m not in MATRICES]
+    return rows, [f"{s}.{i}".lstrip(".") if last >= 0 else s
+                  for s, last in stacks.items() for i in range(max(last, 0) + 1)]
+
+
+def site_table(values: Mapping[str, float], rows: Sequence[str], layers: Sequence[str]) -> np.ndarray:
+    """site -> value as (matrices, layers), NaN where there is no such site."""
+    return np.array([[values.get(f"{layer}.{m}".lstrip("."), np.nan) for layer in layers] for m in rows],
+                    dtype=float)
+
+
+def layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
+    """The layers along x; names like "enc.3" stand upright."""
+    upright = any("." in layer for layer in layers)
+    ax.set_xticks(range(len(layers)), layers, rotation=90 * upright, fontsize=9 if len(layers) <= 12 else 8)
+
+
+def index_axis(ax: Axes, longest: int) -> None:
+    """Whole numbers along x, on a log axis where hundreds of values would push the first eight together."""
+    if longest > 64:
+        ax.set_xscale("log")
+        ax.set_xlabel(f"{ax.get_xlabel()} (log)")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+
+def save(fig: Figure, path: str | Path, *, svg: bool = False) -> list[Path]:
+    """Write path.png, and path.svg if asked; the same figure gives the same bytes on any day.
+
+    Args: path with or without the ending .png. Returns the files written. Folders are made as needed.
+    """
+    path = Path(path)
+    path = path if path.suffix == ".png" else path.with_name(path.name + ".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=DPI, metadata={"Software": None})
+    if not svg:
+        return [path]
+    # without a salt every id in an SVG is drawn anew
+    with matplotlib.rc_context({"svg.hashsalt": "lowrank_teach"}):
+        fig.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+    return [path, path.with_suffix(".svg")]
+
+
+def figure_html(fig: Figure, caption: str, alt: str) -> str:
+    """The figure as one piece of HTML: the PNG inside, alt text for a screen reader, the caption in view."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (f'<figure style="margin:0"><img style="max-width:100%" src="data:image/png;base64,{data}" '
+            f'alt="{html.escape(alt)}"><figcaption>{html.escape(caption)}</figcaption></figure>')
+
+
+def show(fig: Figure, caption: str, alt: str) -> None:
+    """Display the figure in a notebook. caption: what to look for; alt: what it shows, in words.
+
+    Raises ValueError for an empty caption or alt text. Outside a notebook the caption is printed.
+    """
+    if not caption.strip() or not alt.strip():
+        raise ValueError("a figure needs a caption and an alt text: say what to look for, and what is drawn")
+    from IPython.display import display  # lazily: a script that only saves figures needs no notebook
+
+    display({"text/html": figure_html(fig, caption, alt), "text/plain": caption}, raw=True)
