@@ -114,7 +114,9 @@ class DeltaLoRARule(Rule):
         left = torch.cat([branch.lora_B - B, B], 1)                                      # (d, 2r)
         right = torch.cat([branch.lora_A, branch.lora_A - A], 0)                         # (2r, k)
         scale = lam * branch.scaling
-        if self.method.lam_end is None:
+        if self.method.lam_end is None and not branch.in_base:  # W was restored since the last step
+            owner.write_held(name)
+        elif self.method.lam_end is None:
             owner.slice_of(name).addmm_(left.to(owner.W), right.to(owner.W), alpha=scale)
         else:
             branch.drift = torch.addmm(_zeros_like_site(branch), left, right, alpha=scale) \

@@ -1,0 +1,46 @@
+# make demo | test | lab | notebooks | figures | bench | lint: each does its own set-up into .venv
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROFILE ?= laptop
+
+.PHONY: demo test lab notebooks figures bench lint clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,test]"
+	@touch $(READY)
+
+# LoRA and the four methods on real text, a table, the figures; a second time it finds its runs
+demo: $(READY)
+	$(BIN)/lowrank-teach compare --task rt --backbone minilm-l6 --profile $(PROFILE) --figures figures
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python tests/run_notebooks.py
+
+# opens at the first notebook; runs are kept in the package's cache folder
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+# executes every notebook on a copy and moves the outputs over only if all passed
+notebooks: $(READY)
+	$(BIN)/python tests/run_notebooks.py --write --profile $(PROFILE)
+
+figures: $(READY)
+	$(BIN)/lowrank-teach figures
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/steps.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,152 @@
+"""Tiny random transformers of every architecture of the table, rows that can be learned, and a short training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from lowrank_teach.adapters import Adapters, adapt
+from lowrank_teach.config import TrainConfig
+from lowrank_teach.methods import Clock, Method
+from lowrank_teach.train import Callback, Outcome, Trainer
+
+FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "gpt2", "opt", "llama", "t5", "bart")
+PAD, EOS, VOCAB = 0, 2, 40
+
+_COMMON = {"vocab_size": VOCAB, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1}
+_ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+            "max_position_embeddings": 32, "initializer_range": 0.2}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": _ENCODER,
+    "roberta": _ENCODER,
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 32,
+                   "initializer_range": 0.2},
+    "mpnet": _ENCODER,
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2},
+    "opt": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 32,
+            "word_embed_proj_dim": 16, "max_position_embeddings": 32, "init_std": 0.2},
+    "llama": {**_ENCODER, "num_key_value_heads": 1},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": PAD},
+    "bart": {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "init_std": 0.2,
+             "max_position_embeddings": 32, "decoder_start_token_id": EOS, "forced_eos_token_id": EOS},
+}
+_NAMES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "mpnet": "MPNet", "gpt2": "GPT2",
+          "opt": "OPT", "llama": "Llama", "t5": "T5", "bart": "Bart"}
+# every name under which a configuration of the table keeps a dropout probability
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
+             "seq_classif_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "dropout_rate",
+             "classifier_dropout", "activation_dropout")
+
+
+def tiny(kind: str = "bert", *, labels: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32,
+         dropout: float = 0.0, **changes: Any) -> Any:
+    """A random sequence classifier of one architecture: width 16, two layers, without dropout unless asked."""
+    config = getattr(transformers, f"{_NAMES[kind]}Config")(**{**_COMMON, **_CONFIGS[kind], **changes},
+                                                            num_labels=labels)
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{_NAMES[kind]}ForSequenceClassification")(config)
+    torch.set_rng_state(state)
+    return model.to(dtype).eval()
+
+
+def make_rows(n: int = 64, *, labels: int = 2, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows whose label is the band of the vocabulary that their first word lies in; of unlike lengths."""
+    g = torch.Generator().manual_seed(seed)
+    width = (VOCAB - 3) // labels
+    rows = []
+    for _ in range(n):
+        length = int(torch.randint(3, 8, (), generator=g))
+        words = torch.randint(3, VOCAB, (length,), generator=g).tolist()
+        rows.append({"input_ids": [*words, EOS], "labels": min((words[0] - 3) // width, labels - 1)})
+    return rows
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Rows -> input_ids, attention_mask (rows, longest) and labels (rows,)."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), longest), PAD)
+    for i, row in enumerate(rows):
+        ids[i, :len(row["input_ids"])] = torch.tensor(row["input_ids"])
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long(),
+            "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def make_batch(n: int = 6, *, labels: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    return collate(make_rows(n, labels=labels, seed=seed))
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Logits in eval mode; the mode is left as it was."""
+    training = model.training
+    model.eval()
+    try:
+        return model(**batch).logits
+    finally:
+        model.train(training)
+
+
+def bytes_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer, by name."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """Equal names and equal bytes."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def shake(adapters: Adapters, seed: int = 0, scale: float = 0.3) -> None:
+    """Give every B (and A) values as if it had been trained, so that the branches count."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for branch in adapters.values():
+            branch.lora_B.add_(scale * torch.randn(branch.lora_B.shape, generator=g).to(branch.lora_B))
+            branch.lora_A.add_(scale * torch.randn(branch.lora_A.shape, generator=g).to(branch.lora_A))
+
+
+class Stop(Callback):
+    """Stops after one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, clock: Clock, values: dict[str, float]) -> bool:
+        return clock.step == self.step
+
+
+class Watch(Callback):
+    """Calls a function with the step's number and values after each step."""
+
+    def __init__(self, call: Callable[[int, dict[str, float]], None]) -> None:
+        self.call = call
+
+    def on_step(self, clock: Clock, values: dict[str, float]) -> None:
+        self.call(clock.step, values)
+
+
+def trainer(method: Method, model: Any = None, *, seed: int = 0, rows: int = 64,
+            callbacks: Sequence[Callback] = (), checkpoint: Path | None = None, identity: str = "",
+            evaluate: Any = None, **config: Any) -> Trainer:
+    """A Trainer of one method on a tiny model; twelve steps of eight rows unless told."""
+    model = tiny() if model is None else model
+    settings = {"steps": 12, "batch_size": 8, "lr": 1e-2, **config}
+    return Trainer(adapt(model, method, seed=seed), make_rows(rows, labels=model.config.num_labels), collate,
+                   TrainConfig(**settings), seed=seed, callbacks=callbacks, checkpoint=checkpoint,
+                   identity=identity, evaluate=evaluate, cpu=True)
+
+
+def train(method: Method, model: Any = None, **settings: Any) -> tuple[Adapters, Outcome]:
+    """The adapters after such a training, and its outcome."""
+    made = trainer(method, model, **settings)
+    return made.adapters, made.run()

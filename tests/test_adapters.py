@@ -1,0 +1,305 @@
+"""What `adapt` puts on a model, and that every way in has its exact way back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers import FAMILIES, Watch, bytes_of, logits, make_batch, same_tensors, shake, tiny, train, trainer
+
+from lowrank_teach.adapters import adapt
+from lowrank_teach.lowrank import Adapted
+from lowrank_teach.methods import (
+    COLA,
+    METHODS,
+    AutoLoRA,
+    DeltaLoRA,
+    FullFineTuning,
+    HeadOnly,
+    LoRA,
+    Method,
+    SaLoRA,
+)
+from lowrank_teach.train import Trainer
+
+# one of each kind of trace that a method can leave in a model, over a twelve-step training
+EVERY = {
+    "lora": LoRA(r=4),
+    "lora-gpt2": LoRA(r=4),
+    "cola": COLA(r=4, chain=3),
+    "cola-stacked": COLA(r=4, chain=3, merge_knots=False),
+    "cola-step-down": COLA(ranks=(6, 2)),
+    "delta": DeltaLoRA(r=4, K=4),
+    "delta-lazy": DeltaLoRA(r=4, K=4, form="lazy"),
+    "delta-schedule": DeltaLoRA(r=4, K=4, lam=2.0, lam_end=0.0),
+    "salora": SaLoRA(r=4, eta_c=0.5, t_end=10),
+    "autolora": AutoLoRA(r=4, eta_beta=0.05, retrain=False),
+    "full": FullFineTuning(),
+    "full-qv": FullFineTuning(trains="qv"),
+    "head": HeadOnly(),
+}
+
+
+def a_model(name: str, dtype: torch.dtype = torch.float32):
+    return tiny("gpt2" if name.endswith("gpt2") or name == "delta" else "bert", dtype=dtype)
+
+
+def state_of(model) -> tuple:
+    return bytes_of(model), {n: p.requires_grad for n, p in model.named_parameters()}, \
+        {n: type(m) for n, m in model.named_modules()}
+
+
+def same_state(left: tuple, right: tuple) -> bool:
+    return same_tensors(left[0], right[0]) and left[1:] == right[1:]
+
+
+# ---- B = 0 --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_fresh_branch_changes_no_logit(kind):
+    """B = 0: adapting all matrices of any architecture leaves the function as it was, bit for bit."""
+    model, batch = tiny(kind), make_batch()
+    before = logits(model, batch)
+    adapters = adapt(model, LoRA(r=4, sites="all"), seed=0)
+    assert len(adapters) == {"t5": 32, "bart": 32, "llama": 14}.get(kind, 12)
+    assert torch.equal(logits(model, batch), before)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_merge_keeps_the_function_and_restore_gives_the_bytes_back(kind):
+    """In float64 merged and unmerged logits agree to 1e-12 of their size; W's bytes come back."""
+    model, batch = tiny(kind, dtype=torch.float64), make_batch()
+    base = logits(model, batch)
+    adapters = adapt(model, LoRA(r=4, sites="all"), seed=0)
+    shake(adapters)
+    raw = {path: owner.base.weight.detach().clone() for path, owner in adapters.owners.items()}
+    before = logits(model, batch)
+    assert (before - base).abs().max() > 1e-2
+    adapters.merge()
+    assert (logits(model, batch) - before).abs().max() <= 1e-12 * before.abs().max().clamp_min(1) * 10
+    assert all(not torch.equal(owner.base.weight, raw[path]) for path, owner in adapters.owners.items())
+    adapters.restore()
+    assert all(torch.equal(owner.base.weight, raw[path]) for path, owner in adapters.owners.items())
+    assert torch.equal(logits(model, batch), before)
+
+
+# ---- the way back after each method -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", [n for n in EVERY if not n.startswith(("full", "head"))])
+def test_restore_after_training_gives_w_back_and_keeps_the_function(name, dtype):
+    """Whatever a method wrote into W: merge, restore, and W has its pretrained bytes while the logits stay."""
+    model = a_model(name, dtype)
+    pretrained = {n: p.detach().clone() for n, p in model.named_parameters()}
+    adapters, _ = train(EVERY[name], model)
+    adapters.rule.finish()
+    batch = make_batch()
+    before = logits(model, batch).double()
+    tolerance = 1e-10 if dtype == torch.float64 else 0.1
+    adapters.merge()
+    assert (logits(model, batch).double() - before).abs().max() <= tolerance * before.abs().max().clamp_min(1)
+    adapters.restore()
+    for path, owner in adapters.owners.items():
+        assert torch.equal(owner.base.weight, pretrained[f"{path}.weight"])
+        assert owner.base.weight.grad is None
+    assert (logits(model, batch).double() - before).abs().max() <= tolerance * before.abs().max().clamp_min(1)
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_remove_gives_the_model_back_as_it_was(name):
+    """Bytes (the head's too), flags and modules are those before `adapt`, after any method, also while merged."""
+    model = a_model(name)
+    model.get_parameter(next(iter(dict(model.named_parameters())))).requires_grad_(False)
+    before, batch = state_of(model), make_batch()
+    at_first = logits(model, batch)
+    adapters, _ = train(EVERY[name], model)
+    assert not torch.equal(logits(model, batch), at_first)
+    if adapters.owners:
+        adapters.merge()
+    assert adapters.remove() is model
+    assert same_state(state_of(model), before)
+    assert torch.equal(logits(model, batch), at_first)
+    again, _ = train(EVERY[name], model)
+    assert again.state == "adapted"
+
+
+def test_a_second_training_after_remove_is_the_first_one():
+    """Nothing of the first adaptation stays: the same seed gives the same weights again."""
+    model, runs = tiny(), []
+    for _ in range(2):
+        adapters, _ = train(COLA(r=4), model, seed=3)
+        runs.append({name: branch.delta() for name, branch in adapters.items()})
+        adapters.remove()
+    assert same_tensors(*runs)
+
+
+# ---- illegal transitions ------------------------------------------------------------------------------------
+
+
+def test_illegal_transitions_are_refused():
+    """Merge twice, restore with nothing written, train while merged, adapt twice, use after remove()."""
+    model = tiny()
+    running = trainer(LoRA(r=4), model)
+    adapters = running.adapters
+    with pytest.raises(RuntimeError, match="nothing to restore"):
+        adapters.restore()
+    adapters.merge()
+    with pytest.raises(RuntimeError, match=r"cannot merge.*restore\(\) first"):
+        adapters.merge()
+    with pytest.raises(RuntimeError, match="restore"):
+        running.run()
+    with pytest.raises(RuntimeError, match="restore"):
+        Trainer(adapters, [{"input_ids": [3], "labels": 0}], list, running.config)
+    with pytest.raises(ValueError, match="adapted already"):
+        adapt(model, LoRA(r=4))
+    adapters.restore()
+    running.run()
+    adapters.remove()
+    for call in (adapters.merge, adapters.restore, adapters.remove):
+        with pytest.raises(RuntimeError, match=r"removed; call adapt\(\) again"):
+            call()
+    with pytest.raises(RuntimeError, match="removed"):
+        Trainer(adapters, [{"input_ids": [3], "labels": 0}], list, running.config)
+
+
+@pytest.mark.parametrize("name", ["lora", "cola", "delta", "delta-lazy", "delta-schedule", "autolora"])
+def test_merging_between_two_steps_does_not_disturb_the_training(name):
+    """merge() and restore() in a callback: the run ends where the untouched one ends, and W's bytes survive."""
+    runs = []
+    for look in (False, True):
+        model = a_model(name, torch.float64)
+        pretrained = {n: p.detach().clone() for n, p in model.named_parameters()}
+        made = trainer(EVERY[name], model)
+
+        def peek(step: int, values: dict, made=made) -> None:
+            if step in (3, 7, 9):
+                made.adapters.merge()
+                made.adapters.restore()
+
+        made.callbacks = [Watch(peek)] if look else []
+        made.run()
+        runs.append(logits(model, make_batch()))
+        made.adapters.merge()
+        assert (logits(model, make_batch()) - runs[-1]).abs().max() < 1e-10
+        made.adapters.restore()
+        assert all(torch.equal(owner.base.weight, pretrained[f"{path}.weight"])
+                   for path, owner in made.adapters.owners.items())
+    assert (runs[0] - runs[1]).abs().max() < 1e-10
+
+
+# ---- refusals leave no trace --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "options", "says"), [
+    (LoRA(r=17), {}, "rank 17"),
+    (LoRA(r=4, sites=("0.q", "9.q")), {}, "9.q"),
+    (LoRA(r=4, rank_pattern={"1.v": 99}), {}, "1.v"),
+    (LoRA(r=4, init="ones"), {}, "ones"),
+    (SaLoRA(r=4, sites=("nowhere",)), {}, "nowhere"),
+    (LoRA(r=4), {"head": ["clasifier"]}, "clasifier"),
+])
+def test_a_refused_adapt_leaves_the_model_untouched(method, options, says):
+    """Bytes, flags and modules are as before the call."""
+    model = tiny()
+    before = state_of(model)
+    with pytest.raises(ValueError, match=says):
+        adapt(model, method, **options)
+    assert same_state(state_of(model), before)
+    adapt(model, LoRA(r=4))
+
+
+# ---- what one holds in the hand -----------------------------------------------------------------------------
+
+
+def test_only_the_branches_and_the_head_train():
+    """requires_grad is true for A, B and the classifier alone; W.grad stays None."""
+    model = tiny()
+    adapters = adapt(model, LoRA(r=4), seed=0)
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trains == {"classifier.weight", "classifier.bias"} | {
+        f"{path}.lora.{name.replace('.', '_')}.lora_{x}" for path, owner in adapters.owners.items()
+        for name in owner.branches for x in "AB"}
+    shake(adapters)
+    model.train()(**make_batch()).loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == trains
+
+
+def test_the_head_can_be_named():
+    """head=[] trains none, a module's name trains all of it."""
+    assert adapt(tiny(), LoRA(r=4), head=[]).head_parameters() == []
+    model = tiny()
+    adapters = adapt(model, LoRA(r=4), head=["bert.pooler"])
+    assert adapters.head_names == ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
+    model = tiny()
+    model.lowrank_new_parameters = ["classifier.bias"]
+    assert adapt(model, LoRA(r=4)).head_names == ["classifier.bias"]
+
+
+def test_the_same_seed_gives_the_same_start_and_another_seed_another():
+    """A's start is a function of the seed alone, whatever torch's own random state."""
+    def start(seed: int) -> dict:
+        torch.manual_seed(torch.seed() % 2**31)
+        return {name: branch.lora_A.detach() for name, branch in adapt(tiny(), LoRA(r=4), seed=seed).items()}
+
+    assert same_tensors(start(1), start(1))
+    assert not same_tensors(start(1), start(2))
+    assert len({float(A[0, 0]) for A in start(1).values()}) == 4
+
+
+def test_mapping_and_plan():
+    """By name, in order; the plan counts r (d + k) a site, and its summary all of them."""
+    model = tiny("gpt2")
+    total = sum(p.numel() for p in model.parameters())
+    adapters = adapt(model, LoRA(r=4, lora_alpha=8, sites=("0.q", "1.down"), rank_pattern={"1.down": 2}), seed=0)
+    assert list(adapters) == ["0.q", "1.down"]
+    assert len(adapters) == 2
+    assert adapters.ranks() == {"0.q": 4, "1.down": 2}
+    assert isinstance(adapters.owner("0.q"), Adapted)
+    with pytest.raises(KeyError, match=r"0\.v.*is not adapted; the sites are 0\.q, 1\.down"):
+        adapters["0.v"]
+    plan = adapters.plan()
+    assert plan.rows == [("0.q", "transformer.h.0.attn.c_attn", 16, 16, 4, 2.0, 4 * 32),
+                         ("1.down", "transformer.h.1.mlp.c_proj", 16, 64, 2, 2.0, 2 * 80)]
+    assert plan.head == 2 * 16
+    assert plan.total == total + 4 * 32 + 2 * 80
+    text = str(plan)
+    assert "16 × 64" in text
+    assert "2 matrices, 288 parameters in branches and 32 in the head" in text
+    assert text.splitlines()[-1] in plan._repr_html_().replace("&nbsp;", " ")
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_state_dict_carries_everything_to_another_model(name):
+    """A second model, adapted afresh and given the state, computes the same logits bit for bit."""
+    model = a_model(name)
+    adapters, _ = train(EVERY[name], model)
+    tensors, values = adapters.state_dict()
+    tensors = {key: value.clone() for key, value in tensors.items()}
+    other = adapt(a_model(name), EVERY[name], seed=99)
+    other.load_state_dict(tensors, values)
+    if name == "salora":  # the phase of the gates belongs to the rule
+        for gate in other.rule.gates().values():
+            gate.phase = "deterministic"
+    assert torch.equal(logits(other.model, make_batch()), logits(model, make_batch()))
+    assert other.ranks() == adapters.ranks()
+
+
+@pytest.mark.parametrize("method", list(EVERY.values()), ids=list(EVERY))
+def test_configurations_survive_plain_values(method):
+    """from_dict(to_dict(m)) is m, also after JSON."""
+    assert Method.from_dict(json.loads(json.dumps(method.to_dict()))) == method
+    assert METHODS[method.name] is type(method)
+
+
+@pytest.mark.parametrize("values", [
+    {"r": 0}, {"r": -1}, {"r": 2.5}, {"lora_alpha": 0}, {"lora_dropout": 1.0}, {"lora_dropout": -0.1},
+    {"rank_pattern": {"0.q": -1}}, {"alpha_pattern": {"0.q": 0}}])
+def test_configurations_are_checked_when_built(values):
+    """A value out of range is named in the sentence."""
+    name, value = next(iter(values.items()))
+    shown = next(iter(value.values())) if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=rf"({name}|rank|alpha).*{shown}"):
+        LoRA(**values)

@@ -1,0 +1,200 @@
+"""Where each architecture keeps its matrices, how they are selected, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import FAMILIES, bytes_of, same_tensors, tiny
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from lowrank_teach.adapters import adapt
+from lowrank_teach.methods import LoRA
+from lowrank_teach.sites import LETTERS, find_sites, select, shape
+
+BERT = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
+        "o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
+BART = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.out_proj",
+        "up": "fc1", "down": "fc2"}
+T5 = {c: f"layer.0.SelfAttention.{c}" for c in "qkvo"}
+CROSS = {c: f"layer.1.EncDecAttention.{c}" for c in "qkvo"}
+
+# family -> {stack: (path of layer 0, {letter: path inside it})}, written out by hand from the models' own code
+WHERE = {
+    "bert": {"": ("bert.encoder.layer.", BERT)},
+    "roberta": {"": ("roberta.encoder.layer.", BERT)},
+    "distilbert": {"": ("distilbert.transformer.layer.", {
+        "q": "attention.q_lin", "k": "attention.k_lin", "v": "attention.v_lin", "o": "attention.out_lin",
+        "up": "ffn.lin1", "down": "ffn.lin2"})},
+    "mpnet": {"": ("mpnet.encoder.layer.", {
+        "q": "attention.attn.q", "k": "attention.attn.k", "v": "attention.attn.v", "o": "attention.attn.o",
+        "up": "intermediate.dense", "down": "output.dense"})},
+    "gpt2": {"": ("transformer.h.", {"q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn",
+                                     "o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"})},
+    "opt": {"": ("model.decoder.layers.", BART)},
+    "llama": {"": ("model.layers.", {
+        "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
+        "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"})},
+    "t5": {"enc": ("transformer.encoder.block.", {**T5, "up": "layer.1.DenseReluDense.wi",
+                                                  "down": "layer.1.DenseReluDense.wo"}),
+           "dec": ("transformer.decoder.block.", {**T5, "up": "layer.2.DenseReluDense.wi",
+                                                  "down": "layer.2.DenseReluDense.wo"}),
+           "cross": ("transformer.decoder.block.", CROSS)},
+    "bart": {"enc": ("model.encoder.layers.", BART), "dec": ("model.decoder.layers.", BART),
+             "cross": ("model.decoder.layers.", {
+                 "q": "encoder_attn.q_proj", "k": "encoder_attn.k_proj", "v": "encoder_attn.v_proj",
+                 "o": "encoder_attn.out_proj"})},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_matrix_of_every_layer_is_found_and_nothing_else(kind):
+    """Names, module paths and shapes are those of the model's own code; embeddings and heads are no sites."""
+    model = tiny(kind)
+    expected = {f"{stack}.{i}.{letter}".lstrip("."): f"{where}{i}.{inside}"
+                for stack, (where, table) in WHERE[kind].items() for i in range(2)
+                for letter, inside in table.items()}
+    found = find_sites(model)
+    assert {site.name: site.path for site in found} == expected
+    for site in found:
+        d, k = shape(model.get_submodule(site.path))
+        assert (site.k, site.d) == (k, d // 3 if site.rows else d)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_sites_come_in_the_order_of_the_forward_pass(kind):
+    """Encoder before decoder, layer before layer, and in a layer attention before what follows it."""
+    names = [site.name for site in find_sites(tiny(kind))]
+    calls: list[str] = []
+    model = tiny(kind)
+    by_path = {site.path: site.name.rpartition(".")[0] for site in find_sites(model)}
+    for path in by_path:
+        model.get_submodule(path).register_forward_hook(lambda m, i, o, path=path: calls.append(by_path[path]))
+    ids = torch.tensor([[5, 6, 7, 2]])
+    model(input_ids=ids)
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    # a decoder layer's own and cross attention take turns inside it; the order of the layers is the model's
+    assert [name.replace("cross", "dec") for name in layers] == \
+        [name.replace("cross", "dec") for name in dict.fromkeys(c for c in calls if c in layers)]
+    inside = [LETTERS.index(name.rpartition(".")[2]) for name in names if name.startswith(layers[0] + ".")]
+    assert inside == sorted(inside)
+
+
+def test_gpt2_slices_cover_the_fused_layer_without_overlap():
+    """q, k and v are the three thirds of c_attn, left to right."""
+    fused = [site for site in find_sites(tiny("gpt2")) if site.path.endswith("0.attn.c_attn")]
+    assert [(site.name, site.rows) for site in fused] == [
+        ("0.q", slice(0, 16)), ("0.k", slice(16, 32)), ("0.v", slice(32, 48))]
+
+
+def test_llama_grouped_heads_have_narrow_keys_and_values():
+    """With one key-value head for two query heads, k and v are half as high as q."""
+    by_name = {site.name: (site.d, site.k) for site in find_sites(tiny("llama"))}
+    assert (by_name["0.q"], by_name["0.k"], by_name["0.v"]) == ((16, 16), (8, 16), (8, 16))
+    assert (by_name["0.gate"], by_name["0.down"]) == ((32, 16), (16, 32))
+
+
+def test_gated_t5_keeps_its_gate_apart():
+    """wi_0 is the gate and wi_1 the way up, as in T5 v1.1."""
+    found = {site.name: site.path for site in find_sites(tiny("t5", feed_forward_proj="gated-gelu"))}
+    assert found["enc.0.gate"].endswith("wi_0")
+    assert found["enc.0.up"].endswith("wi_1")
+    assert found["dec.1.gate"].endswith("decoder.block.1.layer.2.DenseReluDense.wi_0")
+
+
+@pytest.mark.parametrize(("sites", "letters"), [
+    ("qv", "qv"), ("qkvo", "qkvo"), ("o", "o"), (("q",), "q"), (("v", "q"), "qv")])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_letters_select_these_matrices_in_every_layer(kind, sites, letters):
+    """A string of letters, or a tuple of them, names the same matrix of each layer and stack."""
+    model = tiny(kind)
+    assert [s.name for s in select(model, sites)] == [s.name for s in find_sites(model) if s.letter in letters]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_all_selects_every_matrix(kind):
+    """ "all" is every matrix that the table finds."""
+    model = tiny(kind)
+    assert select(model, "all") == find_sites(model)
+
+
+def test_names_and_paths_select_one_site():
+    """ "0.q", "up" and a module's path can be mixed; the order is that of the forward pass."""
+    model = tiny()
+    chosen = select(model, ("bert.pooler.dense", "1.down", "0.q", "bert.encoder.layer.0.attention.self.value"))
+    assert [site.name for site in chosen] == ["0.q", "0.v", "1.down", "bert.pooler.dense"]
+    assert [site.name for site in select(model, "up")] == ["0.up", "1.up"]
+    assert [site.name for site in select(model, "1.v")] == ["1.v"]
+    assert [site.name for site in select(tiny("t5"), ("cross.0.q", "dec.1.v"))] == ["cross.0.q", "dec.1.v"]
+    assert [site.name for site in select(tiny("gpt2"), ("transformer.h.0.attn.c_attn",))] == ["0.q", "0.k", "0.v"]
+
+
+@pytest.mark.parametrize(("sites", "names"), [
+    (("querry",), ["querry"]), (("0.q", "7.q"), ["7.q", "0.q"]), (("q", "gate"), ["gate"]),
+    (("bert.encoder.layer.0.attention.self.qery",), ["bert.encoder.layer.0.attention.self.query"]),
+    ((), ["no site was named"]), ("qz", ["qz"])])
+def test_what_matches_nothing_is_refused_with_near_misses(sites, names):
+    """One name without a match is enough, and the model stays as it was."""
+    model = tiny()
+    before, modules = bytes_of(model), [type(m) for m in model.modules()]
+    method = LoRA(sites=sites) if sites else None
+    with pytest.raises(ValueError, match="all") as refusal:
+        adapt(model, method) if method else select(model, sites)
+    for name in names:
+        assert name in str(refusal.value)
+    assert same_tensors(bytes_of(model), before)
+    assert [type(m) for m in model.modules()] == modules
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_near_miss_is_named():
+    """The message proposes the site that was probably meant."""
+    with pytest.raises(ValueError, match=r"did you mean .*bert\.encoder\.layer\.1\.intermediate\.dense"):
+        select(tiny(), ("bert.encoder.layer.1.intermediate.dens",))
+
+
+def test_a_module_that_is_no_matrix_matches_nothing():
+    """An embedding's path is refused like a wrong one."""
+    with pytest.raises(ValueError, match="matches nothing"):
+        select(tiny(), ("bert.embeddings.word_embeddings",))
+
+
+def test_a_tied_weight_is_refused_by_both_its_names():
+    """GPT-2's lm_head is its word embedding: a change of one would change the other."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16))
+    with pytest.raises(ValueError, match=r"lm_head is tied to transformer\.wte\.weight"):
+        select(model, ("lm_head",))
+    assert [site.name for site in select(model, "qv")] == ["0.q", "0.v"]
+
+
+def test_a_layer_that_stands_in_two_places_is_refused():
+    """A shared module is a tied weight too."""
+    shared = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="tied"):
+        select(nn.Sequential(shared, nn.ReLU(), shared), ("0",))
+
+
+def test_an_unknown_architecture_works_by_module_paths():
+    """Letters are refused with the table's names; paths are taken."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.raises(ValueError, match=r"not in the table .*bert.*name the modules"):
+        select(model, "qv")
+    with pytest.raises(ValueError, match="linear layers are: 0, 2"):
+        select(model, ("1",))
+    sites = select(model, ("2", "0"))
+    assert {site.name: (site.d, site.k) for site in sites} == {"0": (6, 4), "2": (3, 6)}
+    x = torch.randn(2, 4)
+    before = model(x)
+    adapters = adapt(model, LoRA(r=2, sites=("0", "2")), seed=0)
+    assert torch.equal(model(x), before)
+    assert list(adapters) == ["0", "2"]
+
+
+def test_the_rank_that_is_too_large_is_refused_by_the_name_of_its_site():
+    """Llama's v is 8 × 16: rank 12 fits q and not v, and the model stays as it was."""
+    model = tiny("llama")
+    before = bytes_of(model)
+    with pytest.raises(ValueError, match=r"rank 12 is larger than min\(d, k\) = 8 at .*0\.v"):
+        adapt(model, LoRA(r=12))
+    assert same_tensors(bytes_of(model), before)
+    assert all(p.requires_grad for p in model.parameters())
