@@ -11,7 +11,9 @@ needs no more than torch.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 _WHERE = {
@@ -39,6 +41,17 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+class _Package(ModuleType):
+    """Importing the file `fit.py` makes it an attribute of the package; `fit` must stay the function in it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hidden = isinstance(value, ModuleType) and _WHERE.get(name) == name
+        super().__setattr__(name, getattr(value, name) if hidden else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

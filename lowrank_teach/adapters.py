@@ -139,7 +139,7 @@ class Adapters(Mapping[str, LowRank]):
     def listed_names(self) -> tuple[set[str], set[str]]:
         """Parameters that must train, and those that may (a gate's, which its rule opens and closes)."""
         must = {*self.head_names, *self.base_names}
-        may = set()
+        may: set[str] = set()
         for path, owner in self.owners.items():
             for name, _ in owner.lora.named_parameters(prefix=f"{path}.lora"):
                 (must if name.endswith(("lora_A", "lora_B")) else may).add(name)

@@ -78,8 +78,8 @@ class TrainConfig:
 
 PROFILES: dict[str, TrainConfig] = {
     "tiny": TrainConfig(steps=30, batch_size=16, lr=3e-3, max_length=32, n_train=480, n_validation=200, n_test=200),
-    "laptop": TrainConfig(steps=120, batch_size=16, lr=2e-3, max_length=48, n_train=1920, n_validation=400,
-                          n_test=400),
+    "laptop": TrainConfig(steps=140, batch_size=16, lr=2e-3, max_length=48, n_train=1920, n_validation=400,
+                          n_test=800),
     "gpu": TrainConfig(steps=2000, batch_size=32, lr=4e-4, max_length=128, eval_every=200),
 }
 

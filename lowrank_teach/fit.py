@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 
 from . import measure
 from .adapters import Adapters, adapt
@@ -25,8 +24,9 @@ from .methods import METHODS, Method
 from .models import load_backbone
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
+from .sites import ARCHITECTURES, find_sites
 from .tasks import TaskData, load_task
-from .train import Callback, Row, Trainer
+from .train import Callback, Row, StoppedError, Trainer
 
 WRITTEN_ROWS = 64  # texts written out for ROUGE; writing costs far more than scoring
 
@@ -46,7 +46,7 @@ def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", pro
 
     Raises:
         ValueError: something in the configuration is refused; nothing was written.
-        KeyboardInterrupt: Ctrl-C; the same call goes on where it stopped.
+        KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
     method = _method(method)
     config = train_config(profile, **training)
@@ -62,7 +62,7 @@ def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", pro
     job = _Job(described, config, store, key, cache, [*callbacks, *([TextProgress()] if progress else [])])
     run = job.train(method, task, backbone, seed)
     store.put(run)
-    store.checkpoint(key).unlink(missing_ok=True)
+    store.forget_checkpoints(key)
     return run
 
 
@@ -98,22 +98,22 @@ class _Job:
             model, tokenizer = _load(backbone, data, seed)
             rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
             adapters = adapt(model, stage, seed=seed)
+            flops = _step_flops(adapters, rows.train, c.batch_size)
             outcome = self._stage(adapters, rows, seed, stage)
             offset = int(sum(seconds.get(f"steps.{name}", 0) for name in ("search", "training")))
             history += [(step + offset, site, name, value) for step, site, name, value in outcome.history]
             notes += adapters.rule.notes()
-            following = adapters.rule.finish()
-            part = "training" if following is None else "search"
+            stage = outcome.following
+            part = "training" if stage is None else "search"
             seconds[part] = outcome.seconds
             seconds[f"steps.{part}"] = outcome.step
-            stage = following
         metrics = {"validation": rows.score(model, "validation"), "test": rows.score(model, "test")}
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started
         return Run(config=self.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
                    ranks=adapters.ranks(), parameters=measure.parameter_counts(model), seconds=seconds,
-                   memory=measure.peak_memory(), notes=notes, machine=machine(),
+                   memory=measure.peak_memory(), flops=flops, notes=notes, machine=machine(),
                    factors=_factors(adapters))
 
     def _stage(self, adapters: Adapters, rows: Rows, seed: int, stage: Method) -> Any:
@@ -125,7 +125,8 @@ class _Job:
                           evaluate=lambda model: rows.score(model, "validation"), checkpoint=checkpoint,
                           identity=identity)
         outcome = trainer.run()
-        checkpoint.unlink(missing_ok=True)
+        if not outcome.finished:
+            raise StoppedError(f"stopped after step {outcome.step} of {trainer.total}; the same call goes on there")
         return outcome
 
 
@@ -137,13 +138,13 @@ class Rows:
         self.task, self.tokenizer, self.batch_size = data.task, tokenizer, config.batch_size
         self.splits = {name: encode(frame, data.task, tokenizer, config.max_length, causal=causal)
                        for name in ("train", "validation", "test") if (frame := getattr(data, name)) is not None}
-        self.collate: Callable[[list], dict[str, torch.Tensor]] = Collate(tokenizer, data.task, causal=causal)
+        self.collate = Collate(tokenizer, data.task, causal=causal)
 
     @property
     def train(self) -> list[dict[str, Any]]:
         return self.splits["train"]
 
-    def score(self, model: nn.Module, split: str) -> dict[str, float]:
+    def score(self, model: Any, split: str) -> dict[str, float]:
         """Metrics of a split, the headline first; validation rows stand in for a test without labels."""
         rows = self.splits.get(split, self.splits["validation"])
         writes = WRITTEN_ROWS if self.task.kind == "seq2seq" else None
@@ -157,6 +158,18 @@ def _load(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
     labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
     kind = None if task.kind == "seq2seq" else task.kind
     return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
+
+
+def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
+    """Analytic FLOPs of one step at the ranks it starts with, a batch of rows of mean length, by part."""
+    length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    if getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
+        return {}
+    shapes = {site.name: (site.d, site.k) for site in find_sites(adapters.model)}
+    ranks = {name: rank for name, rank in adapters.ranks().items() if name in shapes}
+    one = measure.model_flops(shapes, ranks, round(batch_size * length), round(length),
+                              train_weight=bool(adapters.base_names))
+    return {key: float(value) for key, value in dataclasses.asdict(one).items()}
 
 
 def site_measures(adapters: Adapters) -> list[tuple[str, str, float]]:

@@ -40,6 +40,7 @@ class LowRank(nn.Module):
 
     fixed_left: Tensor   # (d, m)
     fixed_right: Tensor  # (m, k)
+    drift: Tensor | None  # (d, k)
 
     def __init__(self, k: int, d: int, r: int, scaling: float = 2.0, *, dropout: float = 0.0,
                  init: str = "kaiming", gate: nn.Module | None = None, dtype: torch.dtype = torch.float32,
@@ -52,7 +53,7 @@ class LowRank(nn.Module):
         self.scaling, self.dropout, self._gate = float(scaling), float(dropout), gate
         self.register_buffer("fixed_left", torch.zeros(d, 0, dtype=dtype, device=device))
         self.register_buffer("fixed_right", torch.zeros(0, k, dtype=dtype, device=device))
-        self.register_buffer("drift", None)                                                          # (d, k)
+        self.register_buffer("drift", None)
         self.echo, self.in_base = 0.0, False
 
     @property
@@ -132,11 +133,13 @@ class Adapted(nn.Module):
         branches: name -> (branch, rows of the output that it adapts; None for all of them).
     """
 
+    base: nn.Linear  # or a Conv1D, which offers the same
+
     def __init__(self, base: nn.Module, branches: dict[str, tuple[LowRank, slice | None]]) -> None:
         super().__init__()
         if not (isinstance(base, nn.Linear) or is_conv1d(base)):
             raise TypeError(f"only nn.Linear and Conv1D can be adapted, not {type(base).__name__}")
-        self.base = base.requires_grad_(False)
+        self.base = base.requires_grad_(False)  # type: ignore[assignment]
         self.rows = {name: rows for name, (_, rows) in branches.items()}
         # a module's name may hold no dot, a site's does ("3.q")
         self.lora = nn.ModuleDict({name.replace(".", "_"): branch for name, (branch, _) in branches.items()})

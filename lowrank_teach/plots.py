@@ -127,11 +127,13 @@ def cosine_by_layer(values: Mapping[str, Mapping[str, float]], *, one_minus: boo
 
 
 def chain_length(series: Mapping[str, Mapping[int, Numbers]], *, ylabel: str, title: str | None = None,
-                 xlabel: str = "Chain length (number of LoRA links)", band: str = "std") -> Figure:
+                 xlabel: str = "Chain length (number of LoRA links)", band: str = "std",
+                 half: Mapping[str, Mapping[int, float]] | None = None) -> Figure:
     """A score against chain length, or against the second link's rank with that xlabel (COLA Figs. 2 and 3).
 
     Args: task or method -> length -> one value a seed; band: "std" (one standard deviation) or "range", drawn
-    where there are three seeds or more; every seed is a dot. Raises ValueError for another band.
+    where there are three seeds or more; every seed is a dot; half: name -> length -> half an error bar, such as
+    what the number of test rows leaves open of a single seed. Raises ValueError for another band.
     """
     if band not in ("std", "range"):
         raise ValueError(f'band is "std" or "range", not {band!r}')
@@ -143,6 +145,9 @@ def chain_length(series: Mapping[str, Mapping[int, Numbers]], *, ylabel: str, ti
         low, high = np.array([_band(run, band) for run in runs]).T
         ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
         shift = 0.012 * (i - (len(series) - 1) / 2) * (np.ptp(x) or 1)   # two names must not hide each other
+        if half:
+            ax.errorbar(x, [run.mean() for run in runs], [half[name][length] for length in sorted(series[name])],
+                        fmt="none", ecolor=look["color"], alpha=0.6, capsize=4)
         for length, run in zip(x, runs, strict=True):
             ax.plot(np.full(len(run), length + shift), run, ".", color=look["color"], alpha=0.6, markersize=5)
     ax.set_xticks(sorted({length for one in series.values() for length in one}))

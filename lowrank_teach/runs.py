@@ -40,6 +40,7 @@ class Run:
     history: DataFrame (step, site, name, value); site is "" for the whole model.
     metrics: by split, such as {"test": {"accuracy": 0.79, "loss": 0.5}}.
     ranks: directions left at each site.  parameters: counts.  seconds: by part.  notes: warnings, sources.
+    flops: of one step, frozen and adapter apart.  memory: peak bytes.
     factors: site -> (left (d, R), right (R, k)) with ΔW = left right, where the method has such a form.
     """
 
@@ -112,6 +113,11 @@ class Store:
 
     def checkpoint(self, key: str) -> Path:
         return self.folder / f"{key}.checkpoint.safetensors"
+
+    def forget_checkpoints(self, key: str) -> None:
+        """Delete what an unfinished run of this configuration left, one file a stage."""
+        for path in self.folder.glob(f"{key}.*checkpoint.safetensors"):
+            path.unlink(missing_ok=True)
 
     def get(self, key: str) -> Run | None:
         """A stored run, or None."""

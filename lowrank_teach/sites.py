@@ -74,7 +74,7 @@ ARCHITECTURES: dict[str, dict[tuple[str, str], dict[str, str]]] = {
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """Every matrix of a known architecture, in the order of the forward pass.
+    """Every matrix of a known architecture, adapted or not, in the order of the forward pass.
 
     Raises:
         ValueError: the model's `config.model_type` is not in the table.
@@ -85,6 +85,7 @@ def find_sites(model: nn.Module) -> list[Site]:
                          "name the modules to adapt instead, as sites=(\"layers.0.proj\", …)")
     found: dict[tuple[int, int, int], Site] = {}
     for path, module in model.named_modules():
+        module = module.base if isinstance(module, Adapted) else module
         if not (isinstance(module, nn.Linear) or is_conv1d(module)):
             continue
         for order, ((stack, where), table) in enumerate(ARCHITECTURES[kind].items()):

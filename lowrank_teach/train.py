@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from .adapters import Adapters
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .errors import Refusal
-from .methods.base import Clock
+from .methods.base import Clock, Method
 
 Batch = dict[str, Tensor]
 Row = tuple[int, str, str, float]  # step, site ("" for the whole model), name, value
@@ -40,7 +40,11 @@ class DivergedError(Refusal, RuntimeError):
     """The loss is not finite."""
 
 
-class Callback:
+class StoppedError(Refusal, RuntimeError):
+    """A callback stopped the run; its checkpoint lets the same call go on."""
+
+
+class Callback(Protocol):
     """What a caller can hang on the loop; return True from `on_step` to stop after this step."""
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> bool | None: ...
@@ -50,12 +54,13 @@ class Callback:
 
 @dataclass
 class Outcome:
-    """What a training leaves beside the model: rows of history, seconds in steps, and whether it came to its end."""
+    """What a training leaves beside the model: rows of history, seconds in steps, whether it came to its end."""
 
     history: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     step: int = 0
     finished: bool = False
+    following: Method | None = None  # what to train next, from the pretrained weights (after a search)
 
 
 class Trainer:
@@ -115,6 +120,11 @@ class Trainer:
         finally:
             self.model.train()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest type that logits pass through: W's, or autocast's."""
+        return torch.bfloat16 if self.config.mixed_precision == "bf16" else self.adapters.dtype
+
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
 
@@ -149,9 +159,11 @@ class Trainer:
                     return self._unwrap()
                 if self.config.checkpoint_every and step % self.config.checkpoint_every == 0:
                     self._save()
+        self._save()  # what comes now (another stage, the evaluation) can be taken up again from here
         if self.best is not None:
             self.adapters.load_state_dict(*self.best[1])
         self.outcome.finished = True
+        self.outcome.following = self.rule.finish()
         return self._unwrap()
 
     def _prepare(self) -> None:

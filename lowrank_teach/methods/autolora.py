@@ -108,18 +108,16 @@ class AutoLoRARule(Rule):
         betas = self.own_parameters()
         for beta in betas:
             beta.requires_grad_(True)
-        weights = {n: p for n, p in self.adapters.model.named_parameters()
-                   if p.requires_grad and not n.endswith(".beta")}
+        weights: Weights = {n: p for n, p in self.adapters.model.named_parameters()
+                            if p.requires_grad and not n.endswith(".beta")}
         train, select, loss = self.loop.micro_batches, self.loop.held_out(), self.loop.loss
         eta = self.loop.optimizer.param_groups[0]["lr"]
         # fused attention has no second derivative
         exact = sdpa_kernel(SDPBackend.MATH) if self.method.hypergradient == "unrolled" else nullcontext()
         with exact:
             gradients = hypergradient(
-                self.method.hypergradient,
-                same_noise(lambda w: sum(loss(b, w) for b in train) / len(train)),  # type: ignore[arg-type]
-                lambda w: sum(loss(b, w) for b in select) / len(select),            # type: ignore[arg-type]
-                weights, betas, eta, self.method.radius)
+                self.method.hypergradient, same_noise(lambda w: torch.stack([loss(b, w) for b in train]).mean()),
+                lambda w: torch.stack([loss(b, w) for b in select]).mean(), weights, betas, eta, self.method.radius)
         for beta, gradient in zip(betas, gradients, strict=True):
             beta.grad = gradient
         self.outer.step()

@@ -54,6 +54,11 @@ class Loop(Protocol):
     optimizer: torch.optim.Optimizer
     micro_batches: list[dict[str, Tensor]]  # of the step in progress
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest type that logits pass through: W's, or autocast's."""
+        ...
+
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """In eval mode, without a graph."""
         ...
@@ -224,7 +229,7 @@ def require(holds: bool, says: str) -> None:
 
 
 def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:
-    """That logits stayed the same through a change of form, up to the rounding of the type W is stored in."""
+    """That logits stayed the same through a change of form, up to the rounding of the type they pass through."""
     tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
     return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "

@@ -106,7 +106,7 @@ class COLARule(Rule):
         probe = self.loop.micro_batches[0]
         before = self.loop.logits(probe)
         self.tie()
-        self.same = unchanged(before, self.loop.logits(probe), self.adapters.dtype, "tying the knot")
+        self.same = unchanged(before, self.loop.logits(probe), self.loop.dtype, "tying the knot")
 
     def tie(self) -> None:
         """Tie a knot: freeze this link, start the next one, forget its moments."""
