@@ -10,6 +10,7 @@ import pandas as pd
 from .fit import fit
 from .methods import COLA, AutoLoRA, DeltaLoRA, HeadOnly, LoRA, Method, SaLoRA
 from .runs import Run
+from .style import METHOD_STYLE
 
 LINEUP: dict[str, Method] = {
     "head": HeadOnly(), "lora": LoRA(), "cola-2": COLA(chain=2), "cola-3": COLA(chain=3), "salora": SaLoRA(),
@@ -39,7 +40,7 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
 
     "ms a step" is the mean over the steps of the last stage; a search before it has its own column.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label, run in runs.items():
         metric, value = run.score("test")
         ranks = list(run.ranks.values())
@@ -50,3 +51,15 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
             "ms a step": 1000 * run.seconds["training"] / run.seconds["steps.training"],
             "search s": run.seconds.get("search", 0.0), "total s": run.seconds["total"]})
     return pd.DataFrame(rows).set_index("method")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """The table as the README shows it: names spelled out, no timings of searches."""
+    metric = frame.columns[0]
+    lines = [f"| method | test {metric} | parameters trained | rank of a matrix | ms a step |",
+             "|---|---|---|---|---|"]
+    for label, row in frame.iterrows():
+        name = METHOD_STYLE.get(str(label), (str(label),))[0]
+        lines.append(f"| {name} | {row[metric]:.3f} | {int(row['trainable']):,} | {row['ranks']} | "
+                     f"{row['ms a step']:.0f} |")
+    return "\n".join(lines)

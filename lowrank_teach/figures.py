@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots
+from .compare import table
 from .runs import Run
 
 Runs = Mapping[str, Run]
@@ -142,12 +143,21 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
         data = {"name": name, "caption": signature.caption, "arrays": signature.arrays(runs),
                 "runs": [{"label": label, "key": run.key, "config": run.config, "metrics": run.metrics}
                          for label, run in used.items()],
-                "machine": next(iter(used.values())).machine}
+                "machine": _machine(used)}
         path = folder / "data" / f"{name}.json"
         path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         made.append(draw(path, folder))
+    frame = table(runs)
+    record = {"table": json.loads(frame.reset_index().to_json(orient="records")), "machine": _machine(runs),
+              "runs": [{"label": label, "key": run.key, "config": run.config} for label, run in runs.items()]}
+    (folder / "data" / "compare.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n",
+                                                  encoding="utf-8")
     sheet = overview(folder)
     return [*made, sheet] if sheet else made
+
+
+def _machine(runs: Runs) -> dict[str, Any]:
+    return next(iter(runs.values())).machine
 
 
 OVERVIEW = ("ranks", "density", "cosine", "chain")

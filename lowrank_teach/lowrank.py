@@ -168,7 +168,11 @@ class Adapted(nn.Module):
     @property
     def pretrained(self) -> Tensor:
         """The pretrained weight as (d, k), also after a method has written into W."""
-        return self.W if self._pretrained is None else self._pretrained
+        if self._pretrained is None:
+            return self.W
+        if self._pretrained.device != self.W.device:  # the model was moved since
+            self._pretrained = self._pretrained.to(self.W.device)
+        return self._pretrained
 
     def slice_of(self, name: str) -> Tensor:
         """The rows of W (d, k) that one branch adapts; a view."""
