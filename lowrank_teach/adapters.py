@@ -245,6 +245,7 @@ class Plan:
         return [(site, path, f"{d} × {k}", str(r), f"{s:g}", f"{n:,}") for site, path, d, k, r, s, n in self.rows]
 
     def summary(self) -> str:
+        """The last line: how many matrices, and what share of the model trains."""
         branch = sum(row[-1] for row in self.rows)
         return (f"{len(self.rows)} matrices, {branch:,} parameters in branches and {self.head:,} in the head, of "
                 f"{self.total:,} in all ({100 * (branch + self.head) / max(self.total, 1):.2f} %)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,16 +86,17 @@ def save_checkpoint(path: Path, trainer: Trainer) -> None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, scratch, header)
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"the checkpoint could not be written to {path.parent}: {error}; free some room or choose "
                       "another folder with LOWRANK_TEACH_RUNS") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # as where the folder could not be made
+            scratch.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, identity: str) -> Stored | None:

@@ -6,13 +6,16 @@ Every command takes `--json` for machines. What the library refuses is printed a
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -21,6 +24,7 @@ from .errors import Refusal
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="markdown", help="Low-rank adaptation to learn, check and extend.")
 console = Console()
+Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
 
 TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
 BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="short name, hub name or local folder")]
@@ -35,67 +39,53 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="train again even if t
 @app.command(epilog="Example: `lowrank-teach train salora --task rt --profile laptop --set b=0.25`")
 def train(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_lora, autolora, head, full")],
           task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile: ProfileName = "laptop",
-          seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False) -> None:
+          seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run."""
     from .fit import fit
 
     configured, training = _configure(method, settings or [])
-    bar = None if as_json else _bar()
-    with bar or _nothing():
-        run = fit(configured, task, backbone, profile, seed, cache=not no_cache, progress=False,
-                  callbacks=[_Steps(bar)] if bar else [], **training)
+    board = _Board(f"{task}, {backbone}, {profile}, seed {seed}", [method])
+    with board.shown(not as_json):
+        run = fit(configured, task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
+                  **training)
+        board.add(method, run)
     if as_json:
-        _print_json({"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
-                     "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes})
-        return
-    from .compare import table
-
-    console.print(_rich_table(table({run.label: run}), f"{task}, {backbone}, {profile}, seed {seed}"))
+        return {"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
+                "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
     for note in run.notes:
-        console.print(f"[dim]{note}[/dim]")
+        console.print(note, style="dim", highlight=False, markup=False)
+    return None
 
 
 @app.command(epilog="Example: `lowrank-teach compare --task rt --backbone minilm-l6 --profile laptop`")
 def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile: ProfileName = "laptop",
             seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False,
-            figures: Annotated[Path | None, typer.Option(help="write the figures to this folder")] = None) -> None:
+            figures: Annotated[Path | None, typer.Option(help="write the figures to this folder")] = None
+            ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
-    from .compare import LINEUP, table
+    from .compare import LINEUP
     from .compare import compare as run_all
+    from .figures import check_folder, write_figures
 
-    training = dict(_value(pair) for pair in settings or [])
-    runs: dict[str, Any] = {}
-    bar = None if as_json else _bar()
-    title = f"{task}, {backbone}, {profile}, seed {seed}"
-    if bar is None:
-        runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, **training)
-    else:
-        with Live(console=console, refresh_per_second=4) as live:
-            def show(label: str, run: Any) -> None:
-                runs[label] = run
-                live.update(_rich_table(table(runs), title, waiting=[n for n in LINEUP if n not in runs]))
-
-            steps = _Steps(bar, live, lambda: _rich_table(table(runs), title, [n for n in LINEUP if n not in runs])
-                           if runs else None)
-            run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[steps],
-                    on_run=show, **training)
-    made: list[Path] = []
     if figures is not None:
-        from .figures import write_figures
-
-        made = write_figures(runs, figures)
+        check_folder(figures)
+    training = dict(_value(pair) for pair in settings or [])
+    board = _Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP))
+    with board.shown(not as_json):
+        runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
+                       on_run=board.add, **training)
+    made = write_figures(runs, figures) if figures is not None else []
     if as_json:
-        _print_json({"runs": {label: {"key": run.key, "metrics": run.metrics, "ranks": run.ranks,
-                                      "parameters": run.parameters, "seconds": run.seconds}
-                              for label, run in runs.items()}, "figures": [str(path) for path in made]})
-    else:
-        for path in made:
-            console.print(f"wrote {path}", highlight=False)
+        return {"runs": {label: {"key": run.key, "metrics": run.metrics, "ranks": run.ranks,
+                                 "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
+                         for label, run in runs.items()}, "figures": [str(path) for path in made]}
+    _say_written(made)
+    return None
 
 
 @app.command(epilog="Example: `lowrank-teach plan salora --backbone minilm-l6 --set r=4`")
 def plan(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_lora, autolora")],
-         backbone: BackboneName = "minilm-l6", settings: Settings = None, as_json: AsJson = False) -> None:
+         backbone: BackboneName = "minilm-l6", settings: Settings = None, as_json: AsJson = False) -> Document:
     """Show which matrices a method would adapt, and with how many parameters, without training."""
     from .adapters import adapt
     from .models import load_backbone
@@ -105,30 +95,31 @@ def plan(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_l
     shown = adapt(model, configured, seed=0).plan()
     if as_json:
         keys = ("site", "module", "d", "k", "r", "scaling", "parameters")
-        _print_json({"sites": [dict(zip(keys, row, strict=True)) for row in shown.rows], "total": shown.total})
-    else:
-        print(shown)
+        return {"sites": [dict(zip(keys, row, strict=True)) for row in shown.rows], "head": shown.head,
+                "total": shown.total}
+    print(shown)
+    return None
 
 
 @app.command(epilog="Example: `lowrank-teach tasks --json`")
-def tasks(as_json: AsJson = False) -> None:
+def tasks(as_json: AsJson = False) -> Document:
     """List the tasks: what they ask, their metrics, where their rows come from."""
     from .tasks import TASKS
 
     if as_json:
-        _print_json({name: {"kind": t.kind, "description": t.description, "metrics": t.metrics,
-                            "labels": t.labels, "source": t.origin} for name, t in TASKS.items()})
-        return
+        return {name: {"kind": t.kind, "description": t.description, "metrics": t.metrics, "labels": t.labels,
+                       "source": t.origin} for name, t in TASKS.items()}
     shown = Table("task", "what it asks", "metrics", "rows from", box=None, header_style="bold")
     for name, task in TASKS.items():
         shown.add_row(name, task.description, ", ".join(task.metrics), task.origin)
     console.print(shown)
+    return None
 
 
 @app.command(epilog="Example: `lowrank-teach figures --folder figures`")
 def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pictures go beside it")]
             = Path("figures"), again: Annotated[bool, typer.Option("--train", help="make the runs again first")]
-            = False, profile: ProfileName = "laptop", as_json: AsJson = False) -> None:
+            = False, profile: ProfileName = "laptop", as_json: AsJson = False) -> Document:
     """Draw every figure again from its stored numbers, without training (or with it: --train)."""
     from .figures import redraw, write_figures
 
@@ -142,10 +133,14 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
         raise ValueError(f"there are no numbers in {folder / 'data'}; make them with `lowrank-teach compare "
                          f"--figures {folder}`")
     if as_json:
-        _print_json({"figures": [str(path) for path in made]})
-    else:
-        for path in made:
-            console.print(f"wrote {path}", highlight=False)
+        return {"figures": [str(path) for path in made]}
+    _say_written(made)
+    return None
+
+
+def _say_written(paths: list[Path]) -> None:
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -177,13 +172,18 @@ def _value(pair: str) -> tuple[str, Any]:
 
 
 def _rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Table:
-    shown = Table(title=title, title_justify="left")
-    for i, column in enumerate(["method", *frame.columns]):
-        shown.add_column(column, justify="left" if i == 0 else "right")
-    for label, row in frame.iterrows():
-        shown.add_row(str(label), *(_cell(column, row[column]) for column in frame.columns))
-    for label in waiting or []:
-        shown.add_row(label, *("…" for _ in frame.columns), style="dim")
+    cells = [[str(label), *(_cell(column, row[column]) for column in frame.columns)]
+             for label, row in frame.iterrows()]
+    later = [[label, *("…" for _ in frame.columns)] for label in waiting or []]
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False,
+                  padding=(0, 2 if console.width >= 90 else 1, 0, 0))
+    for i, column in enumerate(["method", *frame.columns]):  # a heading may take two lines, a cell may not
+        width = max(len(word) for word in [*column.split(), *(row[i] for row in cells + later)])
+        shown.add_column(column, justify="left" if i == 0 else "right", min_width=width)
+    for row in cells:
+        shown.add_row(*row)
+    for row in later:
+        shown.add_row(*row, style="dim")
     return shown
 
 
@@ -195,63 +195,116 @@ def _cell(column: str, value: Any) -> str:
     return f"{value:.0f}" if column == "ms a step" else f"{value:.1f}" if column.endswith(" s") else f"{value:.3f}"
 
 
-def _bar() -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                    TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"), console=console,
-                    transient=True)
+class _InterruptedError(Exception):
+    """Ctrl-C during a training; the message says after which step."""
 
 
-class _Steps:
-    """Moves a bar with the steps; within a Live display the table stands above the bar."""
+class _Board:
+    """The table of a command's runs as they come in, and under it a bar for the one that trains."""
 
-    def __init__(self, bar: Any, live: Live | None = None, table: Any = None) -> None:
-        self.bar, self.live, self.table, self.row = bar, live, table, None
+    def __init__(self, title: str, labels: list[str]) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.title, self.labels, self.runs = title, labels, dict[str, Any]()
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
+                            TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+                            TextColumn("loss {task.fields[loss]:.3f}"), console=console)
+        self.step, self.lines = 0, False
+        self.row: Any = None
+        self.table: Table | None = None
+
+    @contextmanager
+    def shown(self, really: bool) -> Iterator[None]:
+        """On a terminal it is drawn over and over; in a file or a pipe it stands once, at the end."""
+        self.lines = really and not console.is_terminal
+        with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
+            try:
+                yield
+            except KeyboardInterrupt as stop:  # typer would end the program without its words
+                raise _InterruptedError(str(stop)) from None
+        if self.lines:
+            console.print(self)
+
+    def __rich__(self) -> Any:
+        parts: list[Any] = [self.table or self.title, *([self.bar] if self.row is not None else [])]
+        return Group(*parts)
+
+    def waiting(self) -> list[str]:
+        return [label for label in self.labels if label not in self.runs]
+
+    def add(self, label: str, run: Any) -> None:
+        """A run is done, or was found."""
+        from .compare import table
+
+        self.runs[label] = run
+        if self.lines:
+            print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
+        self.table = _rich_table(table(self.runs), self.title, self.waiting())
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.row is not None:
+            self.bar.remove_task(self.row)
+        self.row, self.step = None, 0
 
     def on_step(self, clock: Any, values: dict[str, float]) -> None:
-        if clock.step == 1 or self.row is None:
-            if self.row is not None:
-                self.bar.remove_task(self.row)
-            self.row = self.bar.add_task("training", total=clock.total, loss=values["loss"])
+        if clock.step <= self.step:  # the next stage of the same method
+            self._clear()
+        if self.row is None:
+            self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
+                                         loss=values["loss"])
+        self.step = clock.step
         self.bar.update(self.row, completed=clock.step, loss=values["loss"])
-        if self.live is not None:
-            from rich.console import Group
-
-            above = self.table() if self.table else None
-            self.live.update(Group(above, self.bar) if above is not None else self.bar)
 
     def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
 
 
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    print(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no nan and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:
     """Entry point: what is refused is one sentence on standard error and exit status 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app(standalone_mode=False)
-    except (Refusal, ValueError, OSError) as error:
-        print(f"lowrank-teach: {error}", file=sys.stderr)
+        # under --json, what a library prints on the way (a first download says so) must not reach standard output
+        with redirect_stdout(sys.stderr) if "--json" in sys.argv else nullcontext():
+            document = app(standalone_mode=False)
+        if isinstance(document, dict):
+            _print_json(document)
+        elif document:  # typer's own exit status, 130 after Ctrl-C
+            raise KeyboardInterrupt
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (KeyboardInterrupt, typer.Abort, _InterruptedError) as stop:
+        print(f"lowrank-teach: {str(stop) or 'stopped'}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (Refusal, ValueError, OSError, ImportError) as error:
+        print(f"lowrank-teach: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt as stop:
-        print(f"lowrank-teach: {stop or 'stopped'}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except typer.Abort:
-        raise SystemExit(130) from None
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             print(f"lowrank-teach: {error.format_message()}", file=sys.stderr)
             raise SystemExit(2) from None
         raise
+
+
+def _sentence(error: Exception) -> str:
+    """On one line; a module that is missing without more words comes with the way to get it."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and words.startswith("No module named"):
+        words += "; install the course's extra: pip install 'lowrank-teach[lab]'"
+    return words
 
 
 if __name__ == "__main__":

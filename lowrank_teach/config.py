@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .methods import Method
-from .methods.base import require
+from .methods.checks import require, require_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ class TrainConfig:
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(self.steps > 0 and self.epochs >= 0, "steps must be above 0 and epochs 0 or more")
         require(self.batch_size > 0 and self.accumulation > 0, "batch_size and accumulation must be above 0")
         require(self.accumulation <= self.batch_size, f"accumulation = {self.accumulation} is more micro-batches "
@@ -66,6 +67,7 @@ class TrainConfig:
         require(self.mixed_precision in ("no", "bf16"), f"mixed_precision {self.mixed_precision!r} must be 'no' or "
                                                         "'bf16'")
         require(self.max_length > 0, "max_length must be above 0")
+        require(self.eval_every >= 0 and self.checkpoint_every >= 0, "eval_every and checkpoint_every must be ≥ 0")
         require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
 
     def total_steps(self, rows: int) -> int:

@@ -7,6 +7,7 @@ figure can be drawn again without training. Taught in 00.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def _alpha(runs: Runs) -> dict[str, Any]:
     run, r = runs["autolora"], runs["autolora"].config["method"]["r"]
     rows = run.history[run.history["name"].str.startswith("alpha.")]
     sites = list(dict.fromkeys(rows["site"]))
-    layers = sorted({site.split(".")[0] for site in sites}, key=int) if sites else []
-    shown = [site for site in sites if site.split(".")[0] in {layers[0], layers[-1]}][:4]
+    layers = [site.rpartition(".")[0] for site in sites]  # "3", or "enc.3" in an encoder-decoder
+    shown = [site for site, layer in zip(sites, layers, strict=True) if layer in {layers[0], layers[-1]}][:4]
     return {"steps": run.series("alpha.0", sites[0])[0], "threshold": 1 / r,
             "alphas": {site: np.transpose([run.series(f"alpha.{j}", site)[1] for j in range(r)]).tolist()
                        for site in shown}}
@@ -127,6 +128,21 @@ SIGNATURES: dict[str, Signature] = {
 }
 
 
+def check_folder(folder: Path | str) -> None:
+    """Refuse before the training what could not be written after it.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    try:
+        (Path(folder) / "data").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"figures cannot be written to {folder} ({error.strerror or error}); name another folder, or "
+                      "make room there") from error
+
+
 def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
     """Write every figure whose runs are there, with the file of numbers it is drawn from.
 
@@ -134,14 +150,14 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
         The PNG files.
     """
     folder = Path(folder)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     made = []
     for name, signature in SIGNATURES.items():
         if not all(need in runs for need in signature.needs):
             continue
         used = {need: runs[need] for need in (runs if name == "loss" else signature.needs)}
         data = {"name": name, "caption": signature.caption, "arrays": signature.arrays(runs),
-                "runs": [{"label": label, "key": run.key, "config": run.config, "metrics": run.metrics}
+                "runs": [{"label": label, "key": run.key, "config": _public(run.config), "metrics": run.metrics}
                          for label, run in used.items()],
                 "machine": _machine(used)}
         path = folder / "data" / f"{name}.json"
@@ -149,11 +165,17 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
         made.append(draw(path, folder))
     frame = table(runs)
     record = {"table": json.loads(frame.reset_index().to_json(orient="records")), "machine": _machine(runs),
-              "runs": [{"label": label, "key": run.key, "config": run.config} for label, run in runs.items()]}
+              "runs": [{"label": label, "key": run.key, "config": _public(run.config)} for label, run in runs.items()]}
     (folder / "data" / "compare.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n",
                                                   encoding="utf-8")
     sheet = overview(folder)
     return [*made, sheet] if sheet else made
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration; of a model in a folder only the folder's name, not where it lies."""
+    folder = Path(config["backbone"])
+    return {**config, "backbone": folder.name} if folder.is_absolute() else config
 
 
 def _machine(runs: Runs) -> dict[str, Any]:
@@ -188,7 +210,7 @@ def draw(path: Path | str, folder: Path | str = "figures") -> Path:
     Raises:
         ValueError: the file names no figure of this package.
     """
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    data = _numbers(Path(path))
     if data.get("name") not in SIGNATURES:
         raise ValueError(f"{Path(path).name} is not the data of a figure; there are {', '.join(SIGNATURES)}")
     return plots.save(SIGNATURES[data["name"]].draw(data["arrays"]), Path(folder) / data["name"])[0]
@@ -197,6 +219,14 @@ def draw(path: Path | str, folder: Path | str = "figures") -> Path:
 def redraw(folder: Path | str = "figures") -> list[Path]:
     """Draw every figure again from `folder`/data, without training."""
     made = [draw(path, folder) for path in sorted((Path(folder) / "data").glob("*.json"))
-            if json.loads(path.read_text(encoding="utf-8")).get("name") in SIGNATURES]
+            if _numbers(path).get("name") in SIGNATURES]
     sheet = overview(folder) if made else None
     return [*made, sheet] if sheet else made
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); make it again with `lowrank-teach compare --figures "
+                         f"{path.parent.parent}`") from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .config import TrainConfig, default_profile, fit_to_profile, train_config
 from .evaluate import evaluate
 from .features import Collate, encode
 from .methods import METHODS, Method
+from .methods.checks import require
 from .models import load_backbone
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
@@ -48,13 +50,16 @@ def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", pro
         ValueError: something in the configuration is refused; nothing was written.
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
-    method = _method(method)
+    method, backbone = _method(method), str(backbone)
+    require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31,
+            f"seed = {seed!r} must be a whole number from 0 to 2³¹ − 1")
     config = train_config(profile, **training)
     if adjust:
         method = fit_to_profile(method, profile)
     store = store or Store()
     described = {"method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed,
                  "profile": profile or default_profile(), "training": dataclasses.asdict(config)}
+    described = json.loads(json.dumps(described))  # a new run's record equals what is read back
     key = config_key(described)
     if cache and (found := store.get(key)):
         return found

@@ -11,16 +11,30 @@ from urllib.parse import urlparse
 
 from huggingface_hub import constants
 
+CONNECT_S = 3.0
+
 
 def is_reachable() -> bool:
-    """Can the hub's name be looked up? (Behind a proxy it need not be: then True, and the client finds out.)"""
-    if urllib.request.getproxies():
+    """Does the hub's port answer? (Behind a proxy its name need not be known here: then the client finds out.)"""
+    place = urlparse(constants.ENDPOINT)
+    host, port = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
+    if place.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
         return True
     try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+        socket.create_connection((host, port), CONNECT_S).close()
     except OSError:
         return False
     return True
+
+
+def reason(error: BaseException) -> str:
+    """One line: what lies at the bottom of an error, which the clients of the hub wrap in general advice."""
+    said, seen = "", set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        said = next(iter(str(error).strip().splitlines()), "") or said or type(error).__name__
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return said[:200]
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from transformers.utils import logging as hf_logging
 
 from lowrank_teach.assets import fetch
 from lowrank_teach.convert import CONVERTERS, converted
-from lowrank_teach.hub import cache_only_if_offline
+from lowrank_teach.hub import cache_only_if_offline, reason
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def load_backbone(
         source = _source(name)
         config = _config(source, name)
         kind = _settle_kind(kind, num_labels, config, name)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _tokenizer(source, name)
         if tokenizer.pad_token is None:  # many decoders never padded; the mask keeps pads out of the loss
             tokenizer.pad_token = tokenizer.eos_token
         _set_head(config, kind, num_labels, tokenizer)
@@ -162,8 +162,16 @@ def _config(source: str | Path, name: str) -> Any:
         raise ValueError(
             f"no backbone '{name}': {hint}Three ways: (1) a packaged one: {', '.join(BACKBONES)}; (2) the path "
             "of a folder with config.json, model.safetensors and the tokenizer; (3) a hub name, with a network "
-            f"({_first_line(error)})"
+            f"({reason(error)})"
         ) from error
+
+
+def _tokenizer(source: str | Path, name: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ValueError(f"the tokenizer of '{name}' cannot be loaded: {reason(error)}; repair or replace its files, "
+                         "or choose another backbone") from error
 
 
 def _set_head(config: Any, kind: str | None, num_labels: int | None, tokenizer: Any) -> None:
@@ -183,8 +191,8 @@ def _load(source: str | Path, name: str, kind: str | None, config: Any, dtype: t
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"'{name}' ({config.model_type}) cannot be loaded for {kind or 'its hidden states'}: "
-            f"{_first_line(error)}"
+            f"'{name}' ({config.model_type}) cannot be loaded for {kind or 'its hidden states'}: {reason(error)}; "
+            "repair or replace its files, or choose another backbone"
         ) from error
 
 
@@ -198,10 +206,6 @@ def _new_parameters(model: Any, missing: set[str], name: str) -> tuple[str, ...]
             "which would start at random; use a checkpoint made for this architecture"
         )
     return tuple(sorted(missing))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def _hub_only_if_needed(name: str) -> contextlib.AbstractContextManager[None]:

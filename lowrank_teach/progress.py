@@ -5,7 +5,6 @@ Not a widget: bars that leave widget models behind stop a notebook from renderin
 
 from __future__ import annotations
 
-import sys
 import time
 
 from .methods.base import Clock
@@ -13,23 +12,24 @@ from .train import Callback
 
 
 class TextProgress(Callback):
-    """A line every few seconds, and one at the end, each over the last where the output is a terminal."""
+    """A line at the first step, every few seconds, and at the last step of each stage."""
 
     def __init__(self, every: float = 5.0, label: str = "") -> None:
         self.every, self.label = every, label
-        self.started = self.last = time.monotonic()
+        self.step = self.first = 0
+        self.started = self.last = 0.0
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> None:
         now = time.monotonic()
-        if clock.step == 1:
-            self.started = self.last = now
-        if clock.step not in (1, clock.total) and now - self.last < self.every:
+        if clock.step != self.step + 1 or clock.step == 1:  # a stage begins, or one that was interrupted goes on
+            self.first, self.started, self.last = clock.step, now, -self.every
+        self.step = clock.step
+        if clock.step not in (self.first, clock.total) and now - self.last < self.every:
             return
         self.last = now
-        pace = (now - self.started) / max(clock.step - 1, 1)
-        left = f", {pace * (clock.total - clock.step):.0f} s left" if clock.step > 1 else ""
-        print(f"{self.label}step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", file=sys.stdout,
-              flush=True)
+        done = clock.step - self.first
+        left = f", {(now - self.started) / done * (clock.total - clock.step):.0f} s left" if done else ""
+        print(f"{self.label}step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", flush=True)
 
     def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from .cache import home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,8 +109,8 @@ class Store:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 file.write(b"0" * 4096)
         except OSError as error:
-            raise OSError(f"runs cannot be written to {self.folder} ({error.strerror}); choose another folder with "
-                          "LOWRANK_TEACH_RUNS, or make room there") from error
+            raise OSError(f"runs cannot be written to {self.folder} ({error.strerror or error}); make room there, or "
+                          "choose another folder with LOWRANK_TEACH_RUNS") from error
 
     def path(self, key: str) -> Path:
         return self.folder / key
@@ -120,16 +124,16 @@ class Store:
             path.unlink(missing_ok=True)
 
     def get(self, key: str) -> Run | None:
-        """A stored run, or None."""
+        """A stored run, or None; a damaged one is passed over with a warning, and the next `put` replaces it."""
         folder = self.path(key)
         if not (folder / "run.json").exists():
             return None
-        values = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "update.safetensors")
-        values.pop("key")
-        return Run(**values, history=pd.read_parquet(folder / "history.parquet"),
-                   factors={site: (tensors[f"{site}.left"], tensors[f"{site}.right"])
-                            for site in dict.fromkeys(key.rpartition(".")[0] for key in tensors)})
+        try:
+            return _read(folder)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            warnings.warn(f"the stored run {key} is damaged ({type(error).__name__}: {error}) and is passed over; "
+                          f"train it again, or delete {folder}", stacklevel=2)
+            return None
 
     def put(self, run: Run) -> Path:
         """Write a record, whole or not at all; an older one of the same configuration is replaced.
@@ -149,13 +153,11 @@ class Store:
                        for site, pair in run.factors.items()
                        for side, factor in zip(("left", "right"), pair, strict=True)},
                       scratch / "update.safetensors")
-            if self.path(run.key).exists():
-                shutil.rmtree(self.path(run.key))
-            os.replace(scratch, self.path(run.key))
-        except OSError as error:
+            _replace_folder(scratch, self.path(run.key))
+        except (OSError, SafetensorError) as error:
             raise OSError(f"the run could not be written to {self.folder} ({error}); make room there or choose "
-                          "another folder with LOWRANK_TEACH_RUNS; the run itself is returned by no one, its last "
-                          "checkpoint stays") from error
+                          "another folder with LOWRANK_TEACH_RUNS; its checkpoint stays, so the same call goes on "
+                          "from there") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self.path(run.key)
@@ -167,10 +169,33 @@ class Store:
                 yield run
 
 
+def _read(folder: Path) -> Run:
+    values = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "update.safetensors")
+    values.pop("key")
+    sites = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    return Run(**values, history=pd.read_parquet(folder / "history.parquet"),
+               factors={site: (tensors[f"{site}.left"], tensors[f"{site}.right"]) for site in sites})
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Move a folder to its place; what stood there is deleted only once the new one stands."""
+    old = new.with_name(new.name + ".old")
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def default_folder() -> Path:
+    """`$LOWRANK_TEACH_RUNS`, or `runs` in the package's cache folder."""
     named = os.environ.get("LOWRANK_TEACH_RUNS")
-    home = os.environ.get("LOWRANK_TEACH_HOME")
-    return Path(named) if named else (Path(home) if home else Path.home() / ".cache" / "lowrank_teach") / "runs"
+    return Path(named).expanduser() if named else home() / "runs"
 
 
 @cache

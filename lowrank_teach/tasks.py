@@ -17,7 +17,7 @@ import pandas as pd
 
 from lowrank_teach import corpora
 from lowrank_teach.features import Collate, encode
-from lowrank_teach.hub import cache_only_if_offline
+from lowrank_teach.hub import cache_only_if_offline, reason
 from lowrank_teach.rows import check_rows, codes_for_tags
 
 __all__ = ["TASKS", "Collate", "Task", "TaskData", "encode", "load_task"]
@@ -229,17 +229,16 @@ def _from_hub(task: Task) -> tuple[corpora.Splits, str]:
         with cache_only_if_offline():
             frames = {s: datasets.load_dataset(*task.hub, split=name).to_pandas() for s, name in where.items()}
     except Exception as error:  # no network, no such repository, no `datasets`: all have the same three ways out
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise FileNotFoundError(_three_ways(task, reason)) from error
+        raise FileNotFoundError(_three_ways(task, reason(error))) from error
     return frames, f"the hub, {'/'.join(task.hub)}"
 
 
-def _three_ways(task: Task, reason: str) -> str:
+def _three_ways(task: Task, why: str) -> str:
     files = ", ".join(f"{task.name}/{task.files.get(s, s)}.parquet" for s in ("train", "validation"))
     packaged = ", ".join(name for name, other in TASKS.items() if other.reader is not None)
     extra = "with a network and pip install 'lowrank-teach[lab]'"
     on_hub = f"{'/'.join(task.hub)}, {extra}" if task.hub else "no copy"
     return (
-        f"no rows for '{task.name}' ({reason}). Three ways: (1) set LOWRANK_TEACH_DATA to a folder that has "
+        f"no rows for '{task.name}' ({why}). Three ways: (1) set LOWRANK_TEACH_DATA to a folder that has "
         f"{files}; (2) take a task whose text is packaged: {packaged}; (3) the hub: {on_hub}"
     )

@@ -195,10 +195,11 @@ class Trainer:
         self._set_rates(clock.step)
         rule.before_step(clock)
         self.accelerated.zero_grad()
-        rows = [len(next(iter(batch.values()))) for batch in self.micro_batches]
+        # a loss is a mean over rows, or over the words that count
+        counts = [int((batch["labels"] != -100).sum()) for batch in self.micro_batches]
         task_loss = 0.0
-        for batch, n in zip(self.micro_batches, rows, strict=True):
-            loss = self.loss(batch) * (n / sum(rows))
+        for batch, n in zip(self.micro_batches, counts, strict=True):
+            loss = self.loss(batch) * (n / sum(counts))
             self._refuse_non_finite(loss, "loss")
             self.backward(loss)
             task_loss += float(loss.detach())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..lowrank import LowRank
 from ..sites import Site
+from .checks import require, require_types
 
 if TYPE_CHECKING:
     from ..adapters import Adapters
@@ -100,9 +101,14 @@ class Method:
             METHODS[cls.name] = cls
 
     def __post_init__(self) -> None:
+        require_types(self)
         if not isinstance(self.sites, str):
+            named = isinstance(self.sites, list | tuple) and all(isinstance(site, str) for site in self.sites)
+            require(named, f"sites = {self.sites!r} must be letters such as \"qv\", \"all\", or a tuple of names")
             object.__setattr__(self, "sites", tuple(self.sites))
-        require(isinstance(self.r, int) and self.r > 0, f"r = {self.r} must be a whole number above 0")
+        require(bool(self.sites) or not type(self).sites, "sites is empty, so nothing would be adapted; name letters "
+                                                          "such as \"qv\", \"all\", or a tuple of names")
+        require(self.r > 0, f"r = {self.r} must be a whole number above 0")
         require(self.lora_alpha > 0, f"lora_alpha = {self.lora_alpha} must be above 0")
         require(0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout} must lie in [0, 1)")
 
@@ -216,16 +222,6 @@ class Rule:
         return [Invariant(not still, f"after the first step lora_B has not moved at {', '.join(still[:4])}: no "
                           "gradient reaches the branch; look for a frozen path, a learning rate of 0 or "
                           "gradient checkpointing without use_reentrant=False")]
-
-
-def require(holds: bool, says: str) -> None:
-    """Refuse with a sentence that says what to do.
-
-    Raises:
-        ValueError: `holds` is false.
-    """
-    if not holds:
-        raise ValueError(says)
 
 
 def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:

@@ -45,7 +45,7 @@ class FullFineTuning(Method):
         if self.trains == "qv":
             from ..sites import select
 
-            return [f"{site.path}.weight" for site in select(model, "qv")]
+            return list(dict.fromkeys(f"{site.path}.weight" for site in select(model, "qv")))  # fused: once
         embeddings = ("embed", "wte", "wpe", "shared") if self.trains == "no_embeddings" else ()
         return [name for name, _ in model.named_parameters() if not any(part in name for part in embeddings)]
 

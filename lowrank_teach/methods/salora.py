@@ -83,10 +83,13 @@ class SaLoRA(Method):
         """Steps that are likely to be enough: λ must first outgrow the task's gradient noise on the gates.
 
         While noise outweighs the budget's pull, Adam moves log θ by eta_c · (pull/noise) a step, and the pull
-        grows with λ ≈ eta_c · t. That phase lasts √(way · NOISE / density gap) / eta_c.
+        grows with λ ≈ eta_c · t. That phase lasts √(way · NOISE / density gap) / eta_c. Adam's momentum then
+        carries the density past b, and it swings back the slower the fewer gates are open: SETTLE / b steps.
         """
         gap = float(self.stretch.open_probability(torch.zeros(()))) - self.b
-        return math.ceil((self._way() + math.sqrt(self._way() * NOISE / gap)) / self.eta_c) if gap > 0 else 0
+        if gap <= 0:
+            return 0
+        return math.ceil((self._way() + math.sqrt(self._way() * NOISE / gap)) / self.eta_c + SETTLE / self.b)
 
     def _way(self) -> float:
         """How far log θ must fall if all gates were alike."""
@@ -95,6 +98,7 @@ class SaLoRA(Method):
 
 
 NOISE = 1.5  # the task's gradient noise on log θ beside the budget's pull; fitted on `rt`, see the benchmarks
+SETTLE = 30.0  # steps that Adam's momentum takes to settle, times b; fitted on tiny random models, eta_c ≥ 0.1
 
 
 class SaLoRARule(Rule):
@@ -222,7 +226,8 @@ class SaLoRARule(Rule):
     def log(self) -> dict[str, float | dict[str, float]]:
         lam, (R_A, R_B) = self.lam.item(), self.last_R
         C = self.density().item() if self.closed_at is None else self.closed_at
-        kept = {name: float((branch.gate() > 0).sum()) for name, branch in self.adapters.items()}
+        fixed = self.method.stretch.deterministic  # what pruning would keep now, whatever this step's noise
+        kept = {name: float((fixed(gate.log_theta) > 0).sum()) for name, gate in self.gates().items()}
         share = sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
         return {"density": C, "lambda": lam, "budget_penalty": lam * (C - self.method.b) ** 2,
                 "orth_A": float(R_A), "orth_B": float(R_B), "kept_density": share, "kept": kept}

@@ -1,0 +1,233 @@
+"""The command line: the same functions, one JSON document or one table, and a live display that leaves nothing behind."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from screen import final_screen
+from small import command, data_folder, model_folder
+
+import lowrank_teach as lt
+from lowrank_teach import cli
+from lowrank_teach.compare import LINEUP
+from lowrank_teach.tasks import TASKS
+
+FAST = [f"--set={pair}" for pair in ("steps=24", "batch_size=8", "n_train=96")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a tiny model, rows, and one store for the whole file."""
+    folder = tmp_path_factory.mktemp("cli")
+    model_folder(folder / "tiny")
+    data_folder(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def lined_up(place, monkeypatch, capsys):
+    """Words of a `compare` on them, and a function that runs a command line."""
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(place / "runs"))
+    words = ("compare", "--backbone", str(place / "tiny"), "--profile", "tiny", *FAST)
+    return words, lambda *more: command(monkeypatch, capsys, *more)
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "LOWRANK_TEACH_DATA": str(place / "data"),
+            "LOWRANK_TEACH_RUNS": str(place / "runs"), "HF_HUB_OFFLINE": "1"}
+
+
+def test_train_as_json_in_a_process_of_its_own(place):
+    words = [sys.executable, "-m", "lowrank_teach.cli", "train", "salora", "--backbone", str(place / "tiny"),
+             "--profile", "tiny", "--seed", "3", "--set", "b=0.25", *FAST, "--json"]
+    done = subprocess.run(words, env=environment(place), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)  # nothing else is on standard output
+    assert document["config"]["method"]["b"] == 0.25
+    assert document["config"]["seed"] == 3
+    assert document["config"]["training"]["steps"] == 24
+    assert set(document) == {"key", "config", "metrics", "ranks", "parameters", "seconds", "notes"}
+    assert (place / "runs" / document["key"] / "run.json").exists()
+
+
+def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_path):
+    words, run = lined_up
+    status, out, err = run(*words, "--json", "--figures", str(tmp_path / "figures"))
+    assert status == 0, err
+    first = json.loads(out)
+    assert list(first["runs"]) == list(LINEUP)
+    assert {Path(path).name for path in first["figures"]} == {path.name for path in (tmp_path / "figures").glob("*.png")}
+    assert len(first["figures"]) == 7
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained again"))
+    start = time.monotonic()
+    status, out, _ = run(*words, "--json")
+    assert time.monotonic() - start < 5
+    assert status == 0
+    assert json.loads(out)["runs"] == first["runs"]
+    status, out, _ = run(*words)  # and as a table
+    assert [line.split()[0] for line in out.splitlines()[2:9]] == list(LINEUP)
+    accuracy = f"{first['runs']['cola-3']['metrics']['test']['accuracy']:.3f}"
+    assert accuracy in next(line for line in out.splitlines() if line.startswith("cola-3"))
+
+
+def test_no_cache_trains_again(lined_up, monkeypatch):
+    words, run = lined_up
+    trained = []
+    real = lt.Trainer.run
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: trained.append(1) or real(self))
+    line = ("train", "lora", *words[1:])
+    run(*line)
+    before = len(trained)
+    run(*line)
+    assert len(trained) == before
+    status, _, _ = run(*line, "--no-cache")
+    assert (status, len(trained)) == (0, before + 1)
+
+
+def test_what_a_library_prints_does_not_spoil_the_document(lined_up, monkeypatch):
+    words, run = lined_up
+    real = lt.load_task
+
+    def chatty(*arguments: object, **options: object) -> object:
+        print("fetching something (9 MB, once)")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(sys.modules["lowrank_teach.fit"], "load_task", chatty)
+    status, out, err = run("train", "lora", *words[1:], "--seed", "5", "--json")
+    assert status == 0
+    assert json.loads(out)["config"]["seed"] == 5
+    assert "fetching something" in err
+
+
+def test_numbers_that_json_has_no_word_for(capsys):
+    cli._print_json({"metrics": {"pearson": float("nan")}, "list": [float("inf"), 1.5], "none": None})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "metrics": {"pearson": None}, "list": [None, 1.5], "none": None}
+
+
+def test_plan(lined_up, place):
+    _, run = lined_up
+    words = ("plan", "salora", "--backbone", str(place / "tiny"), "--set", "r=4")
+    status, out, _ = run(*words, "--json")
+    document = json.loads(out)
+    assert status == 0
+    assert len(document["sites"]) == 12  # six matrices in two layers
+    assert document["sites"][0] == {"site": "0.q", "module": "encoder.layer.0.attention.self.query", "d": 16, "k": 16,
+                                    "r": 4, "scaling": 4.0, "parameters": 128}
+    status, out, _ = run(*words)
+    assert status == 0
+    assert out.splitlines()[0].split() == ["site", "module", "shape", "d", "×", "k", "r", "s", "parameters"]
+    assert out.splitlines()[-1].startswith("12 matrices, ")
+
+
+def test_tasks(lined_up):
+    _, run = lined_up
+    status, out, _ = run("tasks", "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert list(document) == list(TASKS)
+    assert document["stsb"]["metrics"] == ["spearman", "pearson"]
+    status, out, _ = run("tasks")
+    assert all(re.search(rf"^ *{name} ", out, re.MULTILINE) for name in TASKS)
+
+
+def test_figures_are_drawn_again_without_training(lined_up, monkeypatch, tmp_path):
+    words, run = lined_up
+    assert run(*words, "--figures", str(tmp_path))[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
+    status, out, _ = run("figures", "--folder", str(tmp_path), "--json")
+    assert status == 0
+    assert {Path(path).name for path in json.loads(out)["figures"]} == before.keys()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+    _, out, _ = run("figures", "--folder", str(tmp_path))
+    assert len([line for line in out.splitlines() if line.startswith("wrote ") and line.endswith(".png")]) == len(before)
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "plan", "tasks", "figures"])
+def test_help_shows_an_example_that_is_one(lined_up, name):
+    _, run = lined_up
+    status, out, err = run(name, "--help")
+    assert status == 0, err
+    assert f"Example: lowrank-teach {name}" in " ".join(out.split())
+    assert "--json" in out
+
+
+def test_help_lists_the_commands(lined_up):
+    _, run = lined_up
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(name in out for name in ("train", "compare", "plan", "tasks", "figures"))
+
+
+# ---- the live display -----------------------------------------------------------------------------------
+
+def in_a_terminal(words: list[str], columns: int, env: dict[str, str]) -> tuple[int, str]:
+    """Exit status and output of a command in a pseudo-terminal."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(words, stdin=follower, stdout=follower, stderr=follower, env={**env, "TERM": "xterm-256color"})
+    os.close(follower)
+    out = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not piece:
+            break
+        out += piece
+    os.close(leader)
+    return process.wait(timeout=60), out.decode()
+
+
+def test_the_live_table_in_a_terminal(place, tmp_path):
+    words = [sys.executable, "-m", "lowrank_teach.cli", "compare", "--backbone", str(place / "tiny"), "--profile",
+             "tiny", "--seed", "1", *FAST]
+    env = {name: value for name, value in environment(place).items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    status, out = in_a_terminal(words, 100, env)
+    screen = [line for line in final_screen(out, 100) if line]
+    assert status == 0, out
+    assert screen[0].endswith(", tiny, seed 1")
+    heading, rows = screen[-8], screen[-7:]
+    assert heading.split()[:4] == ["method", "accuracy", "validation", "trainable"]
+    assert [row.split()[0] for row in rows] == list(LINEUP)
+    assert {len(row) for row in [heading, *rows]} == {len(heading)}  # right edges align: nothing wrapped or was cut
+    assert not any(mark in line for line in screen for mark in ("━", "loss", "…"))  # no bar, nothing waits
+    assert len(screen) <= 10  # the title may take two lines
+    assert "━" in out  # but there was a bar on the way
+    assert "\x1b[2J" not in out  # and the screen was never cleared as a whole
+    assert out.rstrip().endswith("\x1b[?25h") or out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l")  # the cursor is back
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_no_cell_is_cut(monkeypatch, columns):
+    frame = pd.DataFrame([{"method": name, "accuracy": 0.7812, "validation": 0.7912, "trainable": 1_312_962,
+                           "ranks": "3–8", "sum of ranks": 1142, "ms a step": 1167.2, "search s": 222.61,
+                           "total s": 1114.71} for name in LINEUP]).set_index("method")
+    screen = Console(width=columns, file=io.StringIO())
+    monkeypatch.setattr(cli, "console", screen)
+    screen.print(cli._rich_table(frame, "title", ["waiting"]))
+    lines = screen.file.getvalue().splitlines()
+    rows = [line for line in lines if line.split()[:1] and line.split()[0] in LINEUP]
+    assert [row.split() for row in rows] == [
+        [name, "0.781", "0.791", "1,312,962", "3–8", "1,142", "1167", "222.6", "1114.7"] for name in LINEUP]
+    assert lines[-1].split() == ["waiting", *"…" * 8]
+    assert all(len(line.rstrip()) <= columns for line in lines)
