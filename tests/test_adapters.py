@@ -249,6 +249,15 @@ def test_the_same_seed_gives_the_same_start_and_another_seed_another():
     assert len({float(A[0, 0]) for A in start(1).values()}) == 4
 
 
+def test_adapting_draws_nothing_from_torchs_own_random_state():
+    """With a seed, A's start comes from the rule's own generator: the model's dropout goes on as it would have."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for method in (LoRA(r=4), SaLoRA(r=4), AutoLoRA(r=4)):
+        adapt(tiny(), method, seed=1)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_mapping_and_plan():
     """By name, in order; the plan counts r (d + k) a site, and its summary all of them."""
     model = tiny("gpt2")

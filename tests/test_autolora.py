@@ -201,12 +201,33 @@ def test_the_perturbed_passes_share_their_dropout_masks():
     """same_noise repeats one random state at every call, and gives the caller's state back."""
     torch.manual_seed(3)
     loss = same_noise(lambda w: nn.functional.dropout(torch.ones(200), 0.5).mul(w["x"]).sum())
-    first, second = loss({"x": torch.tensor(1.0)}), loss({"x": torch.tensor(1.0)})
+    first, between, second = loss({"x": torch.tensor(1.0)}), torch.rand(3), loss({"x": torch.tensor(1.0)})
     assert first == second
     assert loss({"x": torch.tensor(2.0)}) == 2 * first
-    after = torch.rand(3)
     torch.manual_seed(3)
-    assert torch.equal(after, torch.rand(3))
+    assert torch.equal(between, torch.rand(3))
+
+
+@pytest.mark.parametrize("kind", ["finite_difference", "betty", "unrolled"])
+def test_every_training_pass_of_one_outer_step_starts_from_one_random_state(kind):
+    """In the rule itself: the gradient and both perturbed passes drop the same units; the next step others."""
+    made = trainer(AutoLoRA(r=4, hypergradient=kind, lora_dropout=0.3), tiny(dropout=0.2), callbacks=[Stop(3)])
+    loss, states = made.loss, {"train": [], "held_out": []}
+
+    def watched(batch, parameters=None):
+        if parameters is not None:
+            mine = any(batch is b for b in made.micro_batches)
+            states["train" if mine else "held_out"].append((made.clock.step, torch.get_rng_state()))
+        return loss(batch, parameters)
+
+    made.loss = watched
+    made.run()
+    for step in (1, 2, 3):
+        seen = [state for at, state in states["train"] if at == step]
+        assert len(seen) == (1 if kind == "unrolled" else 3)
+        assert all(torch.equal(state, seen[0]) for state in seen)
+    firsts = [next(state for at, state in states["train"] if at == step) for step in (1, 2)]
+    assert not torch.equal(*firsts)
 
 
 def test_the_finite_difference_with_dropout_is_not_noise():

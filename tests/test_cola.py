@@ -152,7 +152,9 @@ def test_the_new_link_is_gaussian_and_its_own():
     values = torch.cat([A.flatten() for A in new])
     assert abs(float(values.std()) * 16 - 1) < 0.05
     assert abs(float(values.mean())) < 0.005
-    assert len({float(A[0, 0]) for A in [*new, *old.values()]}) == 2 * len(new)
+    starts = torch.stack([A[:, :16].flatten() for A in [*new, *old.values()]])
+    alike = torch.corrcoef(starts) - torch.eye(len(starts))
+    assert alike.abs().max() < 0.5
     assert not any(branch.lora_B.any() for branch in made.adapters.values())
 
 

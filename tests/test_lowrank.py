@@ -289,6 +289,20 @@ def test_bfloat16_layer_computes_its_branch_in_float32():
         assert (mine.float() - theirs).norm() < 0.005 * theirs.norm()
 
 
+@pytest.mark.parametrize("layout", ["linear", "conv1d"])
+def test_bfloat16_branch_on_a_slice_leaves_the_other_rows_alone(layout):
+    """Rows before and behind the slice are W x to the byte; its own rows are the sum."""
+    torch.manual_seed(0)
+    base, branch = make_base(layout, 24, 20, torch.bfloat16), make_branch(8, 20, 4, torch.float32)
+    layer, x = Adapted(base, {"0.k": (branch, slice(8, 16))}), torch.randn(2, 3, 20).bfloat16()
+    h, plain = layer(x), base(x)
+    assert torch.equal(h[..., :8], plain[..., :8])
+    assert torch.equal(h[..., 16:], plain[..., 16:])
+    exact = plain[..., 8:16].float() + branch(x.float())
+    assert (h[..., 8:16].float() - exact).norm() < 0.005 * exact.norm()
+    assert (plain[..., 8:16].float() - exact).norm() > 0.5 * exact.norm()
+
+
 def gradients(model, batch) -> dict[str, Tensor]:
     model.zero_grad()
     model(**batch).loss.backward()
