@@ -28,7 +28,7 @@ _WHERE = {
     "BACKBONES": "models", "load_backbone": "models", "TASKS": "tasks", "load_task": "tasks",
     # training, and what it leaves
     "PROFILES": "config", "TrainConfig": "config", "train_config": "config", "Trainer": "train",
-    "Callback": "train", "fit": "fit", "Run": "runs", "Store": "runs", "compare": "compare", "table": "compare",
+    "Callback": "outcome", "fit": "fit", "Run": "runs", "Store": "runs", "compare": "compare", "table": "compare",
 }
 _MODULES = ("gates", "measure", "plots", "figures")
 

@@ -62,6 +62,10 @@ class Adapters(Mapping[str, LowRank]):
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
         self.rule.generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
+        self.rule.check(sites)
+        for site in sites:
+            if f"{site.path}.weight" in head:
+                raise ValueError(f"{site.path} is part of the head, which trains as it is; leave it out of sites")
         base = method.base_parameters(model)
         made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
         self.sites = {site.name: site for site, _ in made}
@@ -183,7 +187,7 @@ class Adapters(Mapping[str, LowRank]):
             for name, start in self._head_start.items():
                 self.model.get_parameter(name).copy_(start)
         for name, flag in self._were_trainable.items():
-            self.model.get_parameter(name).requires_grad_(flag)
+            self.model.get_parameter(name).requires_grad_(flag).grad = None
         self.state = "removed"
         return self.model
 

@@ -9,21 +9,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 
+from .board import Board, InterruptedTraining, console
 from .errors import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="markdown", help="Low-rank adaptation to learn, check and extend.")
-console = Console()
 Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
 
 TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
@@ -44,7 +41,7 @@ def train(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_
     from .fit import fit
 
     configured, training = _configure(method, settings or [])
-    board = _Board(f"{task}, {backbone}, {profile}, seed {seed}", [method])
+    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", [method])
     with board.shown(not as_json):
         run = fit(configured, task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
                   **training)
@@ -70,7 +67,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
     if figures is not None:
         check_folder(figures)
     training = dict(_value(pair) for pair in settings or [])
-    board = _Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP))
+    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP))
     with board.shown(not as_json):
         runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
                        on_run=board.add, **training)
@@ -171,94 +168,6 @@ def _value(pair: str) -> tuple[str, Any]:
     return name, tuple(value) if isinstance(value, list) else value
 
 
-def _rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Table:
-    cells = [[str(label), *(_cell(column, row[column]) for column in frame.columns)]
-             for label, row in frame.iterrows()]
-    later = [[label, *("…" for _ in frame.columns)] for label in waiting or []]
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False,
-                  padding=(0, 2 if console.width >= 90 else 1, 0, 0))
-    for i, column in enumerate(["method", *frame.columns]):  # a heading may take two lines, a cell may not
-        width = max(len(word) for word in [*column.split(), *(row[i] for row in cells + later)])
-        shown.add_column(column, justify="left" if i == 0 else "right", min_width=width)
-    for row in cells:
-        shown.add_row(*row)
-    for row in later:
-        shown.add_row(*row, style="dim")
-    return shown
-
-
-def _cell(column: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if column in ("trainable", "sum of ranks"):
-        return f"{int(value):,}"
-    return f"{value:.0f}" if column == "ms a step" else f"{value:.1f}" if column.endswith(" s") else f"{value:.3f}"
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C during a training; the message says after which step."""
-
-
-class _Board:
-    """The table of a command's runs as they come in, and under it a bar for the one that trains."""
-
-    def __init__(self, title: str, labels: list[str]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.title, self.labels, self.runs = title, labels, dict[str, Any]()
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
-                            TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
-                            TextColumn("loss {task.fields[loss]:.3f}"), console=console)
-        self.step, self.lines = 0, False
-        self.row: Any = None
-        self.table: Table | None = None
-
-    @contextmanager
-    def shown(self, really: bool) -> Iterator[None]:
-        """On a terminal it is drawn over and over; in a file or a pipe it stands once, at the end."""
-        self.lines = really and not console.is_terminal
-        with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
-            try:
-                yield
-            except KeyboardInterrupt as stop:  # typer would end the program without its words
-                raise _InterruptedError(str(stop)) from None
-        if self.lines:
-            console.print(self)
-
-    def __rich__(self) -> Any:
-        parts: list[Any] = [self.table or self.title, *([self.bar] if self.row is not None else [])]
-        return Group(*parts)
-
-    def waiting(self) -> list[str]:
-        return [label for label in self.labels if label not in self.runs]
-
-    def add(self, label: str, run: Any) -> None:
-        """A run is done, or was found."""
-        from .compare import table
-
-        self.runs[label] = run
-        if self.lines:
-            print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
-        self.table = _rich_table(table(self.runs), self.title, self.waiting())
-        self._clear()
-
-    def _clear(self) -> None:
-        if self.row is not None:
-            self.bar.remove_task(self.row)
-        self.row, self.step = None, 0
-
-    def on_step(self, clock: Any, values: dict[str, float]) -> None:
-        if clock.step <= self.step:  # the next stage of the same method
-            self._clear()
-        if self.row is None:
-            self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
-                                         loss=values["loss"])
-        self.step = clock.step
-        self.bar.update(self.row, completed=clock.step, loss=values["loss"])
-
-    def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
 
@@ -286,7 +195,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (KeyboardInterrupt, typer.Abort, _InterruptedError) as stop:
+    except (KeyboardInterrupt, typer.Abort, InterruptedTraining) as stop:
         print(f"lowrank-teach: {str(stop) or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
     except (Refusal, ValueError, OSError, ImportError) as error:

@@ -87,7 +87,7 @@ PROFILES: dict[str, TrainConfig] = {
 
 # method values that depend on how long a profile trains; the papers' own stay in the methods' files
 SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {"salora": {"eta_c": 0.25, "t_start": 0.1, "t_end": 0.9},
+    "tiny": {"salora": {"eta_c": 0.15, "t_start": 0.0, "t_end": 0.9},
              "autolora": {"search_steps": 0.4, "eta_beta": 0.01}},
     "laptop": {"salora": {"eta_c": 0.05, "t_start": 0.05, "t_end": 0.9},
                "autolora": {"search_steps": 0.25, "eta_beta": 0.01}},

@@ -165,7 +165,8 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
         made.append(draw(path, folder))
     frame = table(runs)
     record = {"table": json.loads(frame.reset_index().to_json(orient="records")), "machine": _machine(runs),
-              "runs": [{"label": label, "key": run.key, "config": _public(run.config)} for label, run in runs.items()]}
+              "runs": [{"label": label, "key": run.key, "config": _public(run.config)}
+                       for label, run in runs.items()]}
     (folder / "data" / "compare.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n",
                                                   encoding="utf-8")
     sheet = overview(folder)

@@ -24,11 +24,12 @@ from .features import Collate, encode
 from .methods import METHODS, Method
 from .methods.checks import require
 from .models import load_backbone
+from .outcome import Callback, Row, StoppedError
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
 from .sites import ARCHITECTURES, find_sites
 from .tasks import TaskData, load_task
-from .train import Callback, Row, StoppedError, Trainer
+from .train import Trainer
 
 WRITTEN_ROWS = 64  # texts written out for ROUGE; writing costs far more than scoring
 

@@ -80,8 +80,8 @@ class Selection(nn.Module):
     def __init__(self, r: int, constraint: str = "softmax") -> None:
         super().__init__()
         self.constraint = constraint
-        # each variant starts from the same α = 1/r, so that the ablations differ in nothing else
-        start = {"softmax": 0.0, "sigmoid": -math.log(max(r - 1, 1e-6)), "none": 1 / r}[constraint]
+        # each variant starts at its own threshold, so that no direction is ahead of another
+        start = {"softmax": 0.0, "sigmoid": 0.0, "none": 1 / r}[constraint]
         self.beta = nn.Parameter(torch.full((r,), start))
 
     def forward(self) -> Tensor:
@@ -94,8 +94,8 @@ class Selection(nn.Module):
     def rank(self, tolerance: float = 1e-6) -> int:
         """How many directions are kept (AutoLoRA §3.3): α ≥ 1/r; at least one, since the largest is.
 
-        The tolerance counts the all-equal start as rank r, whatever the rounding. Ablations: a sigmoid above
-        its start is kept at α ≥ 0.5, raw weights at α ≥ their mean.
+        The tolerance counts the all-equal start as rank r, whatever the rounding. Ablations: sigmoids are kept
+        at α ≥ 0.5 (which can leave none), raw weights at α ≥ their mean.
         """
         alpha = self().double()
         limit = {"softmax": 1 / len(alpha), "sigmoid": 0.5, "none": float(alpha.mean())}[self.constraint]

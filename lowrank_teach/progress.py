@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from .methods.base import Clock
-from .train import Callback
+from .outcome import Callback
 
 
 class TextProgress(Callback):

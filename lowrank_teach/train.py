@@ -8,14 +8,11 @@ taken up again, bit for bit on a CPU. Taught in 02.
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,42 +22,11 @@ from torch import Tensor, nn
 from .adapters import Adapters
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .errors import Refusal
-from .methods.base import Clock, Method
+from .methods.base import Clock
+from .outcome import Callback, DivergedError, LivenessError, Outcome
+from .steps import batch_order, interrupt_between_steps, linear_schedule, shares
 
 Batch = dict[str, Tensor]
-Row = tuple[int, str, str, float]  # step, site ("" for the whole model), name, value
-
-
-class LivenessError(Refusal, RuntimeError):
-    """A method is not doing what it says; the message says what was found."""
-
-
-class DivergedError(Refusal, RuntimeError):
-    """The loss is not finite."""
-
-
-class StoppedError(Refusal, RuntimeError):
-    """A callback stopped the run; its checkpoint lets the same call go on."""
-
-
-class Callback(Protocol):
-    """What a caller can hang on the loop; return True from `on_step` to stop after this step."""
-
-    def on_step(self, clock: Clock, values: dict[str, float]) -> bool | None: ...
-
-    def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None: ...
-
-
-@dataclass
-class Outcome:
-    """What a training leaves beside the model: rows of history, seconds in steps, whether it came to its end."""
-
-    history: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
-    step: int = 0
-    finished: bool = False
-    following: Method | None = None  # what to train next, from the pretrained weights (after a search)
 
 
 class Trainer:
@@ -111,6 +77,11 @@ class Trainer:
             return self.model(**batch).loss
         return torch.func.functional_call(self.model, parameters, (), batch).loss
 
+    def mean_loss(self, batches: list[Batch], parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """The loss over several micro-batches as one batch would give it; refused where it is not finite."""
+        losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, shares(batches), strict=True)]
+        return self.refuse_non_finite(torch.stack(losses).sum(), "loss")
+
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
         """Logits in eval mode; the random state is left alone."""
@@ -142,29 +113,37 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
         self._prepare()
-        with _interrupt_between_steps() as interrupted:
-            for step in range(self.outcome.step + 1, self.total + 1):
-                start = time.perf_counter()
-                self.clock = Clock(step, self.total, self.clock.per_epoch)
-                values = self._step()
-                self.outcome.seconds += time.perf_counter() - start
-                self.outcome.step = step
-                stop = [callback.on_step(self.clock, values) for callback in self.callbacks]
-                self._maybe_evaluate(step)
-                if interrupted.is_set() or any(stop):
-                    self._save()
-                    if interrupted.is_set():
-                        raise KeyboardInterrupt(f"stopped after step {step} of {self.total}; run the same line "
-                                                "again to go on from there")
-                    return self._unwrap()
-                if self.config.checkpoint_every and step % self.config.checkpoint_every == 0:
-                    self._save()
-        self._save()  # what comes now (another stage, the evaluation) can be taken up again from here
-        if self.best is not None:
-            self.adapters.load_state_dict(*self.best[1])
-        self.outcome.finished = True
-        self.outcome.following = self.rule.finish()
-        return self._unwrap()
+        try:
+            with interrupt_between_steps() as interrupted:
+                for step in range(self.outcome.step + 1, self.total + 1):
+                    if self._one_more(step, interrupted):
+                        return self.outcome
+            self._save()  # what comes now (another stage, the evaluation) can be taken up again from here
+            if self.best is not None:
+                self.adapters.load_state_dict(*self.best[1])
+            self.outcome.finished = True
+            self.outcome.following = self.rule.finish()
+        finally:  # takes accelerate's precision wrapper off the model
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return self.outcome
+
+    def _one_more(self, step: int, interrupted: threading.Event) -> bool:
+        """One step and what comes after it; True if a callback wants to stop here."""
+        start = time.perf_counter()
+        self.clock = Clock(step, self.total, self.clock.per_epoch)
+        values = self._step()
+        self.outcome.seconds += time.perf_counter() - start
+        self.outcome.step = step
+        stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # each hears of each step
+        stop = any(stops)
+        self._maybe_evaluate(step)
+        every = self.config.checkpoint_every
+        if stop or interrupted.is_set() or (every and step % every == 0):
+            self._save()
+        if interrupted.is_set():
+            advice = "run the same line again to go on from there" if self.checkpoint else "nothing was kept"
+            raise KeyboardInterrupt(f"stopped after step {step} of {self.total}; {advice}")
+        return stop
 
     def _prepare(self) -> None:
         torch.manual_seed(self.seed)
@@ -186,7 +165,7 @@ class Trainer:
         self.accelerated = self.accelerator.prepare(self.optimizer)
         self.rule.start(Clock(self.outcome.step, self.total, self.clock.per_epoch), self)
         if stored:
-            self._restore(stored)
+            stored.into(self)
 
     def _step(self) -> dict[str, float]:
         """One optimizer step; values for the callbacks."""
@@ -195,20 +174,15 @@ class Trainer:
         self._set_rates(clock.step)
         rule.before_step(clock)
         self.accelerated.zero_grad()
-        # a loss is a mean over rows, or over the words that count
-        counts = [int((batch["labels"] != -100).sum()) for batch in self.micro_batches]
         task_loss = 0.0
-        for batch, n in zip(self.micro_batches, counts, strict=True):
-            loss = self.loss(batch) * (n / sum(counts))
-            self._refuse_non_finite(loss, "loss")
+        for batch, share in zip(self.micro_batches, shares(self.micro_batches), strict=True):
+            loss = self.refuse_non_finite(self.loss(batch) * share, "loss")
             self.backward(loss)
             task_loss += float(loss.detach())
         penalty = rule.penalty()
         if penalty is not None and penalty.requires_grad:
-            self._refuse_non_finite(penalty, "penalty")
-            self.backward(penalty)
-        norm = self._clip()
-        self._refuse_non_finite(norm, "gradient norm")
+            self.backward(self.refuse_non_finite(penalty, "penalty"))
+        norm = self.refuse_non_finite(self._clip(), "gradient norm")
         self.accelerated.step()
         rule.after_step(clock)
         self._assert_alive()
@@ -254,11 +228,17 @@ class Trainer:
                 wrong = sorted((trains - must - may) | (must - trains))
                 raise LivenessError(f"other parameters train than were listed: {', '.join(wrong[:4])}")
 
-    def _refuse_non_finite(self, value: Tensor, what: str) -> None:
+    def refuse_non_finite(self, value: Tensor, what: str) -> Tensor:
+        """The value itself.
+
+        Raises:
+            DivergedError: it is nan or infinite.
+        """
         if not torch.isfinite(value.detach()):
             raise DivergedError(f"the {what} is {float(value.detach())} at step {self.clock.step} of {self.total}, "
                                 f"and nothing was updated; lower lr (now {self.config.lr:g}), lengthen the "
                                 "warm-up, or clip gradients (max_grad_norm)")
+        return value
 
     def _maybe_evaluate(self, step: int) -> None:
         every = self.config.eval_every
@@ -288,50 +268,3 @@ class Trainer:
     def _save(self) -> None:
         if self.checkpoint:
             save_checkpoint(self.checkpoint, self)
-
-    def _restore(self, stored: Any) -> None:
-        stored.into(self)
-
-    def _unwrap(self) -> Outcome:
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return self.outcome
-
-
-def linear_schedule(step: int, total: int, warmup: float) -> float:
-    """Factor of the peak rate at step 1 … total: up over the warm-up's share, then down to almost nothing."""
-    rise = max(1, round(warmup * total))
-    return step / rise if step <= rise else max(0.0, (total - step + 1) / (total - rise + 1))
-
-
-def batch_order(rows: Sequence[dict[str, Any]], size: int, generator: torch.Generator) -> list[list[int]]:
-    """Row numbers by batch for one epoch: shuffled, with rows of like length together to save padding.
-
-    Lengths are sorted only within eight batches of shuffled rows, and the batches are shuffled again.
-    """
-    mixed = torch.randperm(len(rows), generator=generator).tolist()
-    batches: list[list[int]] = []
-    for start in range(0, len(mixed), 8 * size):
-        pool = sorted(mixed[start:start + 8 * size], key=lambda i: len(rows[i]["input_ids"]))
-        batches += [pool[i:i + size] for i in range(0, len(pool), size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-@contextmanager
-def _interrupt_between_steps() -> Iterator[threading.Event]:
-    """Ctrl-C waits for the end of the step, so that what is written down is whole; a second one does not wait."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handler(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

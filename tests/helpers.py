@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lowrank_teach.adapters import Adapters, adapt
 from lowrank_teach.config import TrainConfig
 from lowrank_teach.methods import Clock, Method
-from lowrank_teach.train import Callback, Outcome, Trainer
+from lowrank_teach.outcome import Callback, Outcome
+from lowrank_teach.train import Trainer
 
 FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "gpt2", "opt", "llama", "t5", "bart")
 PAD, EOS, VOCAB = 0, 2, 40

@@ -15,7 +15,7 @@ from lowrank_teach.adapters import adapt
 from lowrank_teach.gates import Selection
 from lowrank_teach.methods import AutoLoRA, LoRA
 from lowrank_teach.methods.autolora import HYPERGRADIENTS, hypergradient, same_noise
-from lowrank_teach.train import LivenessError
+from lowrank_teach.outcome import LivenessError
 
 F64 = torch.float64
 
@@ -365,12 +365,12 @@ def test_softmax_ranks_lie_between_one_and_k(beta):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 8, 16])
 @pytest.mark.parametrize("constraint", ["softmax", "sigmoid", "none"])
-def test_every_search_starts_from_equal_weights_of_one_over_k(k, constraint):
-    """α = 1/k at the start under each constraint; the softmax counts that start as rank k, whatever rounding."""
+def test_every_search_starts_with_all_weights_at_their_threshold(k, constraint):
+    """All equal and counted as rank k, under each constraint; for the softmax whatever the rounding."""
     selection = Selection(k, constraint)
-    assert torch.allclose(selection(), torch.full((k,), 1 / k), rtol=0, atol=1e-5)
-    if constraint != "sigmoid":
-        assert selection.rank() == k
+    start = 0.5 if constraint == "sigmoid" else 1 / k
+    assert torch.allclose(selection(), torch.full((k,), start), rtol=0, atol=1e-5)
+    assert selection.rank() == k
     selection.beta.data += 1e-9 * torch.randn(k)
     assert constraint != "softmax" or selection.rank() == k
 

@@ -8,7 +8,8 @@ from helpers import Stop, Watch, logits, make_batch, same_tensors, shake, tiny, 
 
 from lowrank_teach.methods import COLA, Clock, LoRA
 from lowrank_teach.methods import cola as cola_module
-from lowrank_teach.train import LivenessError, linear_schedule
+from lowrank_teach.outcome import LivenessError
+from lowrank_teach.steps import linear_schedule
 
 
 def watch_knots(made, look):
@@ -244,12 +245,19 @@ def test_knots_past_the_end_are_refused(method, total):
 
 
 @pytest.mark.parametrize("values", [
-    {"knots": (5, 5)}, {"knots": (8, 4)}, {"knots": (0,)}, {"chain": 0}, {"ranks": (8, 4, 2)}, {"ranks": (8, 0)},
-    {"unit": "days"}])
+    {"knots": (5, 5)}, {"knots": (8, 4)}, {"knots": (0,)}, {"chain": 0}, {"ranks": (8, 4), "chain": 3},
+    {"ranks": (8, 0)}, {"unit": "days"}])
 def test_a_chain_that_cannot_be_is_refused_when_built(values):
     """Before any model is there."""
     with pytest.raises(ValueError, match=next(iter(values))):
         COLA(**values)
+
+
+def test_ranks_say_how_long_the_chain_is():
+    """A rank for each link is enough; knots or another chain that contradict them are refused."""
+    assert COLA(ranks=(8, 4, 2)).chain == 3
+    with pytest.raises(ValueError, match="ranks"):
+        COLA(ranks=(8, 4, 2), knots=(5,))
 
 
 @pytest.mark.parametrize("restart", [False, True])

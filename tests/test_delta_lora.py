@@ -10,7 +10,7 @@ from helpers import Stop, Watch, logits, make_batch, same_tensors, tiny, train, 
 from torch import Tensor
 
 from lowrank_teach.methods import DeltaLoRA, LoRA
-from lowrank_teach.train import LivenessError
+from lowrank_teach.outcome import LivenessError
 
 F64 = torch.float64
 

@@ -24,8 +24,8 @@ from small import command, data_folder, model_folder, rows
 import lowrank_teach as lt
 from lowrank_teach import assets, hub
 from lowrank_teach.checkpoint import CheckpointError
+from lowrank_teach.outcome import DivergedError, StoppedError
 from lowrank_teach.runs import Store
-from lowrank_teach.train import DivergedError, StoppedError
 
 FAST = {"steps": 12, "batch_size": 8, "lr": 1e-2, "n_train": 64, "n_validation": 8, "n_test": 8}
 
@@ -87,7 +87,7 @@ VALUES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("cola", {"knots": ("four",)}, {}, "knots = .* must be a tuple, each a whole number or a finite number"),
     ("cola", {"chain": 0}, {}, "chain = 0 must be 1 or more"),
     ("cola", {"chain": 13}, {}, "do not fit: the training has 12 steps"),
-    ("cola", {"ranks": (8, 4, 2)}, {}, "must name one rank for each of the 2 links"),
+    ("cola", {"ranks": (8, 4, 2), "chain": 4}, {}, "must name one rank for each of the 4 links"),
     *[("salora", {"b": b}, {}, r"b = .* must lie in \(0, 1\]") for b in (0, -0.5, 1.5)],
     *[("salora", {"b": b}, {}, "b = .* must be a finite number") for b in (NAN, "half")],
     *[("salora", {"t_start": s, "t_end": e}, {}, rf"t_end = {e} must come after t_start = {s}")

@@ -17,7 +17,9 @@ from lowrank_teach.adapters import adapt
 from lowrank_teach.config import PROFILES, TrainConfig, fit_to_profile, train_config
 from lowrank_teach.methods import METHODS, AutoLoRA, Clock, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
 from lowrank_teach.methods.base import Method, Rule
-from lowrank_teach.train import Callback, DivergedError, LivenessError, Trainer, batch_order, linear_schedule
+from lowrank_teach.outcome import Callback, DivergedError, LivenessError
+from lowrank_teach.steps import batch_order, linear_schedule
+from lowrank_teach.train import Trainer
 
 F64 = torch.float64
 

@@ -110,14 +110,14 @@ class AutoLoRARule(Rule):
             beta.requires_grad_(True)
         weights: Weights = {n: p for n, p in self.adapters.model.named_parameters()
                             if p.requires_grad and not n.endswith(".beta")}
-        train, select, loss = self.loop.micro_batches, self.loop.held_out(), self.loop.loss
+        train, select, mean_loss = self.loop.micro_batches, self.loop.held_out(), self.loop.mean_loss
         eta = self.loop.optimizer.param_groups[0]["lr"]
         # fused attention has no second derivative
         exact = sdpa_kernel(SDPBackend.MATH) if self.method.hypergradient == "unrolled" else nullcontext()
         with exact:
             gradients = hypergradient(
-                self.method.hypergradient, same_noise(lambda w: torch.stack([loss(b, w) for b in train]).mean()),
-                lambda w: torch.stack([loss(b, w) for b in select]).mean(), weights, betas, eta, self.method.radius)
+                self.method.hypergradient, same_noise(lambda w: mean_loss(train, w)),
+                lambda w: mean_loss(select, w), weights, betas, eta, self.method.radius)
         for beta, gradient in zip(betas, gradients, strict=True):
             beta.grad = gradient
         self.outer.step()

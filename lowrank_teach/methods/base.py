@@ -68,7 +68,10 @@ class Loop(Protocol):
         """In training mode, with a graph; with these tensors in place of the parameters they name."""
         ...
 
-    def backward(self, loss: Tensor) -> None: ...
+    def mean_loss(self, batches: list[dict[str, Tensor]], parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """The same over several micro-batches; refused where it is not finite."""
+        ...
+
     def held_out(self) -> list[dict[str, Tensor]]: ...
 
 
@@ -162,6 +165,13 @@ class Rule:
                                           f"{site.name}; choose r ≤ {min(site.d, site.k)}")
         return LowRank(site.k, site.d, r, scaling, dropout=self.method.lora_dropout, init=self.method.init,
                        gate=gate, generator=self.generator)
+
+    def check(self, sites: list[Site]) -> None:
+        """Refuse a configuration that does not fit the matrices that were matched.
+
+        Raises:
+            ValueError: it names a site that is not among them.
+        """
 
     def start(self, clock: Clock, loop: Loop) -> None:
         """Called once before the first step, also when a run is resumed: turn shares of the training into steps.

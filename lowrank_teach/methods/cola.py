@@ -52,6 +52,8 @@ class COLA(Method):
         object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.knots:
             object.__setattr__(self, "chain", len(self.knots) + 1)
+        elif self.ranks and self.chain == type(self).chain:  # left at its default: the ranks say how many
+            object.__setattr__(self, "chain", len(self.ranks))
         require(self.chain >= 1, f"chain = {self.chain} must be 1 or more")
         require(self.unit in ("steps", "epochs"), f"unit {self.unit!r} must be 'steps' or 'epochs'")
         require(all(k > 0 for k in self.knots), f"knots {self.knots} must be above 0")

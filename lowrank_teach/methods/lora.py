@@ -5,6 +5,7 @@ A and B train, W is frozen, and no step does anything else. Taught in 02.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -48,6 +49,13 @@ class LoRARule(Rule):
     """Nothing happens around a step."""
 
     method: LoRA
+
+    def check(self, sites: list[Site]) -> None:
+        names = [site.name for site in sites]
+        for name in [*self.method.rank_pattern, *self.method.alpha_pattern]:
+            near = difflib.get_close_matches(name, names, 3)
+            require(name in names, f"rank_pattern or alpha_pattern names {name!r}, which is not adapted; "
+                                   f"{'did you mean' if near else 'there are'} {', '.join(near or names[:6])}?")
 
     def branch(self, site: Site) -> LowRank | None:
         m = self.method

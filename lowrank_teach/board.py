@@ -1,0 +1,103 @@
+"""What a command shows on a terminal: a table that fills as runs come in, and a bar for the one that trains."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+
+
+class InterruptedTraining(Exception):
+    """Ctrl-C during a training; the message says after which step."""
+
+
+class Board:
+    """The table of a command's runs as they come in, and under it a bar for the one that trains."""
+
+    def __init__(self, title: str, labels: list[str]) -> None:
+        self.title, self.labels, self.runs = title, labels, dict[str, Any]()
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
+                            TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
+                            TextColumn("loss {task.fields[loss]:.3f}"), console=console)
+        self.step, self.lines = 0, False
+        self.row: Any = None
+        self.table: Table | None = None
+
+    @contextmanager
+    def shown(self, really: bool) -> Iterator[None]:
+        """On a terminal it is drawn over and over; in a file or a pipe it stands once, at the end."""
+        self.lines = really and not console.is_terminal
+        with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
+            try:
+                yield
+            except KeyboardInterrupt as stop:  # typer would end the program without its words
+                raise InterruptedTraining(str(stop)) from None
+        if self.lines:
+            console.print(self)
+
+    def __rich__(self) -> Any:
+        parts: list[Any] = [self.table or self.title, *([self.bar] if self.row is not None else [])]
+        return Group(*parts)
+
+    def waiting(self) -> list[str]:
+        return [label for label in self.labels if label not in self.runs]
+
+    def add(self, label: str, run: Any) -> None:
+        """A run is done, or was found."""
+        from .compare import table
+
+        self.runs[label] = run
+        if self.lines:
+            print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
+        self.table = rich_table(table(self.runs), self.title, self.waiting())
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.row is not None:
+            self.bar.remove_task(self.row)
+        self.row, self.step = None, 0
+
+    def on_step(self, clock: Any, values: dict[str, float]) -> None:
+        if clock.step <= self.step:  # the next stage of the same method
+            self._clear()
+        if self.row is None:
+            self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
+                                         loss=values["loss"])
+        self.step = clock.step
+        self.bar.update(self.row, completed=clock.step, loss=values["loss"])
+
+    def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
+
+
+def rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Table:
+    cells = [[str(label), *(_cell(column, row[column]) for column in frame.columns)]
+             for label, row in frame.iterrows()]
+    later = [[label, *("…" for _ in frame.columns)] for label in waiting or []]
+    columns = list(zip(["method", *frame.columns], *cells, *later, strict=True))
+    gap = 2 if console.width >= 90 else 1
+    tight = sum(max(map(len, column)) + gap for column in columns) > console.width
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for i, column in enumerate(columns):  # where room is short a heading takes two lines, but never a cell
+        width = max(len(word) for word in [*column[0].split(), *column[1:]])
+        shown.add_column(column[0], justify="right" if i else "left", width=width if tight else None)
+    for row in cells:
+        shown.add_row(*row)
+    for row in later:
+        shown.add_row(*row, style="dim")
+    return shown
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if column in ("trainable", "sum of ranks"):
+        return f"{int(value):,}"
+    return f"{value:.0f}" if column == "ms a step" else f"{value:.1f}" if column.endswith(" s") else f"{value:.3f}"

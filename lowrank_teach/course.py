@@ -1,0 +1,60 @@
+"""The course as data: which notebook asks what, which are there, and the line that names this machine.
+
+Used by 00; the same table stands in the README.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .runs import machine
+
+NOTEBOOKS: dict[str, str] = {
+    "00_start_here": "Does my machine work, and what is this?",
+    "01_why_low_rank": "How much of a real weight change is low rank?",
+    "02_lora": "What is the layer that everything else changes?",
+    "03_cola": "Can a chain of small updates do what one cannot?",
+    "04_salora": "Which rank directions does each matrix need?",
+    "05_delta_lora": "Can W itself move for free?",
+    "06_autolora": "Can ranks be learned on held-out data?",
+    "07_side_by_side": "Which one, on what budget?",
+    "08_generation": "Do the gains carry over to text?",
+    "09_more_tasks": "And to tagging and style transfer?",
+    "10_playground": "What do the sliders do?",
+    "11_claims_ledger": "Which claims hold here?",
+}
+
+
+def course_map(folder: Path | str = ".") -> pd.DataFrame:
+    """One row a notebook: its question, and whether it stands in `folder` or is still to come."""
+    rows = [{"notebook": name, "question": question,
+             "state": "here" if (Path(folder) / f"{name}.ipynb").exists() else "to come"}
+            for name, question in NOTEBOOKS.items()]
+    return pd.DataFrame(rows).set_index("notebook")
+
+
+def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
+    """A table to read: text to the left, nothing cut off, numbers by column as `formats` say.
+
+    name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
+    """
+    words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
+    left = [{"selector": "th", "props": [("text-align", "left")]}]
+    return (frame.style.format({column.replace("_", " "): how for column, how in formats.items()}, escape="html")
+            .set_properties(subset=words, **{"text-align": "left"}).set_table_styles(left).set_uuid(name))
+
+
+def machine_line() -> str:
+    """One sentence on what every number of this notebook was measured on."""
+    m = machine()
+    accelerator = m["accelerator"] or "no GPU"
+    return (f"{m['processor']}, {m['cores']} cores ({m['threads']} in use), {accelerator}; Python {m['python']}, "
+            f"torch {m['torch']}, transformers {m['transformers']}")
+
+
+def references_folder() -> Path:
+    """Where the stored reference numbers stand: figures/data of the checkout."""
+    return Path(__file__).resolve().parents[1] / "figures" / "data"

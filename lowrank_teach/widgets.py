@@ -1,0 +1,137 @@
+"""Explorers: a slider, a number box, a picture, and a sentence that says in words what is seen.
+
+A picture is drawn once; a move of a slider then goes state → arrays (a pure function) → the few artists that
+move, drawn over the stored background → PNG bytes → `Image.value`. No `interact` and no `Output` widget: both
+hide errors. `strip` puts some states of the same picture one above the other, for pages where sliders do not
+live. Used by 00, 02, 10.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from . import style
+
+WIDTH, HEIGHT = 8.0, 2.6   # inches
+LIVE = "computed live from the numbers, exactly"
+SNAPPED = "snapped to the nearest stored run; nothing is trained while you move"
+
+
+@dataclass(frozen=True)
+class Control:
+    """One slider: the state's name, what stands beside it, its range and where it starts."""
+
+    name: str
+    label: str
+    low: int
+    high: int
+    start: int
+
+
+class Picture:
+    """A figure of which few artists move. Subclasses give `arrays` (pure), `update` and `words`."""
+
+    controls: tuple[Control, ...]
+    kind = LIVE
+
+    def __init__(self) -> None:
+        self.fig, self.axes = style.panels(2, 2, HEIGHT - 0.5, None, width=WIDTH)
+        self.canvas = FigureCanvasAgg(self.fig)
+        self.moving = self.build()
+        self.update(self.arrays(**self.start()))
+        self.canvas.draw()
+        self.fig.set_layout_engine("none")   # solving the layout again would cost more than all the rest
+        for artist in self.moving:
+            artist.set_visible(False)
+        self.canvas.draw()
+        self.background = self.canvas.copy_from_bbox(self.fig.bbox)
+        for artist in self.moving:
+            artist.set_visible(True)
+
+    def start(self) -> dict[str, int]:
+        return {c.name: c.start for c in self.controls}
+
+    def build(self) -> list[Artist]:
+        """Draw everything; returns the artists that move."""
+        raise NotImplementedError
+
+    def arrays(self, **state: int) -> dict[str, Any]:
+        """What is drawn at this state; nothing is changed."""
+        raise NotImplementedError
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        """Hand the arrays to the artists."""
+        raise NotImplementedError
+
+    def words(self, **state: int) -> str:
+        """The state in one sentence."""
+        raise NotImplementedError
+
+    def frame(self, **state: int) -> np.ndarray:
+        """The pixels at this state, (height, width, 4)."""
+        self.update(self.arrays(**state))
+        self.canvas.restore_region(self.background)
+        for artist in self.moving:
+            artist.draw(self.canvas.get_renderer())
+        return np.asarray(self.canvas.buffer_rgba())
+
+    def png(self, **state: int) -> bytes:
+        """The picture at this state as a PNG file; light compression, since it only crosses to the browser."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.frame(**state)[..., :3]).save(buffer, format="png", compress_level=1)
+        return buffer.getvalue()
+
+
+def strip(picture: Picture, states: Sequence[Mapping[str, int]]) -> Figure:
+    """Some states of a picture one above the other, pixel by pixel what the slider shows there."""
+    frames = [picture.frame(**state).copy() for state in states]
+    stacked = np.concatenate(frames)                                    # (height, width, 4)
+    fig = Figure(figsize=(stacked.shape[1] / style.DPI, stacked.shape[0] / style.DPI), dpi=style.DPI)
+    fig.figimage(stacked)
+    return fig
+
+
+def explore(picture: Picture) -> Any:
+    """The picture with a slider and a number box for each control, and a sentence under it.
+
+    Raises:
+        ImportError: ipywidgets is not installed.
+    """
+    try:
+        import ipywidgets as w
+    except ImportError as error:
+        raise ImportError('sliders need ipywidgets: pip install "lowrank-teach[lab]"; the strip shows the same '
+                          "picture") from error
+    image, text = w.Image(format="png"), w.HTML()
+    sliders, rows = {}, []
+    for c in picture.controls:
+        options = {"value": c.start, "min": c.low, "max": c.high}
+        sliders[c.name] = w.IntSlider(**options, description=c.label, readout=False,
+                                      style={"description_width": "8em"}, layout=w.Layout(width="30em"))
+        box = w.BoundedIntText(**options, layout=w.Layout(width="5em"))
+        w.link((sliders[c.name], "value"), (box, "value"))
+        rows.append(w.HBox([sliders[c.name], box]))
+
+    def redraw(change: Any = None) -> None:
+        state = {name: slider.value for name, slider in sliders.items()}
+        try:
+            image.value = picture.png(**state)
+            text.value = f"{html.escape(picture.words(**state))} <i>({picture.kind}.)</i>"
+        except Exception as error:
+            text.value = f"<b>This state could not be drawn: {html.escape(repr(error))}</b>"
+            raise
+
+    for slider in sliders.values():
+        slider.observe(redraw, names="value")
+    redraw()
+    return w.VBox([*rows, image, text])

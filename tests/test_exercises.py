@@ -1,0 +1,146 @@
+"""Exercises: the library's solution passes, typical mistakes fail with the hint that helps, nothing ever stops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lowrank_teach import exercises
+from lowrank_teach.exercises import TASKS, Exercise, exercise
+
+
+def made(name: str, attempt) -> Exercise:
+    found = Exercise(attempt, TASKS[name])
+    found.__name__ = name  # a lambda's would be <lambda>
+    return found
+
+
+WRONG = {
+    "lora_forward": {
+        "scale is missing": lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T,
+        "scale by α, LoRA": lambda x, W, A, B, alpha: x @ W.T + alpha * x @ A.T @ B.T,
+        "scale by r / α": lambda x, W, A, B, alpha: x @ W.T + len(A) / alpha * x @ A.T @ B.T,
+        "reads x first": lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * x @ B.T @ A.T,
+        "W is missing": lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T,
+        "branch s · B A is missing": lambda x, W, A, B, alpha: x @ W.T,
+        "subtracted": lambda x, W, A, B, alpha: x @ W.T - alpha / len(A) * x @ A.T @ B.T,
+        "not to W": lambda x, W, A, B, alpha: alpha / len(A) * (x @ W.T + x @ A.T @ B.T),
+        "returned shape": lambda x, W, A, B, alpha: (x @ W.T + alpha / len(A) * x @ A.T @ B.T).T,
+        "still the stub": lambda x, W, A, B, alpha: (_ for _ in ()).throw(NotImplementedError),
+    },
+    "lora_merge": {
+        "scale is missing": lambda W, A, B, alpha: W + B @ A,
+        "scale by α, LoRA": lambda W, A, B, alpha: W + alpha * B @ A,
+        "shapes do not meet": lambda W, A, B, alpha: W + alpha / len(A) * A @ B,
+        "W is missing": lambda W, A, B, alpha: alpha / len(A) * B @ A,
+        "changed its own input": lambda W, A, B, alpha: W.add_(alpha / len(A) * B @ A),
+        "returned nothing": lambda W, A, B, alpha: None,
+    },
+    "count_parameters": {
+        "W is frozen": lambda d, k, r: d * k,
+        "that is A alone": lambda d, k, r: r * k,
+        "r of them": lambda d, k, r: d + k,
+        "do not multiply": lambda d, k, r: (d * r) * (r * k),
+        "is not counted": lambda d, k, r: d * k + r * (d + k),
+        "returned nothing": lambda d, k, r: None,
+        "how many does B hold": lambda d, k, r: 7,
+    },
+}
+RIGHT = {
+    "lora_forward": lambda x, W, A, B, alpha: x @ (W + alpha / len(A) * B @ A).T,
+    "lora_merge": lambda W, A, B, alpha: W + alpha / len(A) * B @ A,
+    "count_parameters": lambda d, k, r: r * (d + k),
+}
+
+
+@pytest.mark.parametrize(("name", "hint"), [(name, hint) for name, wrong in WRONG.items() for hint in wrong])
+def test_a_typical_mistake_fails_with_its_hint(name, hint):
+    verdict = made(name, WRONG[name][hint]).examine()
+    assert not verdict.right
+    assert hint.lower() in verdict.says.lower()
+
+
+def test_every_exercise_has_three_mistakes_and_a_right_answer_here():
+    assert set(WRONG) == set(RIGHT) == set(TASKS)
+    assert all(len(wrong) >= 3 for wrong in WRONG.values())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_right_answer_and_the_library_s_own_pass(name):
+    for attempt in (RIGHT[name], TASKS[name].reference):
+        exercise_ = made(name, attempt)
+        assert exercise_.examine().right
+        assert exercise_.attempt is attempt
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_recorded_mistake_is_right_or_says_two_things(name):
+    task = TASKS[name]
+    for arguments in task.cases():
+        wanted = exercises._array(task.reference(*arguments))
+        assert not any(exercises._same(wanted, exercises._array(wrong(*arguments))) for _, wrong in task.mistakes)
+
+
+def test_a_wrong_stub_goes_on_with_the_library_and_a_right_one_with_itself():
+    calls = []
+    wrong = made("count_parameters", lambda d, k, r: 0)
+    assert wrong(10, 20, 3) == 90
+    right = made("count_parameters", lambda d, k, r: calls.append(1) or r * (d + k))
+    right.examine()
+    before = len(calls)
+    assert right(10, 20, 3) == 90
+    assert len(calls) == before + 1
+
+
+def test_solutions_are_swapped_in(monkeypatch):
+    @exercise
+    def lora_merge(W, lora_A, lora_B, lora_alpha):
+        raise NotImplementedError
+
+    assert not lora_merge.examine().right
+    monkeypatch.setenv("LOWRANK_SOLUTIONS", "1")
+    assert exercise(lora_merge.attempt).examine().right
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(KeyError, match="lora_forward"):
+        @exercise
+        def loraforward(x):
+            return x
+
+
+def test_the_decorator_takes_a_hint_of_its_own():
+    @exercise(hint="look at the picture")
+    def count_parameters(d, k, r):
+        return 7
+
+    assert count_parameters.examine().says == "look at the picture"
+
+
+def test_check_says_it_and_draws_it(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lowrank_teach.style.show", lambda fig, caption, alt: drawn.append((fig, alt)))
+    made("lora_forward", exercises.lora_forward).check()
+    assert capsys.readouterr().out.startswith("✓ lora_forward")
+    torn = made("lora_forward", WRONG["lora_forward"]["scale is missing"])
+    torn.check()
+    out = capsys.readouterr().out
+    assert out.startswith("✗ lora_forward, not there yet: the scale is missing")
+    assert "solution(lora_forward)" in out
+    assert len(drawn) == 2
+    assert "scale is missing" in drawn[1][1]
+
+
+def test_the_solution_is_the_library_s_source(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
+    exercises.solution("lora_merge")
+    assert "def merge(self)" in shown[0]
+    assert "self.scaling * self.lora_B * self.gate()" in shown[0]
+
+
+def test_the_learner_s_tensors_are_not_the_library_s():
+    W, A, B, alpha = TASKS["lora_merge"].cases()[0]
+    before = W.clone()
+    exercises.lora_merge(W, A, B, alpha)
+    assert torch.equal(W, before)

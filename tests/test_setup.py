@@ -1,0 +1,155 @@
+"""What installs this package says the same everywhere: versions, extras, targets, names; and leaks no machine."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import lowrank_teach as lt
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+PINS = {requirement.name.lower(): requirement for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if (text := line.partition("#")[0].strip()) and (requirement := Requirement(text))}
+REQUIRED = [Requirement(line) for line in
+            [*PROJECT["dependencies"], *(one for name in ("lab", "test")
+                                         for one in PROJECT["optional-dependencies"][name])]]
+
+
+@pytest.mark.parametrize("requirement", REQUIRED, ids=str)
+def test_the_pins_satisfy_what_is_required(requirement):
+    pin = PINS[requirement.name.lower()]
+    only, = pin.specifier
+    assert only.operator == "=="
+    assert requirement.specifier.contains(only.version, prereleases=True)
+
+
+def test_what_is_installed_is_what_is_pinned():
+    wrong = {}
+    for requirement in REQUIRED:
+        pinned = next(iter(PINS[requirement.name.lower()].specifier)).version
+        if Version(version(requirement.name)).public != Version(pinned).public:
+            wrong[requirement.name] = version(requirement.name), pinned
+    if wrong:
+        pytest.skip(f"this environment was not made with constraints.txt: {wrong}")
+
+
+def test_conda_makes_the_same_environment():
+    parts = [part for part in CONDA["dependencies"] if isinstance(part, str)]
+    pip, = (part["pip"] for part in CONDA["dependencies"] if isinstance(part, dict))
+    python, = (part for part in parts if part.startswith("python="))
+    pinned_for = re.search(r"Python (\d\.\d+)", (ROOT / "constraints.txt").read_text())[1]
+    assert python == f"python={pinned_for}"
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(pinned_for)
+    assert any(part.startswith("pip") for part in parts)
+    assert "--constraint constraints.txt" in pip
+    assert f"torch{PINS['torch'].specifier}" in pip
+    assert "-e .[lab]" in pip
+    assert len(pip) == 3
+    assert CONDA["name"] == PROJECT["name"]
+    assert CONDA["channels"] == ["conda-forge"]
+
+
+def test_versions_agree():
+    assert version(PROJECT["name"]) == PROJECT["version"]
+    assert metadata(PROJECT["name"])["Name"] == PROJECT["name"]
+
+
+def test_the_makefile_has_its_targets():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+    wanted = {"demo", "test", "lab", "notebooks", "figures", "bench", "lint"}
+    assert wanted <= targets
+    phony = set(re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1].split())
+    assert wanted <= phony
+    for target in wanted:  # each sets itself up first
+        assert re.search(rf"^{target}: \$\(READY\)$", text, re.MULTILINE), target
+    for script in re.findall(r"python ((?:tests|lowrank_teach)/\S+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    assert "constraints.txt" in re.search(r"^\$\(READY\):(.+)$", text, re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lab", "notebooks", "figures", "bench", "lint"])
+def test_make_knows_what_to_do(target):
+    """A dry run, as if nothing had been set up yet: the set-up stands first, then the work."""
+    words = ["make", "--dry-run", "--always-make", target]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "-m venv" in lines[0]
+    assert any('".[lab,test]"' in line and "--constraint constraints.txt" in line for line in lines)
+    assert ".venv/bin/" in lines[-1]
+
+
+def test_the_command_that_demo_runs_is_one(monkeypatch, capsys):
+    """The options in the Makefile are options of the command line."""
+    from small import command
+
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in re.findall(r"lowrank-teach (.+)$", text, re.MULTILINE):
+        name, *words = line.split()
+        _, out, _ = command(monkeypatch, capsys, name, "--help")
+        assert all(word in out for word in words if word.startswith("--")), line
+
+
+def test_every_public_name_is_there():
+    assert len(set(lt.__all__)) == len(lt.__all__)
+    for name in lt.__all__:
+        assert getattr(lt, name) is not None
+    assert set(lt.__all__) <= set(dir(lt))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        lt.no_such_name  # noqa: B018
+
+
+def test_a_function_is_not_hidden_by_the_file_it_stands_in():
+    """Importing lowrank_teach.fit sets an attribute of that name on the package; it must stay the function."""
+    for name in ("fit", "compare"):
+        importlib.import_module(f"lowrank_teach.{name}")
+        assert callable(getattr(lt, name))
+    script = ("import lowrank_teach as lt; from lowrank_teach.compare import compare, fit\n"
+              "assert lt.fit is fit and lt.compare is compare and lt.fit is fit")
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_importing_the_package_alone_imports_no_torch():
+    script = "import sys, lowrank_teach; print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib') " \
+             "if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# a machine's own folders, and options that name an index of packages
+FOREIGN = re.compile(r"(?<![\w.$}~/])/(?:work|root|tmp|home/\w+|Users/\w+|mnt|var/tmp)/|"
+                     r"\b(?:index-url|extra-index-url|trusted-host)\b", re.IGNORECASE)
+HOST = re.compile(r"https?://([\w.-]+\.[a-z]{2,})\b", re.IGNORECASE)
+HOSTS = {"arxiv.org", "www.apache.org", "no.such.name.invalid"}  # what a reader may be sent to; no index, no mirror
+
+
+def test_no_file_names_a_machine_or_an_index():
+    assert FOREIGN.search('open("/home/reader/data")')
+    assert FOREIGN.search("pip install --index-url x")
+    assert not FOREIGN.search("figures/data/run.json, $HOME/work/x, ~/.cache/tmp/")
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, timeout=30)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    found = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path == Path(__file__) or path.suffix == ".png" or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            wrong = FOREIGN.search(line) or set(HOST.findall(line)) - HOSTS
+            found += [f"{name}:{number}: {line.strip():.80}"] if wrong else []
+    assert found == []
