@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/lowrank-teach compare --task rt --backbone minilm-l6 --profile $(PROFILE) --figures figures
 
+# the suite, then every notebook in the tiny profile: with the exercises solved (nbmake), and as a reader finds it
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 	$(BIN)/python tests/run_notebooks.py
@@ -28,7 +29,7 @@ test: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-# executes every notebook on a copy and moves the outputs over only if all passed
+# executes every notebook from its text in notebooks/text and moves the outputs over only if all passed
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py --write --profile $(PROFILE)
 

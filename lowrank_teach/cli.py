@@ -199,6 +199,8 @@ def main() -> None:
         print(f"lowrank-teach: {str(stop) or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
     except (Refusal, ValueError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) and "pip install" not in _sentence(error):
+            raise  # no missing extra but a fault of ours
         print(f"lowrank-teach: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:

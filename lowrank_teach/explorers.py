@@ -125,16 +125,15 @@ class RankAlpha(Picture):
     def __init__(self, curves: Mapping[tuple[int, float], tuple[Sequence[float], Sequence[float]]],
                  scores: Mapping[tuple[int, float], float], label: str) -> None:
         self.curves, self.scores, self.label = dict(curves), dict(scores), label
-        self.ranks, self.alphas = (sorted({key[i] for key in curves}) for i in (0, 1))
+        self.ranks, self.alphas = sorted({r for r, _ in curves}), sorted({alpha for _, alpha in curves})
         self.controls = tuple(Control(name, name, int(values[0]), int(values[-1]), int(values[len(values) // 2]))
                               for name, values in (("rank", self.ranks), ("alpha", self.alphas)))
         super().__init__()
 
     def snap(self, rank: float, alpha: float) -> tuple[int, float]:
         """The stored run nearest in the logarithm of each."""
-        near = (min(values, key=lambda v: abs(np.log(v / asked)))
-                for values, asked in ((self.ranks, rank), (self.alphas, alpha)))
-        return tuple(near)  # type: ignore[return-value]
+        return (min(self.ranks, key=lambda r: abs(np.log(r / rank))),
+                min(self.alphas, key=lambda a: abs(np.log(a / alpha))))
 
     def build(self) -> list[Artist]:
         left, right = self.axes
@@ -145,7 +144,8 @@ class RankAlpha(Picture):
         left.grid(False)
         left.set_xticks(range(len(self.alphas)), [f"{a:g}" for a in self.alphas])
         left.set_yticks(range(len(self.ranks)), [f"{r:g}" for r in self.ranks])
-        self.mark = left.add_patch(Rectangle((0, 0), 0.92, 0.92, fill=False, edgecolor=style.ORANGE, linewidth=3))
+        self.mark = Rectangle((0, 0), 0.92, 0.92, fill=False, edgecolor=style.ORANGE, linewidth=3)
+        left.add_patch(self.mark)
         for steps, loss in self.curves.values():
             right.plot(steps, loss, color=style.PALE, linewidth=0.8)
         self.line, = right.plot([], [], color=style.BLUE, linewidth=2)

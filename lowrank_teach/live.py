@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .methods.base import Clock
 from .outcome import Callback
 from .runs import Run
 
-Curve = tuple[list[int], list[float]]
+Curve = tuple[Sequence[float], Sequence[float]]   # steps, losses
 
 
 def smooth(curve: Curve, width: int = 10) -> Curve:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def run(source: Path, timeout: int) -> tuple[Any, list[str]]:
     try:
         client.execute()
     except CellExecutionError as error:
-        problems.append(str(error)[-3000:])
+        problems.append(re.sub(r"\x1b\[[\d;]*m", "", str(error))[-3000:])   # without colours
     seconds = time.perf_counter() - start
     late = f", more than {LONGEST} s" if os.environ.get("LOWRANK_PROFILE") == "tiny" and seconds > LONGEST else ""
     print(f"{source.stem}: {seconds / 60:.1f} minutes ({seconds:.0f} s{late})", flush=True)

@@ -27,8 +27,8 @@ def require(holds: bool, says: str) -> None:
 def require_types(config: Any) -> None:
     """Refuse what is no number where a field is one: text, True, nan, a fraction of a rank.
 
-    Fields of plain types, of tuples and of dicts of them are looked at; numpy's numbers become Python's, so that
-    a configuration can always be written to JSON.
+    Fields of plain types, of tuples and of dicts of them are looked at; numbers become Python's own, of the
+    field's type, so that a configuration can be written to JSON and equal ones are written alike.
 
     Raises:
         ValueError: names the field, its value, and what it takes.
@@ -48,9 +48,9 @@ def require_types(config: Any) -> None:
             fits, shape = _is_one_of(kinds, value), ""
         words = " or ".join(WORDS[name] for name in WORDS if name in kinds)
         require(fits, f"{f.name} = {value!r} must be {shape}{words}")
-        if isinstance(value, numbers.Real) and not isinstance(value, int | float):
-            plain = int(value) if isinstance(value, numbers.Integral) else float(value)
-            object.__setattr__(config, f.name, plain)
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            whole = isinstance(value, numbers.Integral) and "int" in kinds  # α = 16 is α = 16.0: one configuration
+            object.__setattr__(config, f.name, int(value) if whole else float(value))
 
 
 def _is_one_of(kinds: set[str], value: Any) -> bool:

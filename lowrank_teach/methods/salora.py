@@ -71,6 +71,7 @@ class SaLoRA(Method):
         require(self.ascent in ("adam", "sgd"), f"ascent {self.ascent!r} must be 'adam' or 'sgd'")
         require(self.orthogonality in ("mean", "sum"), "orthogonality must be 'mean' or 'sum'")
         require(self.lambda_max is None or self.lambda_max >= 0, "lambda_max must be 0 or more, or None")
+        require(self.t_start >= 0, f"t_start = {self.t_start} must be 0 or more")
         if type(self.t_start) is type(self.t_end):
             require(self.t_end > self.t_start, f"t_end = {self.t_end} must come after t_start = {self.t_start}")
 

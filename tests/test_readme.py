@@ -1,0 +1,67 @@
+"""What the README shows is true: its code runs, its numbers are those of the stored runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import lowrank_teach as lt
+from lowrank_teach.compare import markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_results_are_those_of_the_stored_runs():
+    """The table is made from figures/data/compare.json as committed (a demo run later may overwrite the file)."""
+    stored = subprocess.run(["git", "show", "HEAD:figures/data/compare.json"], cwd=ROOT, capture_output=True,
+                            text=True)
+    if stored.returncode:
+        pytest.skip("not a checkout: the committed numbers cannot be read")
+    record = json.loads(stored.stdout)
+    shown = README.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0]
+    assert shown == markdown(pd.DataFrame(record["table"]).set_index("method"))
+
+
+@pytest.mark.asset
+def test_the_method_of_twenty_lines_trains():
+    """The example of a new method, as printed, trains and is known by name."""
+    example = next(block for block in BLOCKS if "class LoRAPlus" in block)
+    body = example.split("import lowrank_teach as lt\n")[1].split("run = lt.fit")[0]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 20
+    names: dict = {}
+    try:
+        exec(example.replace('profile="tiny"', 'profile="tiny", steps=5, progress=False'), names)
+        run = names["run"]
+        assert run.config["method"]["method"] == "lora_plus"
+        assert run.config["method"]["ratio"] == 4.0
+        rates = {group["lr"] for group in names["LoRAPlusRule"].parameter_groups(_rule(names))}
+        assert rates == {1e-3, 4e-3}
+    finally:
+        lt.METHODS.pop("lora_plus", None)
+
+
+def _rule(names: dict):
+    model, _ = lt.load_backbone("minilm-l3", num_labels=2)
+    return lt.adapt(model, names["LoRAPlus"]()).rule
+
+
+def test_the_six_lines_run_on_a_transformers_model(monkeypatch):
+    """The snippet for one's own model, with a tiny model in place of the hub's."""
+    from helpers import collate, make_rows, tiny
+    from transformers import AutoModelForSequenceClassification
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", lambda name: tiny("roberta"))
+    example = next(block for block in BLOCKS if "from_pretrained" in block).replace("steps=1000", "steps=8")
+    names = {"rows": make_rows(32), "collate": collate}
+    exec(example.replace("r=8", "r=4"), names)
+    assert names["adapters"].state == "merged"
+    with torch.no_grad():
+        assert torch.isfinite(names["model"](**collate(make_rows(4))).logits).all()
