@@ -11,9 +11,7 @@ needs no more than torch.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 _WHERE = {
@@ -28,7 +26,8 @@ _WHERE = {
     "BACKBONES": "models", "load_backbone": "models", "TASKS": "tasks", "load_task": "tasks",
     # training, and what it leaves
     "PROFILES": "config", "TrainConfig": "config", "train_config": "config", "Trainer": "train",
-    "Callback": "outcome", "fit": "fit", "Run": "runs", "Store": "runs", "compare": "compare", "table": "compare",
+    "Callback": "outcome", "fit": "experiment", "Run": "runs", "Store": "runs", "compare": "lineup",
+    "table": "lineup",
 }
 _MODULES = ("gates", "measure", "plots", "figures")
 
@@ -41,17 +40,6 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-class _Package(ModuleType):
-    """Importing the file `fit.py` makes it an attribute of the package; `fit` must stay the function in it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        hidden = isinstance(value, ModuleType) and _WHERE.get(name) == name
-        super().__setattr__(name, getattr(value, name) if hidden else value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

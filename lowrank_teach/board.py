@@ -52,7 +52,7 @@ class Board:
 
     def add(self, label: str, run: Any) -> None:
         """A run is done, or was found."""
-        from .compare import table
+        from .lineup import table
 
         self.runs[label] = run
         if self.lines:

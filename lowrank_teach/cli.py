@@ -38,7 +38,7 @@ def train(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_
           task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile: ProfileName = "laptop",
           seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run."""
-    from .fit import fit
+    from .experiment import fit
 
     configured, training = _configure(method, settings or [])
     board = Board(f"{task}, {backbone}, {profile}, seed {seed}", [method])
@@ -60,9 +60,9 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
             figures: Annotated[Path | None, typer.Option(help="write the figures to this folder")] = None
             ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
-    from .compare import LINEUP
-    from .compare import compare as run_all
     from .figures import check_folder, write_figures
+    from .lineup import LINEUP
+    from .lineup import compare as run_all
 
     if figures is not None:
         check_folder(figures)
@@ -121,7 +121,7 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
     from .figures import redraw, write_figures
 
     if again:
-        from .compare import compare as run_all
+        from .lineup import compare as run_all
 
         made = write_figures(run_all(profile=profile, cache=False, progress=not as_json), folder)
     else:

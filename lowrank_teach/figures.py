@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import plots
-from .compare import table
+from .lineup import table
 from .runs import Run
 
 Runs = Mapping[str, Run]
@@ -196,11 +196,12 @@ def overview(folder: Path | str = "figures") -> Path | None:
     pictures = [Image.open(path).convert("RGB") for path in paths]
     width = max(p.width for p in pictures)
     heights = [max(p.height for p in pictures[:2]), max(p.height for p in pictures[2:])]
-    sheet = Image.new("RGB", (2 * width, sum(heights)), "white")
+    gap = width // 30
+    sheet = Image.new("RGB", (2 * width + gap, sum(heights) + gap), "white")
     for i, picture in enumerate(pictures):
         row, column = divmod(i, 2)
-        left = column * width + (width - picture.width) // 2
-        sheet.paste(picture, (left, sum(heights[:row]) + (heights[row] - picture.height) // 2))
+        left = column * (width + gap) + (width - picture.width) // 2
+        sheet.paste(picture, (left, sum(heights[:row]) + row * gap + (heights[row] - picture.height) // 2))
     sheet.save(Path(folder) / "overview.png", optimize=True)
     return Path(folder) / "overview.png"
 

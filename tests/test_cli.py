@@ -23,7 +23,7 @@ from small import command, data_folder, model_folder
 
 import lowrank_teach as lt
 from lowrank_teach import board, cli
-from lowrank_teach.compare import LINEUP
+from lowrank_teach.lineup import LINEUP
 from lowrank_teach.tasks import TASKS
 
 FAST = [f"--set={pair}" for pair in ("steps=24", "batch_size=8", "n_train=96")]
@@ -108,7 +108,7 @@ def test_what_a_library_prints_does_not_spoil_the_document(lined_up, monkeypatch
         print("fetching something (9 MB, once)")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sys.modules["lowrank_teach.fit"], "load_task", chatty)
+    monkeypatch.setattr(sys.modules["lowrank_teach.experiment"], "load_task", chatty)
     status, out, err = run("train", "lora", *words[1:], "--seed", "5", "--json")
     assert status == 0
     assert json.loads(out)["config"]["seed"] == 5

@@ -13,9 +13,9 @@ import torch
 from small import data_folder, model_folder
 
 import lowrank_teach as lt
-from lowrank_teach.compare import table
 from lowrank_teach.evaluate import evaluate
 from lowrank_teach.features import Collate, encode
+from lowrank_teach.lineup import table
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
 from lowrank_teach.outcome import StoppedError
 from lowrank_teach.runs import HISTORY, Run, Store, config_key
@@ -177,7 +177,7 @@ def test_a_stored_run_is_found_without_training(quick, monkeypatch):
     trained = quick("lora")
     real_run, calls = lt.Trainer.run, []
     monkeypatch.setattr(lt.Trainer, "run", lambda self: calls.append(1) or real_run(self))
-    monkeypatch.setattr(sys.modules["lowrank_teach.fit"], "load_backbone",
+    monkeypatch.setattr(sys.modules["lowrank_teach.experiment"], "load_backbone",
                         lambda *a, **k: pytest.fail("a model was loaded for a stored run"))
     found = quick("lora")
     assert calls == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach.compare import markdown
+from lowrank_teach.lineup import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

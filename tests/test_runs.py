@@ -157,7 +157,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, mo
         with pytest.raises(OSError, match=r"runs cannot be written to .*file.*LOWRANK_TEACH_RUNS"):
             Store(place).check()
     lt.fit  # noqa: B018  (loads the module that is patched)
-    monkeypatch.setattr(sys.modules["lowrank_teach.fit"], "load_task", lambda *a, **k: pytest.fail("it went on"))
+    monkeypatch.setattr(sys.modules["lowrank_teach.experiment"], "load_task",
+                        lambda *a, **k: pytest.fail("it went on"))
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "file"))
     with pytest.raises(OSError, match="runs cannot be written"):
         lt.fit("lora", "rt", "minilm-l3", "tiny", progress=False)

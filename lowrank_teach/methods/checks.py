@@ -50,7 +50,8 @@ def require_types(config: Any) -> None:
         require(fits, f"{f.name} = {value!r} must be {shape}{words}")
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             whole = isinstance(value, numbers.Integral) and "int" in kinds  # α = 16 is α = 16.0: one configuration
-            object.__setattr__(config, f.name, int(value) if whole else float(value))
+            plain: int | float = int(value) if whole else float(value)  # type: ignore[call-overload]
+            object.__setattr__(config, f.name, plain)
 
 
 def _is_one_of(kinds: set[str], value: Any) -> bool:

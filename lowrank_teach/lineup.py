@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .fit import fit
+from .experiment import fit
 from .methods import COLA, AutoLoRA, DeltaLoRA, HeadOnly, LoRA, Method, SaLoRA
 from .runs import Run
 from .style import METHOD_STYLE
@@ -47,7 +47,8 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
         rows.append({
             "method": label, metric: value, "validation": run.score("validation")[1],
             "trainable": run.parameters["trainable"],
-            "ranks": f"{min(ranks)}–{max(ranks)}" if ranks else "–", "sum of ranks": sum(ranks),
+            "ranks": "–".join(dict.fromkeys([str(min(ranks)), str(max(ranks))])) if ranks else "–",
+            "sum of ranks": sum(ranks),
             "ms a step": 1000 * run.seconds["training"] / run.seconds["steps.training"],
             "search s": run.seconds.get("search", 0.0), "total s": run.seconds["total"]})
     return pd.DataFrame(rows).set_index("method")
