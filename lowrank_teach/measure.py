@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -245,12 +246,21 @@ def model_flops(linear_shapes: Mapping[str, tuple[int, int]], ranks: Mapping[str
 def peak_memory() -> dict[str, int | None]:
     """Peak bytes: on the GPU since the last reset, resident in RAM since the process began; or None."""
     cuda = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+    return {"cuda_peak_bytes": cuda, "rss_peak_bytes": _resident_peak()}
+
+
+def _resident_peak() -> int | None:
+    status = Path("/proc/self/status")
+    if status.exists():   # not getrusage here: a started process inherits its parent's peak there
+        kilobytes = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        if kilobytes:
+            return int(kilobytes[0]) * 1024
     try:
         import resource
     except ImportError:   # Windows has no getrusage
-        return {"cuda_peak_bytes": cuda, "rss_peak_bytes": None}
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"cuda_peak_bytes": cuda, "rss_peak_bytes": rss}   # macOS counts in bytes, Linux in KB
+        return None
+    # macOS counts in bytes, others in KB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reset_peak_memory() -> None:

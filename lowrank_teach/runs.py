@@ -87,8 +87,12 @@ class Run:
 
 
 def config_key(config: dict[str, Any]) -> str:
-    """The run's name: a hash of all that decides its result."""
-    text = json.dumps({**config, "format": FORMAT}, sort_keys=True, ensure_ascii=False)
+    """The run's name: a hash of all that decides its result, the package's version included.
+
+    Changes to the code between two versions are not seen: then train with `cache=False`.
+    """
+    text = json.dumps({**config, "format": FORMAT, "version": version("lowrank-teach")}, sort_keys=True,
+                      ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -365,7 +365,8 @@ def test_peak_memory_is_in_bytes():
 
 
 def test_peak_memory_without_getrusage(monkeypatch):
-    monkeypatch.setitem(sys.modules, "resource", None)                    # as on Windows
+    monkeypatch.setattr(m.Path, "exists", lambda path: False)             # as on Windows: no /proc and
+    monkeypatch.setitem(sys.modules, "resource", None)                    # no getrusage
     assert m.peak_memory()["rss_peak_bytes"] is None
 
 

@@ -402,8 +402,8 @@ seeds = {
 }
 plots.show(
     plots.chain_length({f"rank {middle}": seeds}, ylabel="Validation loss", xlabel="α"),
-    "One dot a seed; the band is one standard deviation. Differences smaller than the"
-    " band are chance.",
+    "One dot a seed; the band is one standard deviation. Differences within it "
+    "may be chance.",
     "Validation loss against alpha at rank 4, the mean of three seeds as a line, with"
     " a band and a dot for each.",
 )
