@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -17,7 +17,7 @@ from packaging.version import Version
 import lowrank_teach as lt
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = pytest.importorskip("tomllib", reason="Python 3.11 or later").loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 PINS = {requirement.name.lower(): requirement for line in (ROOT / "constraints.txt").read_text().splitlines()
         if (text := line.partition("#")[0].strip()) and (requirement := Requirement(text))}
