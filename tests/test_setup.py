@@ -17,7 +17,8 @@ from packaging.version import Version
 import lowrank_teach as lt
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = pytest.importorskip("tomllib", reason="Python 3.11 or later").loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TOML = pytest.importorskip("tomllib", reason="Python 3.11 or later")
+PROJECT = TOML.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 PINS = {requirement.name.lower(): requirement for line in (ROOT / "constraints.txt").read_text().splitlines()
         if (text := line.partition("#")[0].strip()) and (requirement := Requirement(text))}
