@@ -84,7 +84,7 @@ class SaLoRA(Method):
         return Stretch(self.tau, self.gamma, self.zeta)
 
     def shortest_window(self) -> int:
-        """Steps that log θ needs, at Adam's eta_c a step, to bring a common density from its start to b."""
+        """Steps from the start's density to b if all gates moved alike, eta_c a step; hardly ever fewer will do."""
         return math.ceil(self._way() / self.eta_c)
 
     def estimated_window(self) -> int:
