@@ -29,13 +29,19 @@ SNAPPED = "snapped to the nearest stored run; nothing is trained while you move"
 
 @dataclass(frozen=True)
 class Control:
-    """One slider: the state's name, what stands beside it, its range and where it starts."""
+    """One slider: the state's name, what stands beside it, its range, where it starts, and one move of it."""
 
     name: str
     label: str
-    low: int
-    high: int
-    start: int
+    low: float
+    high: float
+    start: float
+    step: float = 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether it takes whole numbers only."""
+        return all(isinstance(value, int) for value in (self.low, self.high, self.start, self.step))
 
 
 class Picture:
@@ -43,9 +49,11 @@ class Picture:
 
     controls: tuple[Control, ...]
     kind = LIVE
+    count = 2         # panels, side by side
+    height = HEIGHT
 
     def __init__(self) -> None:
-        self.fig, self.axes = style.panels(2, 2, HEIGHT - 0.5, None, width=WIDTH)
+        self.fig, self.axes = style.panels(self.count, self.count, self.height - 0.5, None, width=WIDTH)
         self.canvas = FigureCanvasAgg(self.fig)
         self.moving = self.build()
         self.update(self.arrays(**self.start()))
@@ -58,14 +66,14 @@ class Picture:
         for artist in self.moving:
             artist.set_visible(True)
 
-    def start(self) -> dict[str, int]:
+    def start(self) -> dict[str, float]:
         return {c.name: c.start for c in self.controls}
 
     def build(self) -> list[Artist]:
         """Draw everything; returns the artists that move."""
         raise NotImplementedError
 
-    def arrays(self, **state: int) -> dict[str, Any]:
+    def arrays(self, **state: Any) -> dict[str, Any]:
         """What is drawn at this state; nothing is changed."""
         raise NotImplementedError
 
@@ -73,11 +81,11 @@ class Picture:
         """Hand the arrays to the artists."""
         raise NotImplementedError
 
-    def words(self, **state: int) -> str:
+    def words(self, **state: Any) -> str:
         """The state in one sentence."""
         raise NotImplementedError
 
-    def frame(self, **state: int) -> np.ndarray:
+    def frame(self, **state: Any) -> np.ndarray:
         """The pixels at this state, (height, width, 4)."""
         self.update(self.arrays(**state))
         self.canvas.restore_region(self.background)
@@ -85,14 +93,14 @@ class Picture:
             artist.draw(self.canvas.get_renderer())
         return np.asarray(self.canvas.buffer_rgba())
 
-    def png(self, **state: int) -> bytes:
+    def png(self, **state: Any) -> bytes:
         """The picture at this state as a PNG file; light compression, since it only crosses to the browser."""
         buffer = io.BytesIO()
         Image.fromarray(self.frame(**state)[..., :3]).save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
 
 
-def strip(picture: Picture, states: Sequence[Mapping[str, int]]) -> Figure:
+def strip(picture: Picture, states: Sequence[Mapping[str, float]]) -> Figure:
     """Some states of a picture one above the other, pixel by pixel what the slider shows there."""
     frames = [picture.frame(**state).copy() for state in states]
     stacked = np.concatenate(frames)                                    # (height, width, 4)
@@ -115,10 +123,11 @@ def explore(picture: Picture) -> Any:
     image, text = w.Image(format="png"), w.HTML()
     sliders, rows = {}, []
     for c in picture.controls:
-        options = {"value": c.start, "min": c.low, "max": c.high}
-        sliders[c.name] = w.IntSlider(**options, description=c.label, readout=False,
-                                      style={"description_width": "8em"}, layout=w.Layout(width="30em"))
-        box = w.BoundedIntText(**options, layout=w.Layout(width="5em"))
+        options = {"value": c.start, "min": c.low, "max": c.high, "step": c.step}
+        slider, number = (w.IntSlider, w.BoundedIntText) if c.whole else (w.FloatSlider, w.BoundedFloatText)
+        sliders[c.name] = slider(**options, description=c.label, readout=False,
+                                 style={"description_width": "12em"}, layout=w.Layout(width="34em"))
+        box = number(**options, layout=w.Layout(width="6em"))
         w.link((sliders[c.name], "value"), (box, "value"))
         rows.append(w.HBox([sliders[c.name], box]))
 

@@ -4,53 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from wrong_answers import RIGHT, WRONG
 
-from lowrank_teach import exercises
-from lowrank_teach.exercises import TASKS, Exercise, exercise
+from lowrank_teach.exercises import TASKS, Exercise, engine, exercise, lora
 
 
 def made(name: str, attempt) -> Exercise:
     found = Exercise(attempt, TASKS[name])
     found.__name__ = name  # a lambda's would be <lambda>
     return found
-
-
-WRONG = {
-    "lora_forward": {
-        "scale is missing": lambda x, W, A, B, alpha: x @ W.T + x @ A.T @ B.T,
-        "scale by α, LoRA": lambda x, W, A, B, alpha: x @ W.T + alpha * x @ A.T @ B.T,
-        "scale by r / α": lambda x, W, A, B, alpha: x @ W.T + len(A) / alpha * x @ A.T @ B.T,
-        "reads x first": lambda x, W, A, B, alpha: x @ W.T + alpha / len(A) * x @ B.T @ A.T,
-        "W is missing": lambda x, W, A, B, alpha: alpha / len(A) * x @ A.T @ B.T,
-        "branch s · B A is missing": lambda x, W, A, B, alpha: x @ W.T,
-        "subtracted": lambda x, W, A, B, alpha: x @ W.T - alpha / len(A) * x @ A.T @ B.T,
-        "not to W": lambda x, W, A, B, alpha: alpha / len(A) * (x @ W.T + x @ A.T @ B.T),
-        "returned shape": lambda x, W, A, B, alpha: (x @ W.T + alpha / len(A) * x @ A.T @ B.T).T,
-        "still the stub": lambda x, W, A, B, alpha: (_ for _ in ()).throw(NotImplementedError),
-    },
-    "lora_merge": {
-        "scale is missing": lambda W, A, B, alpha: W + B @ A,
-        "scale by α, LoRA": lambda W, A, B, alpha: W + alpha * B @ A,
-        "shapes do not meet": lambda W, A, B, alpha: W + alpha / len(A) * A @ B,
-        "W is missing": lambda W, A, B, alpha: alpha / len(A) * B @ A,
-        "changed its own input": lambda W, A, B, alpha: W.add_(alpha / len(A) * B @ A),
-        "returned nothing": lambda W, A, B, alpha: None,
-    },
-    "count_parameters": {
-        "W is frozen": lambda d, k, r: d * k,
-        "that is A alone": lambda d, k, r: r * k,
-        "r of them": lambda d, k, r: d + k,
-        "do not multiply": lambda d, k, r: (d * r) * (r * k),
-        "is not counted": lambda d, k, r: d * k + r * (d + k),
-        "returned nothing": lambda d, k, r: None,
-        "how many does B hold": lambda d, k, r: 7,
-    },
-}
-RIGHT = {
-    "lora_forward": lambda x, W, A, B, alpha: x @ (W + alpha / len(A) * B @ A).T,
-    "lora_merge": lambda W, A, B, alpha: W + alpha / len(A) * B @ A,
-    "count_parameters": lambda d, k, r: r * (d + k),
-}
 
 
 @pytest.mark.parametrize(("name", "hint"), [(name, hint) for name, wrong in WRONG.items() for hint in wrong])
@@ -77,8 +39,8 @@ def test_a_right_answer_and_the_library_s_own_pass(name):
 def test_no_recorded_mistake_is_right_or_says_two_things(name):
     task = TASKS[name]
     for arguments in task.cases():
-        wanted = exercises._array(task.reference(*arguments))
-        assert not any(exercises._same(wanted, exercises._array(wrong(*arguments))) for _, wrong in task.mistakes)
+        wanted = engine._array(task.reference(*arguments))
+        assert not any(engine._same(wanted, engine._array(wrong(*arguments))) for _, wrong in task.mistakes)
 
 
 def test_a_wrong_stub_goes_on_with_the_library_and_a_right_one_with_itself():
@@ -120,7 +82,7 @@ def test_the_decorator_takes_a_hint_of_its_own():
 def test_check_says_it_and_draws_it(capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr("lowrank_teach.style.show", lambda fig, caption, alt: drawn.append((fig, alt)))
-    made("lora_forward", exercises.lora_forward).check()
+    made("lora_forward", lora.lora_forward).check()
     assert capsys.readouterr().out.startswith("✓ lora_forward")
     torn = made("lora_forward", WRONG["lora_forward"]["scale is missing"])
     torn.check()
@@ -134,7 +96,7 @@ def test_check_says_it_and_draws_it(capsys, monkeypatch):
 def test_the_solution_is_the_library_s_source(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
-    exercises.solution("lora_merge")
+    engine.solution("lora_merge")
     assert "def merge(self)" in shown[0]
     assert "self.scaling * self.lora_B * self.gate()" in shown[0]
 
@@ -142,5 +104,5 @@ def test_the_solution_is_the_library_s_source(monkeypatch):
 def test_the_learner_s_tensors_are_not_the_library_s():
     W, A, B, alpha = TASKS["lora_merge"].cases()[0]
     before = W.clone()
-    exercises.lora_merge(W, A, B, alpha)
+    lora.lora_merge(W, A, B, alpha)
     assert torch.equal(W, before)

@@ -6,26 +6,22 @@ import re
 
 import pytest
 import torch
-from helpers import tiny
+from live_objects import PARTS
+from live_objects.lora import ALPHA, R
 from torch import nn
 
-from lowrank_teach import adapt, glossary
+from lowrank_teach import glossary
 from lowrank_teach.glossary import SYMBOLS
-from lowrank_teach.methods import LoRA
-
-R, ALPHA = 3, 6.0
 
 
 @pytest.fixture(scope="module")
 def live():
-    """Objects by the names that the glossary's expressions stand on, and the dimensions; d and k differ."""
-    model = tiny()
-    method = LoRA(r=R, lora_alpha=ALPHA, sites=("0.up",))
-    adapters = adapt(model, method, seed=0)
-    branch, site = adapters["0.up"], adapters.sites["0.up"]
-    x = torch.randn(2, 5, site.k)
-    return ({"method": method, "adapters": adapters, "layer": adapters.owner("0.up"), "branch": branch, "x": x},
-            {"d": site.d, "k": site.k, "r": R, "*": (2, 5)})
+    """For each paper: the objects that its expressions stand on, and the dimensions."""
+    return {paper: part.live() for paper, part in PARTS.items()}
+
+
+def paper_of(symbol: str) -> str:
+    return next(paper for paper, part in glossary.PARTS.items() if symbol in part.SYMBOLS)
 
 
 def dimensions(shape: str, sizes: dict) -> tuple[int, ...]:
@@ -33,14 +29,21 @@ def dimensions(shape: str, sizes: dict) -> tuple[int, ...]:
     return tuple(n for part in parts for n in (part if isinstance(part, tuple) else (part,)))
 
 
-def test_the_test_objects_can_tell_d_from_k(live):
-    assert live[1]["d"] != live[1]["k"]
-    assert set(live[0]) == set(glossary.OBJECTS)
+def test_every_paper_s_objects_are_named_and_can_tell_its_dimensions_apart(live):
+    assert set(PARTS) == set(glossary.PARTS)
+    for paper, (objects, sizes) in live.items():
+        assert set(objects) >= set(glossary.PARTS[paper].OBJECTS)
+        plain = [size for name, size in sizes.items() if name != "*"]
+        assert len(set(plain)) == len(plain)
+
+
+def test_no_symbol_stands_in_two_papers():
+    assert len(SYMBOLS) == sum(len(part.SYMBOLS) for part in glossary.PARTS.values())
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
 def test_code_name_and_shape_are_live(symbol, live):
-    objects, sizes = live
+    objects, sizes = live[paper_of(symbol)]
     row = SYMBOLS[symbol]
     value = eval(row.code, {}, dict(objects))
     if row.shape:
@@ -50,8 +53,8 @@ def test_code_name_and_shape_are_live(symbol, live):
 
 
 def test_values_are_what_the_words_say(live):
-    objects, _ = live
-    get = {s: eval(row.code, {}, dict(objects)) for s, row in SYMBOLS.items()}
+    objects, _ = live["LoRA"]
+    get = {s: eval(row.code, {}, dict(objects)) for s, row in glossary.PARTS["LoRA"].SYMBOLS.items()}
     assert (get["r"], get["α"], get["s"]) == (R, ALPHA, ALPHA / R)
     assert bool((get["g"] == 1).all())
     assert not get["B"].any()
@@ -61,7 +64,7 @@ def test_values_are_what_the_words_say(live):
 @pytest.mark.parametrize("symbol", [s for s, row in SYMBOLS.items() if row.peft])
 def test_peft_names_are_live(symbol, live):
     peft = pytest.importorskip("peft")
-    _, sizes = live
+    _, sizes = live[paper_of(symbol)]
     model = nn.Sequential(nn.Linear(sizes["k"], sizes["d"]))
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=R, lora_alpha=ALPHA, target_modules=["0"]))
     layer = wrapped.base_model.model[0]

@@ -1,37 +1,8 @@
-"""What each letter is called: in words, in this code, in peft, and in the papers, which swap letters.
-
-One row a symbol; the maths ↔ code tables of the notebooks are made from these rows (`table`), and a test looks
-every code name and every shape up in live objects, and every peft name in a live peft layer. A paper with other
-letters adds an entry to `papers` of the rows it renames, or a row of its own. Used by every notebook.
-"""
+"""The letters of LoRA, which all other methods share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-import pandas as pd
-
-# d out, k in, r rank, * any leading shape
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """One row.
-
-    symbol: as the notebooks write it.  words: what it is.
-    code: an expression on the objects named in OBJECTS.  shape: its dimensions, "" for a number.
-    peft: the same on a peft layer `layer` with its adapter "default"; "" where peft has none.
-    papers: paper -> its own letter and where it is defined.
-    """
-
-    symbol: str
-    words: str
-    code: str
-    shape: str
-    peft: str
-    papers: Mapping[str, str]
-
+from .symbol import Symbol
 
 # what the expressions under `code` stand on
 OBJECTS = {"method": "a configuration, LoRA(…)", "adapters": "what adapt(model, method) returns",
@@ -61,18 +32,3 @@ SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
            {_LORA: "W = W₀ + B A, section 4.1"}),
     Symbol("W back", "W gets its own bytes again", "adapters.restore", "", "layer.unmerge", {}),
 )}
-
-
-def table(names: Iterable[str] | None = None, papers: Iterable[str] = ("LoRA",)) -> pd.DataFrame:
-    """The rows of these symbols, in this order, with one column a paper; prints as HTML in a notebook.
-
-    Raises:
-        KeyError: a symbol that is not in SYMBOLS.
-    """
-    names = list(SYMBOLS if names is None else names)
-    if unknown := [name for name in names if name not in SYMBOLS]:
-        raise KeyError(f"no symbol {unknown[0]!r}; there are {', '.join(SYMBOLS)}")
-    rows = [{"symbol": s.symbol, "in words": s.words, "in this code": s.code, "shape": s.shape or "–",
-             "in peft": s.peft or "–", **{f"in {paper}": s.papers.get(paper, "–") for paper in papers}}
-            for s in (SYMBOLS[name] for name in names)]
-    return pd.DataFrame(rows).set_index("symbol")

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.patches import Rectangle
 
-from . import style
-from .widgets import SNAPPED, Control, Picture
+from .. import style
+from ..widgets import SNAPPED, Control, Picture
 
 # d out, k in, n singular values, i of them kept, S steps
 
@@ -57,12 +57,12 @@ class RankOfAPicture(_Spectrum):
     def build(self) -> list[Artist]:
         return self._build(self.most, self.ring.shape)
 
-    def arrays(self, **state: int) -> dict[str, Any]:
+    def arrays(self, **state: Any) -> dict[str, Any]:
         i = state["i"]
         return {"s": self.s[:self.most] / self.s[0], "kept": np.arange(self.most) < i, "name": "blue: kept",
                 "matrix": (self.u[:, :i] * self.s[:i]) @ self.vh[:i], "title": f"rank {i}"}
 
-    def words(self, **state: int) -> str:
+    def words(self, **state: Any) -> str:
         i, side = state["i"], len(self.ring)
         kept = (self.s[:i] ** 2).sum() / (self.s ** 2).sum()
         return (f"Rank {i} holds {kept:.1%} of the picture's energy (the sum of its squared numbers) in "
@@ -86,7 +86,7 @@ class Truncation(_Spectrum):
     def build(self) -> list[Artist]:
         return self._build(self.n, (self.block, self.block))
 
-    def arrays(self, **state: int) -> dict[str, Any]:
+    def arrays(self, **state: Any) -> dict[str, Any]:
         site, i = self.sites[state["matrix"]], state["i"]
         u, s, vh = self.svd[site]
         u, vh = u[:self.block], vh[:, :self.block]
@@ -95,7 +95,7 @@ class Truncation(_Spectrum):
                 "matrix": (u[:, :i] * s[:i]) @ vh[:i] / size,           # (block, block)
                 "name": style.site_label(site), "title": f"ΔW cut to rank {i} (first {self.block} × {self.block})"}
 
-    def words(self, **state: int) -> str:
+    def words(self, **state: Any) -> str:
         site, i = self.sites[state["matrix"]], state["i"]
         u, s, vh = self.svd[site]
         total = float((s ** 2).sum()) or 1.0
@@ -108,7 +108,7 @@ def factor_svd(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndar
     """`measure.factor_svd` for arrays: U (d, n), s (n,), Vh (n, k)."""
     import torch
 
-    from . import measure
+    from .. import measure
 
     u, s, vh = measure.factor_svd(torch.as_tensor(left), torch.as_tensor(right))
     return u.numpy(), s.numpy(), vh.numpy()
@@ -152,7 +152,7 @@ class RankAlpha(Picture):
         style.dress(right, "Optimizer step", "Training loss", " ")
         return [self.mark, self.line, right.title]
 
-    def arrays(self, **state: int) -> dict[str, Any]:
+    def arrays(self, **state: Any) -> dict[str, Any]:
         r, alpha = self.snap(state["rank"], state["alpha"])
         return {"at": (self.alphas.index(alpha) - 0.46, self.ranks.index(r) - 0.46),
                 "curve": self.curves[r, alpha], "title": f"blue: r = {r}, α = {alpha:g}"}
@@ -162,7 +162,7 @@ class RankAlpha(Picture):
         self.line.set_data(*arrays["curve"])
         self.axes[1].set_title(arrays["title"], fontsize=10)
 
-    def words(self, **state: int) -> str:
+    def words(self, **state: Any) -> str:
         r, alpha = self.snap(state["rank"], state["alpha"])
         return (f"Asked r = {state['rank']}, α = {state['alpha']}; shown r = {r}, α = {alpha:g}, so s = α / r = "
                 f"{alpha / r:g}: {self.label} {self.scores[r, alpha]:.3f}.")

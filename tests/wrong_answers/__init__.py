@@ -1,0 +1,7 @@
+"""Typical wrong answers to every exercise, each with a piece of the hint it must get, and a right one."""
+
+from . import lora
+
+PARTS = (lora,)
+WRONG = {name: wrong for part in PARTS for name, wrong in part.WRONG.items()}
+RIGHT = {name: right for part in PARTS for name, right in part.RIGHT.items()}
