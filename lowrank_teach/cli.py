@@ -1,4 +1,4 @@
-"""`lowrank-teach train | compare | plan | tasks | figures`: the same functions from a terminal.
+"""`lowrank-teach train | compare | plan | study | tasks | figures`: the same functions from a terminal.
 
 Every command takes `--json` for machines. What the library refuses is printed as its one sentence.
 """
@@ -96,6 +96,33 @@ def plan(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_l
                 "total": shown.total}
     print(shown)
     return None
+
+
+@app.command(epilog="Example: `lowrank-teach study chain`")
+def study(names: Annotated[list[str] | None, typer.Argument(help="which; without one they are listed")] = None,
+          seeds: Annotated[int, typer.Option(help="how many; 0 takes the study's own")] = 0,
+          folder: Annotated[Path | None, typer.Option(help="where the numbers go")] = None,
+          as_json: AsJson = False) -> Document:
+    """Train a sweep or an ablation over seeds, and keep its numbers for the notebooks and the verdicts."""
+    from . import studies
+
+    if not names:
+        listed: dict[str, dict[str, Any]] = {
+            name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds}
+            for name, s in studies.STUDIES.items()}
+        if as_json:
+            return listed
+        for name, one in listed.items():
+            console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)", markup=False)
+        return None
+    found = {}
+    for name in names:
+        done = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=lambda label, seed, run:
+                             print(f"{label}, seed {seed}: {run.score()[1]:.3f}", file=sys.stderr, flush=True))
+        found[name] = done.values(next(iter(done.records[0]["test"])))
+        if not as_json:
+            console.print(done.frame().to_string(), markup=False)
+    return found if as_json else None
 
 
 @app.command(epilog="Example: `lowrank-teach tasks --json`")

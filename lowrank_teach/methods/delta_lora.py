@@ -31,12 +31,14 @@ class DeltaLoRA(Method):
             forward pass. The same function.
         lam_end: λ runs linearly from lam to lam_end over the steps past K; None keeps it constant. Under a
             schedule the steps no longer telescope: the change is summed in float32, and only "in_place" works.
+        allow_dropout: let the branch have dropout all the same: the paper's ablation (table 5), nothing to use.
     """
 
     lam: float = 0.5
     K: int | float = 0.06
     form: str = "in_place"
     lam_end: float | None = None
+    allow_dropout: bool = False
 
     name: ClassVar[str] = "delta_lora"
     paper: ClassVar[str] = "Zi et al. 2023, arXiv 2309.02411"
@@ -44,8 +46,9 @@ class DeltaLoRA(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.lam >= 0 and (self.lam_end is None or self.lam_end >= 0), f"λ = {self.lam} must be 0 or more")
-        require(self.lora_dropout == 0, "Delta-LoRA takes no dropout on the branch (lora_dropout = 0): with it "
-                                        "the gradient of B A is not the gradient of W; use LoRA, or drop it")
+        require(self.lora_dropout == 0 or self.allow_dropout,
+                "Delta-LoRA takes no dropout on the branch (lora_dropout = 0): with it the gradient of B A is not "
+                "the gradient of W; use LoRA, or drop it")
         require(self.K >= 0 and not (isinstance(self.K, float) and self.K > 1),
                 f"K = {self.K} must be a step count of 0 or more, or a share of the training up to 1.0")
         require(self.form in ("in_place", "lazy"), f"form {self.form!r} must be 'in_place' or 'lazy'")

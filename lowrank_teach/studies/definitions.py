@@ -1,0 +1,104 @@
+"""Which arms each study compares: the papers' sweeps and ablations, and the controls they lack.
+
+An arm is a method with all its switches, and the training values that differ. All arms of a study share task,
+backbone, rows, order of rows and steps; seeds pair them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import PROFILES
+from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, LoRA, Method, SaLoRA
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A configuration, and fields of `TrainConfig` in which it differs from the study's."""
+
+    method: Method
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms over seeds.
+
+    question: what is asked.  varies: what differs between arms, for an axis.
+    seeds: how many, from 0.  series: names of the history kept for the whole model.
+    sites: names of the history kept by site, with their last values.
+    """
+
+    question: str
+    varies: str
+    arms: Mapping[str, Arm]
+    seeds: int = 5
+    series: tuple[str, ...] = ("loss",)
+    sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
+
+
+TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
+TRAINING: dict[str, Any] = {"steps": 100}
+LR = PROFILES[PROFILE].lr
+GATES = ("loss", "density", "lambda", "budget_penalty", "orth_A", "orth_B", "kept_density")
+SIGMA = tuple(f"sigma.{i}" for i in range(24))
+
+
+def _salora(**switches: Any) -> SaLoRA:
+    """SaLoRA with the rate and window that so short a training asks for."""
+    return SaLoRA(**{"eta_c": 0.1, "t_start": 0.05, "t_end": 0.9, **switches})
+
+
+def _autolora(**switches: Any) -> AutoLoRA:
+    return AutoLoRA(**{"search_steps": 0.25, "eta_beta": 0.01, **switches})
+
+
+STUDIES: dict[str, Study] = {
+    "chain": Study(
+        "Does a longer chain reach more in the same epochs?", "chain length",
+        {str(n): Arm(COLA(chain=n)) for n in (1, 2, 3)}, sites=("norm", "effective_rank", *SIGMA)),
+    "delta": Study(
+        "Is Delta-LoRA more than LoRA, and more than its controls?", "method",
+        {"LoRA": Arm(LoRA()), "Delta-LoRA λ = 0.5": Arm(DeltaLoRA()),
+         "FT‡ (W_q, W_v)": Arm(FullFineTuning(trains="qv")), "LoRA, α × 1.5": Arm(LoRA(lora_alpha=24.0)),
+         "LoRA, rate × 1.5": Arm(LoRA(), {"lr": 1.5 * LR, "head_lr": LR}),
+         "LoRA, dropout 0.1": Arm(LoRA(lora_dropout=0.1)),
+         "Delta-LoRA, dropout 0.1": Arm(DeltaLoRA(lora_dropout=0.1, allow_dropout=True))}),
+    "salora_parts": Study(
+        "What does each part of SaLoRA do?", "what is left out",
+        {"all parts": Arm(_salora()), "λ = 0": Arm(_salora(lambda_max=0.0)), "β = 0": Arm(_salora(beta=0.0)),
+         "λ by SGD": Arm(_salora(ascent="sgd")), "LoRA, all six": Arm(LoRA(sites="all"))}, series=GATES),
+    "autolora_parts": Study(
+        "What does each part of AutoLoRA's search do?", "what is changed",
+        {"AutoLoRA": Arm(_autolora()), "η = 0": Arm(_autolora(hypergradient="first_order")),
+         "no constraint": Arm(_autolora(constraint="none")), "sigmoid": Arm(_autolora(constraint="sigmoid")),
+         "ranks dealt at random": Arm(_autolora(shuffle_ranks=True)), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))},
+        sites=("rank",)),
+    "delta_strong": Study(
+        "The same with λ = 2, where the controls move further, too", "method",
+        {"Delta-LoRA λ = 2": Arm(DeltaLoRA(lam=2.0)), "LoRA, α × 3": Arm(LoRA(lora_alpha=48.0)),
+         "LoRA, rate × 3": Arm(LoRA(), {"lr": 3 * LR, "head_lr": LR})}),
+    "step_down": Study(
+        "How small may the second link be?", "rank of the second link",
+        {str(r): Arm(COLA(chain=2) if r == 8 else COLA(ranks=(8, r))) for r in (2, 4, 6, 8)}, seeds=3),
+    "wide": Study(
+        "What does one LoRA of a chain's whole rank reach?", "rank",
+        {str(r): Arm(COLA(chain=1, r=r, lora_alpha=2.0 * r)) for r in (16, 24)}, seeds=3,
+        sites=("norm", "effective_rank", *SIGMA)),
+    "salora_b": Study(
+        "How few directions will do?", "target density b",
+        {f"{b:g}": Arm(_salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, seeds=3, series=GATES, sites=("rank",)),
+    "salora_r": Study(
+        "SaLoRA beside LoRA at every rank", "starting rank r",
+        {**{f"SaLoRA {r}": Arm(_salora(r=r, lora_alpha=2.0 * r)) for r in (2, 4, 8, 16)},
+         **{f"LoRA {r}": Arm(LoRA(r=r, lora_alpha=2.0 * r, sites="all")) for r in (2, 4, 8, 16)}}, seeds=3,
+        sites=("rank",)),
+    "delta_lam": Study(
+        "How far may λ go?", "λ",
+        {f"{lam:g}": Arm(DeltaLoRA(lam=lam)) for lam in (0.0, 0.5, 2.0, 5.0)}, seeds=3),
+    "delta_K": Study(
+        "When should W start to move?", "K, as a share of the steps",
+        {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}, seeds=3),
+}
