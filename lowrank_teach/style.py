@@ -19,7 +19,13 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.spines import Spine
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -188,15 +194,46 @@ def show(fig: Figure, caption: str, alt: str) -> None:
     """Display the figure in a notebook, and under it the caption in italics.
 
     A plain image and a line of Markdown, since repository pages strip images that are written inside HTML.
-    caption: what to look for; alt: what it shows, in words. Raises ValueError for an empty one.
+    caption: what to look for; alt: what it shows, in words.
+
+    Raises:
+        ValueError: one of them is empty, or a panel of the figure is.
     """
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption and an alt text: say what to look for, and what is drawn")
+    if empty := empty_panels(fig):
+        raise ValueError(f"nothing is drawn in panel {empty[0]} of this figure: its numbers are missing or not "
+                         "finite")
     from IPython.display import display  # lazily: a script that only saves figures needs no notebook
 
     data, metadata = image_bundle(png_bytes(fig), round(fig.get_figwidth() * DPI), alt)
     display(data, raw=True, metadata=metadata)
     display(caption_bundle(caption), raw=True)
+
+
+def empty_panels(fig: Figure) -> list[int]:
+    """Numbers, from 1, of the panels in which nothing can be seen: no artist, or none with a finite number."""
+    panels = [ax for ax in fig.axes if ax.get_visible()]
+    if not panels and not fig.images:
+        return [1]
+    return [i for i, ax in enumerate(panels, 1) if not any(_seen(artist, ax) for artist in ax.get_children())]
+
+
+def _seen(artist: Artist, ax: Axes) -> bool:
+    """Whether an artist of a panel shows data: its frame, titles and lines across the whole panel do not."""
+    across = Artist.get_transform(artist) is not ax.transData and isinstance(artist, Line2D | Patch)
+    if across or isinstance(artist, Spine) or not artist.get_visible():
+        return False
+    if isinstance(artist, Line2D):
+        return bool(np.isfinite(np.asarray(artist.get_ydata(), dtype=float)).any())
+    if isinstance(artist, AxesImage):
+        return bool(np.isfinite(np.ma.filled(artist.get_array(), np.nan)).any())  # type: ignore[arg-type]
+    if isinstance(artist, Rectangle):
+        return bool(np.isfinite([artist.get_width(), artist.get_height()]).all())
+    if isinstance(artist, Text):
+        titles = {ax.title, ax._left_title, ax._right_title}  # type: ignore[attr-defined]
+        return bool(artist.get_text().strip()) and artist not in titles
+    return isinstance(artist, Collection | Patch)
 
 
 def caption_bundle(caption: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def main() -> int:
             solved = by_nbmake(chosen.names, timeout)
         sources = [path for path in sorted((NOTEBOOKS / "text").glob("*.py"))
                    if not chosen.names or path.stem in chosen.names]
-        results = {path.stem: run(path, timeout) for path in sources}
+        at_once = 1 if chosen.write else 2   # where outputs are kept, timings must be undisturbed
+        with ThreadPoolExecutor(at_once) as pool:
+            results = dict(zip([path.stem for path in sources],
+                               pool.map(lambda path: run(path, timeout), sources), strict=True))
         bad = [f"{name}: {problem}" for name, (_, problems) in results.items() for problem in problems]
         if chosen.write and not bad:
             put_in_place({name: notebook for name, (notebook, _) in results.items()}, Path(scratch))
@@ -95,9 +99,18 @@ def from_text(source: Path) -> Any:
     notebook = jupytext.read(source)
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:02d}"
+        cell.metadata["slideshow"] = {"slide_type": slide_type(cell)}
     notebook.metadata["kernelspec"] = KERNEL
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
+
+
+def slide_type(cell: Any) -> str:
+    """For `jupyter nbconvert --to slides`: a section is a slide, what follows in it goes below."""
+    if cell.cell_type == "code":
+        return "fragment"
+    level = re.match(r"#+ ", cell.source)
+    return {"# ": "slide", "## ": "slide", "### ": "subslide"}.get(level.group() if level else "", "subslide")
 
 
 def hidden_errors(notebook: Any) -> Iterator[str]:

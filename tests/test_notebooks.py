@@ -59,7 +59,7 @@ def test_metadata_is_clean(path):
     assert stored.metadata["kernelspec"] == run_notebooks.KERNEL      # without it, a dialog blocks the run
     assert "widgets" not in stored.metadata                           # with it, repository pages do not render
     for cell in stored.cells:
-        assert "execution" not in cell.metadata
+        assert cell.metadata == {"slideshow": {"slide_type": run_notebooks.slide_type(cell)}}
         for output in cell.get("outputs", []):
             assert run_notebooks.WIDGET not in output.get("data", {})
     assert path.stat().st_size <= LARGEST
@@ -106,6 +106,13 @@ def test_cells_are_short_and_there_is_something_to_read(path, capsys):
 def test_every_code_cell_ends_in_something_visible(notebook):
     silent = [cell.source.splitlines()[0] for cell in code(notebook) if not cell.outputs]
     assert len(silent) <= 1, f"cells without an output: {silent}"
+
+
+def test_sections_are_slides():
+    kinds = [run_notebooks.slide_type(cell) for cell in (
+        nbformat.v4.new_markdown_cell("# 02 · LoRA"), nbformat.v4.new_markdown_cell("## 1 · Question"),
+        nbformat.v4.new_markdown_cell("Words."), nbformat.v4.new_code_cell("1"))]
+    assert kinds == ["slide", "slide", "subslide", "fragment"]
 
 
 def test_hidden_errors_are_found():

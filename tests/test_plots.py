@@ -345,3 +345,28 @@ def test_show_puts_caption_and_alt_text(monkeypatch):
     assert caption == {"text/markdown": "*Look at the zeros*", "text/plain": "Look at the zeros"}
     with pytest.raises(ValueError, match="alt text"):
         plots.show(FIGURES["gates"], "caption", " ")
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")] * 3])
+def test_an_empty_panel_is_refused(values):
+    fig, (full, empty) = style.panels(2, 2, 2.0, None)
+    full.plot([1, 2, 3], [1, 2, 3])
+    empty.plot(range(len(values)), values)
+    empty.axhline(0.5)
+    empty.set_title("a title is not data")
+    assert style.empty_panels(fig) == [2]
+    with pytest.raises(ValueError, match="nothing is drawn in panel 2"):
+        style.show(fig, "a caption", "an alt text")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_figure_here_has_an_empty_panel(name):
+    assert style.empty_panels(FIGURES[name]) == []
+
+
+def test_bars_without_a_number_are_empty():
+    fig, (ax,) = style.panels(1, 1, 2.0, None)
+    ax.bar([0, 1], [float("nan")] * 2)
+    assert style.empty_panels(fig) == [1]
+    ax.bar([0], [1.0])
+    assert style.empty_panels(fig) == []
