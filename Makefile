@@ -1,4 +1,4 @@
-# make demo | test | lab | notebooks | figures | bench | lint: each does its own set-up into .venv
+# make demo | test | lab | notebooks | book | glossary | figures | bench | lint: each does its own set-up into .venv
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROFILE ?= laptop
 
-.PHONY: demo test lab notebooks figures bench lint clean
+.PHONY: demo test lab notebooks book glossary figures bench lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +32,14 @@ lab: $(READY)
 # executes every notebook from its text in notebooks/text and moves the outputs over only if all passed
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py --write --profile $(PROFILE)
+
+# the course as a static site in book/_build/html, from the stored outputs; it needs no network to be read
+book: $(READY)
+	$(BIN)/python book/build.py
+
+# the page of all letters, from the rows the notebooks use
+glossary: $(READY)
+	$(BIN)/python -c "from lowrank_teach import glossary; print(glossary.page(), end='')" > notebooks/GLOSSARY.md
 
 figures: $(READY)
 	$(BIN)/lowrank-teach figures

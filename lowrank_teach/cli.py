@@ -1,4 +1,4 @@
-"""`lowrank-teach train | compare | plan | study | tasks | figures`: the same functions from a terminal.
+"""`lowrank-teach train | compare | plan | study | claims | tasks | figures`: the same functions from a terminal.
 
 Every command takes `--json` for machines. What the library refuses is printed as its one sentence.
 """
@@ -10,11 +10,13 @@ import math
 import os
 import sys
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from .board import Board, InterruptedTraining, console
 from .errors import Refusal
@@ -123,6 +125,31 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
         if not as_json:
             console.print(done.frame().to_string(), markup=False)
     return found if as_json else None
+
+
+@app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
+def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-LoRA or AutoLoRA; all if left out")]
+           = "", folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
+           as_json: AsJson = False) -> Document:
+    """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
+    from . import claims as book
+
+    names = {name.lower(): name for name in book.CLAIMS}
+    if paper and paper.lower() not in names:
+        raise ValueError(f"no claims of {paper!r}; there are claims of {', '.join(book.CLAIMS)}")
+    found = book.ledger(names[paper.lower()] if paper else None, folder)
+    tally = book.counts(found)
+    if as_json:
+        return {"claims": [asdict(row) for row in found], "counts": tally.to_dict("index")}
+    shown = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
+    for row in found:
+        numbers = {"paper": row.says, "ours": row.ours, "difference": row.interval_words()}
+        cells = (f"{row.key}\n{row.where}", row.statement,
+                 "\n".join(f"{name}: {text}" for name, text in numbers.items() if text != "–"), row.verdict, row.why)
+        shown.add_row(*map(Text, cells))   # as they are: their brackets are no markup
+    console.print(shown)
+    console.print(tally.to_string(), markup=False)
+    return None
 
 
 @app.command(epilog="Example: `lowrank-teach tasks --json`")

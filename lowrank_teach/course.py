@@ -5,6 +5,8 @@ Used by 00; the same table stands in the README.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +43,14 @@ def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
 
     name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
     """
+    from pandas.io.formats.style import Styler  # lazily: it asks for jinja2
+
     words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
-    left = [{"selector": "th", "props": [("text-align", "left")]}]
-    return (frame.style.format({column.replace("_", " "): how for column, how in formats.items()}, escape="html")
-            .set_properties(subset=words, **{"text-align": "left"}).set_table_styles(left).set_uuid(name))
+    cells = ["th", *(f"td.col{i}" for i, column in enumerate(frame.columns) if column in words)]
+    left = [{"selector": cell, "props": [("text-align", "left")]} for cell in cells]
+    # without a name for every cell, which would be half of the page's source
+    return (Styler(frame, uuid=name, cell_ids=False).set_table_styles(left)
+            .format({column.replace("_", " "): how for column, how in formats.items()}, escape="html"))
 
 
 def machine_line() -> str:
@@ -58,3 +64,27 @@ def machine_line() -> str:
 def references_folder() -> Path:
     """Where the stored reference numbers stand: figures/data of the checkout."""
     return Path(__file__).resolve().parents[1] / "figures" / "data"
+
+
+MINUTES = "notebooks.json"
+
+
+def keep_minutes(minutes: Mapping[str, float], folder: Path | str | None = None) -> None:
+    """Write how long notebooks took on this machine; what is known of others stays."""
+    path = Path(folder or references_folder()) / MINUTES
+    known = json.loads(path.read_text(encoding="utf-8"))["minutes"] if path.exists() else {}
+    new = {**known, **{name: round(value, 1) for name, value in minutes.items()}}
+    data = {"minutes": dict(sorted(new.items())), "profile": "laptop", "machine": machine()}
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def markdown(folder: Path | str | None = None) -> str:
+    """The course as the README shows it: question, and the minutes of the stored run from an empty store."""
+    path = Path(folder or references_folder()) / MINUTES
+    minutes = json.loads(path.read_text(encoding="utf-8"))["minutes"]
+    lines = ["| notebook | question | minutes |", "|---|---|---|"]
+    for name, question in NOTEBOOKS.items():
+        took = minutes.get(name)
+        shown = f"[{name}](notebooks/{name}.ipynb)" if took is not None else f"{name} *(to come)*"
+        lines.append(f"| {shown} | {question} | {'–' if took is None else max(1, round(took))} |")
+    return "\n".join(lines)

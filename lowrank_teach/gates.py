@@ -30,6 +30,20 @@ class Stretch:
         """P(g > 0) = σ(log θ − τ log(−γ/ζ)), of any shape."""
         return torch.sigmoid(log_theta + self.shift)
 
+    def full_probability(self, log_theta: Tensor) -> Tensor:
+        """P(g = 1) = σ(log θ − τ log((1 − γ)/(ζ − 1))), of any shape."""
+        return torch.sigmoid(log_theta - self.tau * math.log((1 - self.gamma) / (self.zeta - 1)))
+
+    def pdf(self, log_theta: Tensor, g: Tensor) -> Tensor:
+        """Density of the gate at g in (0, 1), shapes broadcast; it integrates to P(g > 0) − P(g = 1).
+
+        With x = (g − γ)/(ζ − γ), P(s̄ ≤ g) = F = σ(τ logit x − log θ); its derivative is τ F(1 − F)/(x(1 − x)(ζ − γ)).
+        """
+        width = self.zeta - self.gamma
+        x = (g - self.gamma) / width
+        F = torch.sigmoid(self.tau * torch.logit(x) - log_theta)
+        return self.tau * F * (1 - F) / (x * (1 - x) * width)
+
     def sample(self, log_theta: Tensor, u: Tensor) -> Tensor:
         """A gate in [0, 1] from uniform noise u of log θ's shape; exactly 0 and exactly 1 have mass.
 

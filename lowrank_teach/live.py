@@ -76,6 +76,9 @@ class LiveCurve(Callback):
             print(f"step {clock.step}/{clock.total}  loss {values['loss']:.3f}", flush=True)
         self._last = time.monotonic()  # after drawing: a slow picture must not eat the training
 
+    def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:
+        """The picture shows the training loss alone."""
+
     def finish(self, run: Run, caption: str) -> None:
         """The last picture, from the run's own record (also where it came from the store), and its caption."""
         self.steps, self.losses = run.series("loss")

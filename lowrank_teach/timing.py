@@ -5,9 +5,10 @@ Two candidates are stepped in turn, so that whatever else the machine does meanw
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,36 @@ def step_costs(models: Mapping[str, nn.Module], batch: dict[str, Tensor], steps:
             optimizers[name].step()
             seconds[name].append(time.perf_counter() - start)
     return {name: StepCost(seconds[name][1:], _state_bytes(optimizers[name])) for name in models}
+
+
+def in_turns(steps: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, list[float]]:
+    """Name -> seconds of each call; all are called in turn, `repeats` times after a first that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: taken[1:] for name, taken in seconds.items()}
+
+
+def training_step(model: nn.Module, batch: dict[str, Tensor], parameters: Sequence[Tensor] | None = None, *,
+                  lr: float = 1e-4, after: Callable[[int], object] | None = None) -> Callable[[], None]:
+    """A function that takes one step of AdamW on a batch with "labels"; it changes the model.
+
+    Args: parameters: None takes all that train; after: called with the step's number, before gradients are cleared.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad] if parameters is None else parameters
+    optimizer, numbers = torch.optim.AdamW(trained, lr=lr), itertools.count(1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+        if after is not None:
+            after(next(numbers))
+
+    return step
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -109,33 +109,73 @@ def strip(picture: Picture, states: Sequence[Mapping[str, float]]) -> Figure:
     return fig
 
 
-def explore(picture: Picture) -> Any:
-    """The picture with a slider and a number box for each control, and a sentence under it.
+def need_ipywidgets() -> Any:
+    """The module, or what to do about its absence.
 
     Raises:
         ImportError: ipywidgets is not installed.
     """
     try:
-        import ipywidgets as w
+        import ipywidgets
     except ImportError as error:
         raise ImportError('sliders need ipywidgets: pip install "lowrank-teach[lab]"; the strip shows the same '
                           "picture") from error
-    image, text = w.Image(format="png"), w.HTML()
+    return ipywidgets
+
+
+def number_row(*named: tuple[str, Any]) -> Any:
+    """Widgets in a row, each behind its name; what does not fit goes to the next line."""
+    w = need_ipywidgets()
+    pairs = [w.HBox([w.Label(name), widget], layout=w.Layout(margin="0 1.5em 0 0")) for name, widget in named]
+    return w.HBox(pairs, layout=w.Layout(flex_flow="row wrap", width="100%"))
+
+
+def named_image() -> Any:
+    """An empty image widget, no wider than its page, whose `tooltip` is its name for a screen reader.
+
+    An image widget has no alt text, but a title. ipywidgets 8 sets it only beside a description, which an image
+    lacks (the view fails without one), so it is given an empty one.
+    """
+    w = need_ipywidgets()
+    import traitlets
+
+    class NamedImage(w.Image):  # type: ignore[name-defined, misc]
+        description = traitlets.Unicode("").tag(sync=True)
+
+    return NamedImage(format="png", layout=w.Layout(max_width="100%", height="auto"))
+
+
+def tidy(value: float) -> float:
+    """A slider's value without what steps of a fraction add up to: -0.1, not -0.09999999999999998."""
+    return round(value, 10)
+
+
+def explore(picture: Picture) -> Any:
+    """The picture with a slider and a number box for each control, and a sentence under it.
+
+    The sentence is the picture's name for a screen reader, too.
+
+    Raises:
+        ImportError: ipywidgets is not installed.
+    """
+    w = need_ipywidgets()
+    image, text = named_image(), w.HTML()
     sliders, rows = {}, []
     for c in picture.controls:
         options = {"value": c.start, "min": c.low, "max": c.high, "step": c.step}
         slider, number = (w.IntSlider, w.BoundedIntText) if c.whole else (w.FloatSlider, w.BoundedFloatText)
         sliders[c.name] = slider(**options, description=c.label, readout=False,
-                                 style={"description_width": "12em"}, layout=w.Layout(width="34em"))
-        box = number(**options, layout=w.Layout(width="6em"))
-        w.link((sliders[c.name], "value"), (box, "value"))
+                                 style={"description_width": "12em"}, layout=w.Layout(width="32em"))
+        box = number(**options, layout=w.Layout(width="6em"), tooltip=c.label)
+        w.link((sliders[c.name], "value"), (box, "value"), transform=(tidy, tidy))
         rows.append(w.HBox([sliders[c.name], box]))
 
     def redraw(change: Any = None) -> None:
-        state = {name: slider.value for name, slider in sliders.items()}
+        state = {name: tidy(slider.value) for name, slider in sliders.items()}
         try:
-            image.value = picture.png(**state)
-            text.value = f"{html.escape(picture.words(**state))} <i>({picture.kind}.)</i>"
+            image.value, words = picture.png(**state), picture.words(**state)
+            image.tooltip = words
+            text.value = f"{html.escape(words)} <i>({picture.kind}.)</i>"
         except Exception as error:
             text.value = f"<b>This state could not be drawn: {html.escape(repr(error))}</b>"
             raise

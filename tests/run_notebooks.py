@@ -29,12 +29,15 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lowrank_teach import course
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 IN_PLACE_OF_A_WIDGET = "Run in JupyterLab, a slider stands here; the picture above shows some of its positions."
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+HIDDEN = ("could not be drawn", "stopped with an error")   # what widgets say when something went wrong
 LONGEST = 90   # seconds a notebook may take in tiny on two cores that nobody else uses
 
 
@@ -61,9 +64,11 @@ def main() -> int:
         with ThreadPoolExecutor(at_once) as pool:
             results = dict(zip([path.stem for path in sources],
                                pool.map(lambda path: run(path, timeout), sources), strict=True))
-        bad = [f"{name}: {problem}" for name, (_, problems) in results.items() for problem in problems]
+        bad = [f"{name}: {problem}" for name, (_, problems, _) in results.items() for problem in problems]
         if chosen.write and not bad:
-            put_in_place({name: notebook for name, (notebook, _) in results.items()}, Path(scratch))
+            put_in_place({name: notebook for name, (notebook, _, _) in results.items()}, Path(scratch))
+            if chosen.profile == "laptop":
+                course.keep_minutes({name: seconds / 60 for name, (_, _, seconds) in results.items()})
     print("\n".join(bad) or f"{len(results)} notebooks passed")
     return 1 if bad or solved else 0
 
@@ -77,8 +82,8 @@ def by_nbmake(names: list[str], timeout: int) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "LOWRANK_SOLUTIONS": "1"}, check=False).returncode
 
 
-def run(source: Path, timeout: int) -> tuple[Any, list[str]]:
-    """A notebook made from its text and executed in a fresh kernel, and what is wrong with it."""
+def run(source: Path, timeout: int) -> tuple[Any, list[str], float]:
+    """A notebook made from its text and executed in a fresh kernel, what is wrong with it, and its seconds."""
     notebook = from_text(source)
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", record_timing=False,
                             resources={"metadata": {"path": str(NOTEBOOKS)}})
@@ -91,7 +96,7 @@ def run(source: Path, timeout: int) -> tuple[Any, list[str]]:
     seconds = time.perf_counter() - start
     late = f", more than {LONGEST} s" if os.environ.get("LOWRANK_PROFILE") == "tiny" and seconds > LONGEST else ""
     print(f"{source.stem}: {seconds / 60:.1f} minutes ({seconds:.0f} s{late})", flush=True)
-    return notebook, problems + [f"hidden in a widget: {error}" for error in hidden_errors(notebook)]
+    return notebook, problems + [f"hidden in a widget: {error}" for error in hidden_errors(notebook)], seconds
 
 
 def from_text(source: Path) -> Any:
@@ -121,7 +126,7 @@ def hidden_errors(notebook: Any) -> Iterator[str]:
         for output in state.get("outputs", []) or []:
             if output.get("output_type") == "error":
                 yield f"{output.get('ename')}: {output.get('evalue')}"
-        if "could not be drawn" in str(state.get("value", "")):
+        if any(words in str(state.get("value", "")) for words in HIDDEN):
             yield str(state["value"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +87,13 @@ def test_a_table_has_the_rows_asked_for_in_their_order():
     assert len(glossary.table()) == len(SYMBOLS)
     with pytest.raises(KeyError, match="no symbol 'Z'"):
         glossary.table(["Z"])
+
+
+def test_the_page_is_made_from_the_rows():
+    """The committed page equals the made one; `make glossary` writes it."""
+    path = Path(__file__).resolve().parents[1] / "notebooks" / "GLOSSARY.md"
+    made = glossary.page()
+    assert path.read_text(encoding="utf-8") == made, "run `make glossary`"
+    rows = [line for line in made.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) == len(SYMBOLS) + len(glossary.PARTS)      # one head each
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in rows)

@@ -1,18 +1,39 @@
-"""Explorers: pure functions of their state, pictures that change, in time, and strips of the same picture."""
+"""Explorers: pure functions of their state, pictures that change, in time, and strips of the same picture.
+
+Those of a paper have their tests beside it; here are the first three, the run browser, and what holds for all.
+"""
 
 from __future__ import annotations
 
 import io
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from benchmarks import sliders
 from PIL import Image
 
 from lowrank_teach import drawings, explorers, style, widgets
+from lowrank_teach.explorers.runs import Card, from_store, from_studies
+from lowrank_teach.runs import HISTORY, Run, Store
 
 BUDGET = 0.050   # seconds of the kernel's own time for one move; three times that by the clock
+SHARED = 250     # milliseconds by the clock for one move of any explorer, whatever else the machine does
+PLAYGROUND = Path(__file__).resolve().parents[1] / "notebooks" / "text" / "10_playground.py"
+
+
+def shelf() -> dict[str, dict[str, dict[int, Card]]]:
+    """Two collections, unlike in everything: arms, seeds, matrices and what is known of them."""
+    def card(name: str, score: float, **sites) -> Card:
+        return Card(f"{name} on rt with a network", ("accuracy", score), ([5, 15, 25], [0.7, 0.6, score]), sites)
+
+    flat, grown = {"0.q": 8, "0.v": 8}, {"0.q": 1.5, "0.v": 7.5}
+    return {"study one": {"LoRA": {s: card("LoRA", 0.5 + 0.1 * s, rank=flat, effective_rank=grown) for s in (1, 0)},
+                          "SaLoRA": {0: card("SaLoRA", 0.55, rank={"0.q": 0, "0.k": 3, "1.v": 5})}},
+            "study two": {"head": {0: card("head only", 0.4)}}}
 
 
 def pictures() -> dict[str, widgets.Picture]:
@@ -22,6 +43,7 @@ def pictures() -> dict[str, widgets.Picture]:
     steps = np.arange(60)
     keys = [(r, a) for r in (1, 4, 16) for a in (4.0, 16.0, 64.0)]
     return {"ring": explorers.RankOfAPicture(), "cut": explorers.Truncation(factors),
+            "runs": explorers.RunBrowser(shelf()),
             "grid": explorers.RankAlpha({(r, a): (steps, np.exp(-steps / r / a)) for r, a in keys},
                                         {(r, a): r / a for r, a in keys}, "validation loss")}
 
@@ -137,3 +159,139 @@ def test_an_error_in_a_picture_is_seen_on_the_page():
 @pytest.mark.parametrize("yours", [None, np.ones((2, 3)), np.ones(4)])
 def test_your_own_result_is_drawn_whatever_it_is(yours):
     assert len(style.png_bytes(drawings.own_result(yours, np.zeros((2, 3))))) > 1000
+
+
+# ---- the run browser ----------------------------------------------------------------------------------------
+
+
+def test_the_browser_shows_the_run_that_was_asked_for():
+    browser = PICTURES["runs"]
+    assert [(c.name, c.high) for c in browser.controls] == [("collection", 1), ("arm", 1), ("seed", 1)]
+    shown = browser.arrays(arm=0, seed=1)
+    assert shown["titles"] == ("blue: LoRA, seed 1", "Effective rank")   # the rank is one for all: it tells nothing
+    assert shown["line"] == ([5, 15, 25], [0.7, 0.6, 0.6])
+    assert np.isnan(shown["others"][0]).sum() == 3                       # three runs in this collection
+    words = browser.words(arm=0, seed=1)
+    assert words.startswith("Study one, LoRA, seed 1: LoRA on rt with a network; test accuracy 0.600, place 1 of 3")
+    ranks = browser.arrays(arm=1)
+    assert ranks["titles"][1] == "Rank kept"
+    np.testing.assert_equal(ranks["table"], [[0, np.nan], [3, np.nan], [np.nan, 5]])
+
+
+def test_the_browser_snaps_and_says_so():
+    browser = PICTURES["runs"]
+    assert browser.kind == widgets.SNAPPED
+    words = browser.words(collection=1, arm=1, seed=1)
+    assert words.startswith("There is no arm 1 and no seed 1 here, so the last is shown. Study two, head, seed 0")
+    assert browser.arrays(collection=1)["titles"][1] == "nothing kept by matrix"
+    assert "There is no" not in browser.words(collection=0, arm=1, seed=0)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"runs": {}}, {"runs": {"lora": {}}}])
+def test_an_empty_shelf_is_a_sentence(nothing):
+    browser = explorers.RunBrowser(nothing)
+    assert browser.controls == ()
+    assert "No run is stored here yet" in browser.words()
+    assert Image.open(io.BytesIO(browser.png())).format == "PNG"
+    pytest.importorskip("ipywidgets")
+    assert "No run is stored" in widgets.explore(browser).children[-1].value
+
+
+def test_an_empty_store_and_no_studies_give_nothing(tmp_path, monkeypatch):
+    assert from_store(Store(tmp_path / "none")) == {}
+    monkeypatch.setattr("lowrank_teach.studies.engine.references_folder", lambda: tmp_path)
+    assert from_studies() == {}
+    assert explorers.RunBrowser().cards == []
+
+
+def test_runs_of_the_store_are_on_the_shelf(tmp_path):
+    history = [*((i, "", "loss", 1 / i) for i in range(1, 41)),
+               (40, "0.q", "cosine", 0.5), (40, "0.v", "cosine", 1.0)]
+    store = Store(tmp_path)
+    for seed in (1, 0):
+        store.put(Run({"method": {"method": "cola", "chain": 2, "r": 8}, "task": "rt", "backbone": "x/some-net",
+                       "seed": seed, "training": {"steps": 40}}, pd.DataFrame(history, columns=HISTORY),
+                      {"test": {"accuracy": 0.75}}, {"0.q": 8, "0.v": 8}, {}, {}))
+    (arm, by_seed), = from_store(store)["runs of this machine"].items()
+    assert arm == "cola-2, r = 8, rt, some-net, 40 steps"
+    assert sorted(by_seed) == [0, 1]
+    assert by_seed[0].about == "COLA, chain of 2 on rt with some-net"
+    name, angles = by_seed[0].matrices()
+    assert name == "turned"
+    assert angles == pytest.approx({"0.q": 60.0, "0.v": 0.0})
+
+
+def test_every_stored_study_is_on_the_shelf():
+    stored = from_studies()
+    assert {"study chain", "study salora_parts", "study autolora_parts"} <= stored.keys()
+    browser = explorers.RunBrowser(stored)
+    for collection, arms in enumerate(stored.values()):
+        for arm in range(len(arms)):
+            assert len(browser.png(collection=collection, arm=arm)) > 1000
+            assert "test accuracy" in browser.words(collection=collection, arm=arm)
+
+
+# ---- what holds for all -------------------------------------------------------------------------------------
+
+
+def test_every_explorer_is_in_the_playground_and_in_the_benchmark():
+    page = PLAYGROUND.read_text(encoding="utf-8")
+    assert set(sliders.pictures()) == set(explorers.__all__)
+    for name in explorers.__all__:
+        assert f"= explorers.{name}(" in page
+    assert page.count("widgets.explore(") == page.count("widgets.strip(") == len(explorers.__all__)
+    assert page.count("**Try:**") == len(explorers.__all__) + 1   # and the training
+
+
+@pytest.mark.parametrize("name", explorers.__all__)
+def test_every_explorer_answers_in_time(name):
+    taken = sliders.measure(sliders.pictures()[name](), 5)
+    assert sliders.summary(taken)["median"] <= SHARED
+
+
+@pytest.mark.parametrize("name", explorers.__all__)
+def test_every_slider_of_the_course_follows_its_box_and_changes_the_sentence(name):
+    pytest.importorskip("ipywidgets")
+    picture = sliders.pictures()[name]()
+    *rows, image, text = widgets.explore(picture).children
+    assert len(rows) == len(picture.controls) >= 1
+    for row, control in zip(rows, picture.controls, strict=True):
+        slider, box = row.children
+        before, said = image.value, text.value
+        box.value = control.low if slider.value == control.high else control.high
+        assert slider.value == box.value
+        assert (image.value != before, text.value != said) == (True, True)
+        assert image.tooltip in text.value.replace("&#x27;", "'").replace("&gt;", ">").replace("&lt;", "<")
+        assert picture.kind in text.value
+
+
+def test_whole_numbers_and_fractions_get_their_own_sliders():
+    w = pytest.importorskip("ipywidgets")
+    whole, fraction = widgets.Control("i", "i", 0, 5, 1), widgets.Control("b", "b", -0.5, 0.5, 0.0, 0.1)
+    assert (whole.whole, fraction.whole, widgets.Control("x", "x", 0, 1, 0.5).whole) == (True, False, False)
+    seen = []
+
+    class Fine(explorers.RankOfAPicture):
+        def words(self, **state):
+            seen.append(state)
+            return str(state)
+
+    picture = Fine()
+    picture.arrays = lambda **state: explorers.RankOfAPicture.arrays(picture, i=2)
+    picture.controls = (whole, fraction)
+    (first, _), (second, box) = (row.children for row in widgets.explore(picture).children[:2])
+    assert isinstance(first, w.IntSlider)
+    assert isinstance(second, w.FloatSlider)
+    assert second.step == box.step == 0.1
+    second.value = 0.1 + 0.2                                   # what three steps add up to in the browser
+    assert box.value == 0.3
+    assert seen[-1] == {"i": 1, "b": 0.3}
+
+
+def test_an_image_has_a_name_that_its_view_can_show():
+    """ipywidgets 8 fails in the browser on an image with a title and no description."""
+    pytest.importorskip("ipywidgets")
+    image = widgets.named_image()
+    image.tooltip = "what is seen"
+    assert image.get_state()["description"] == ""
+    assert image.get_state()["_model_name"] == "ImageModel"

@@ -5,7 +5,26 @@ Arrays in, Figure out, and no torch, as there. Used by every notebook and by the
 
 from __future__ import annotations
 
+from .autolora import (
+    arms,
+    correlations,
+    cost_and_cosine,
+    implicit_share,
+    push_arrows,
+    rank_histogram,
+    two_level_surface,
+    two_levels,
+)
+from .cola import chain_idea, powers, saving_bars
+from .delta_lora import delta_idea, paired_differences, rank_cliff, trajectories
+from .ledger import forest, power_curves, repeated_intervals, verdict_counts, verdict_in_steps
 from .lora import idea, ratio_bars, score_grid
+from .ranks import scores_by_rank, sum_of_directions
 from .result import own_result
+from .salora import density_sweep, dots_by_arm, gate_histogram, gate_readings, gated_directions, two_ascents
 
-__all__ = ["idea", "own_result", "ratio_bars", "score_grid"]
+__all__ = ["arms", "chain_idea", "correlations", "cost_and_cosine", "delta_idea", "density_sweep", "dots_by_arm",
+           "forest", "gate_histogram", "gate_readings", "gated_directions", "idea", "implicit_share", "own_result",
+           "paired_differences", "power_curves", "powers", "push_arrows", "rank_cliff", "rank_histogram",
+           "ratio_bars", "repeated_intervals", "saving_bars", "score_grid", "scores_by_rank", "sum_of_directions",
+           "trajectories", "two_ascents", "two_level_surface", "two_levels", "verdict_counts", "verdict_in_steps"]

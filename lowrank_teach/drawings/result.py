@@ -28,6 +28,8 @@ def own_result(yours: np.ndarray | None, wanted: np.ndarray) -> Figure:
             ax.set(xticks=[], yticks=[])
         else:
             image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size, aspect="auto")
+            ax.set(xticks=range(0, values.shape[1], -(-values.shape[1] // 8)),
+                   yticks=range(0, values.shape[0], -(-values.shape[0] // 8)))
         ax.set_title(title if values is None else f"{title}  ({values.shape[0]} × {values.shape[1]})", fontsize=10)
         ax.tick_params(labelsize=8)
     fig.colorbar(image, ax=axes, pad=0.02, extend="both")

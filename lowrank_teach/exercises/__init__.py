@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import lora
+from . import autolora, cola, delta_lora, ledger, lora, ranks, salora
 from .engine import Exercise, Task, Verdict, exercise, reveal, solution
 
-TASKS: dict[str, Task] = {**lora.TASKS}
+TASKS: dict[str, Task] = {**ranks.TASKS, **lora.TASKS, **cola.TASKS, **delta_lora.TASKS, **autolora.TASKS,
+                          **salora.TASKS, **ledger.TASKS}
 
 __all__ = ["TASKS", "Exercise", "Task", "Verdict", "exercise", "reveal", "solution"]

@@ -31,6 +31,7 @@ class Task:
 
     reference: the library's answer.  cases: lists of arguments.  hint: said when no mistake is recognised.
     mistakes: (hint, the value that this mistake gives).  shows: what `solution` prints the source of.
+    shapes: said when a product's shapes do not meet.
     """
 
     reference: Callable[..., Any]
@@ -38,6 +39,7 @@ class Task:
     hint: str
     mistakes: Sequence[tuple[str, Callable[..., Any]]]
     shows: Sequence[Callable[..., Any]]
+    shapes: str = "A is (r, k) and reads x first, B is (d, r) and writes h"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: st
         got = attempt(*arguments)
         yours = None if got is None else _array(got)
     except Exception as error:  # whatever a learner's code raises is an answer, too
-        return Verdict(False, _stopped(error, hint), None, wanted)
+        return Verdict(False, _stopped(error, hint, task.shapes), None, wanted)
     finally:
         changed = [i for i, (a, b) in enumerate(zip(arguments, before, strict=True))
                    if isinstance(a, Tensor) and not torch.equal(a, b)]
@@ -153,11 +155,11 @@ def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: st
     return Verdict(False, said[0] if said else hint, yours, wanted)
 
 
-def _stopped(error: Exception, hint: str) -> str:
+def _stopped(error: Exception, hint: str, shapes_are: str) -> str:
     if isinstance(error, NotImplementedError):
         return f"it is still the stub. {hint}"
     shapes = "size" in str(error) or "shape" in str(error)
-    says = "shapes do not meet: A is (r, k) and reads x first, B is (d, r) and writes h" if shapes else hint
+    says = f"shapes do not meet: {shapes_are}" if shapes else hint
     return f"it stopped with {type(error).__name__}. {says}"
 
 

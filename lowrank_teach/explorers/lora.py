@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from .. import style
 from ..widgets import SNAPPED, Control, Picture
@@ -29,6 +30,7 @@ class _Spectrum(Picture):
         self.image = right.imshow(np.zeros(shape), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
         self.fig.colorbar(self.image, ax=right, pad=0.02)
         style.dress(left, "Direction", "Singular value / largest", " ")
+        left.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         style.dress(right, "Column", "Row", " ")
         right.grid(False)
         return [*self.bars, self.image, left.title, right.title]

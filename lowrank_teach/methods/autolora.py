@@ -10,7 +10,7 @@ Taught in 06.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -194,7 +194,7 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
     if kind == "first_order":
         return list(torch.autograd.grad(held_out_loss(weights), betas))
     inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=kind == "unrolled")
-    virtual = {name: w - eta * g for (name, w), g in zip(weights.items(), inner, strict=True)}
+    virtual = virtual_step(weights, inner, eta)
     if kind == "unrolled":
         return list(torch.autograd.grad(held_out_loss(virtual), betas))
     virtual = {name: w.detach().requires_grad_() for name, w in virtual.items()}
@@ -208,6 +208,11 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
 
     factor = (1.0 if kind == "betty" else eta) / (2 * epsilon)
     return [d - factor * (plus - minus) for d, plus, minus in zip(direct, at(+1), at(-1), strict=True)]
+
+
+def virtual_step(weights: Weights, gradients: Sequence[Tensor], eta: float) -> Weights:
+    """W^ = W − η ∇_W L_train by name, as new tensors in the same graph; gradients in the order of the weights."""
+    return {name: w - eta * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
 def same_noise(loss: Callable[[Weights], Tensor]) -> Callable[[Weights], Tensor]:

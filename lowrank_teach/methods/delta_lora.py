@@ -112,10 +112,9 @@ class DeltaLoRARule(Rule):
                 self.adapters.owner(name).write_held(name)
 
     def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
-        """W += λ s (B' A' − B A), written [ΔB, B] [A'; ΔA]: one product of rank 2r and nothing cancels."""
-        owner, (B, A) = self.adapters.owner(name), self.before[name]
-        left = torch.cat([branch.lora_B - B, B], 1)                                      # (d, 2r)
-        right = torch.cat([branch.lora_A, branch.lora_A - A], 0)                         # (2r, k)
+        """W += λ s (B' A' − B A), one product of rank 2r."""
+        owner = self.adapters.owner(name)
+        left, right = step_factors(*self.before[name], branch.lora_B, branch.lora_A)
         scale = lam * branch.scaling
         if self.method.lam_end is None and not branch.in_base:  # W was restored since the last step
             owner.write_held(name)
@@ -143,6 +142,14 @@ class DeltaLoRARule(Rule):
             checks.append(Invariant(not still, f"W never moved at {', '.join(still[:4])}, though K = {self.K} is "
                                                f"below the {clock.total} steps"))
         return checks
+
+
+def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:
+    """B' A' − B A as [ΔB, B] and [A'; ΔA]: nothing large cancels, and nothing d × k is formed.
+
+    Args: B, new_B (d, r); A, new_A (r, k). Returns (d, 2r) and (2r, k).
+    """
+    return torch.cat([new_B - B, B], 1), torch.cat([new_A, new_A - A], 0)
 
 
 def _zeros_like_site(branch: LowRank) -> Tensor:

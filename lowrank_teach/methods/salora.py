@@ -118,6 +118,7 @@ class SaLoRARule(Rule):
         self.t_start = self.t_end = 0
         self.pruned: Invariant | None = None
         self.closed_at: float | None = None  # C when the window closed
+        self.last_gates: dict[str, list[float]] = {}  # log θ of all directions then, until they are logged
 
     def branch(self, site: Site) -> LowRank:
         m = self.method
@@ -198,8 +199,9 @@ class SaLoRARule(Rule):
         if abs(density - m.b) > 0.02 and m.lambda_max != 0:
             self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
                                  f"{self.t_end - self.t_start} steps and is likely to need {m.estimated_window()}")
-        for gate in self.gates().values():
+        for name, gate in self.gates().items():
             gate.phase = "deterministic"
+            self.last_gates[name] = gate.log_theta.tolist()
         probe = self.loop.micro_batches[0]
         before = self.loop.logits(probe)
         for branch in self.adapters.values():
@@ -233,8 +235,11 @@ class SaLoRARule(Rule):
         fixed = self.method.stretch.deterministic  # what pruning would keep now, whatever this step's noise
         kept = {name: float((fixed(gate.log_theta) > 0).sum()) for name, gate in self.gates().items()}
         share = sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
+        closing = {f"log_theta.{j}": {name: values[j] for name, values in self.last_gates.items()}
+                   for j in range(self.method.r) if self.last_gates}
+        self.last_gates = {}
         return {"density": C, "lambda": lam, "budget_penalty": lam * (C - self.method.b) ** 2,
-                "orth_A": float(R_A), "orth_B": float(R_B), "kept_density": share, "kept": kept}
+                "orth_A": float(R_A), "orth_B": float(R_B), "kept_density": share, "kept": kept, **closing}
 
     def notes(self) -> list[str]:
         return self.warnings

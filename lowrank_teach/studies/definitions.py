@@ -82,23 +82,23 @@ STUDIES: dict[str, Study] = {
          "LoRA, rate × 3": Arm(LoRA(), {"lr": 3 * LR, "head_lr": LR})}),
     "step_down": Study(
         "How small may the second link be?", "rank of the second link",
-        {str(r): Arm(COLA(chain=2) if r == 8 else COLA(ranks=(8, r))) for r in (2, 4, 6, 8)}, seeds=3),
+        {str(r): Arm(COLA(chain=2) if r == 8 else COLA(ranks=(8, r))) for r in (2, 4, 6, 8)}),
     "wide": Study(
         "What does one LoRA of a chain's whole rank reach?", "rank",
-        {str(r): Arm(COLA(chain=1, r=r, lora_alpha=2.0 * r)) for r in (16, 24)}, seeds=3,
+        {str(r): Arm(COLA(chain=1, r=r, lora_alpha=2.0 * r)) for r in (16, 24)},
         sites=("norm", "effective_rank", *SIGMA)),
     "salora_b": Study(
         "How few directions will do?", "target density b",
-        {f"{b:g}": Arm(_salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, seeds=3, series=GATES, sites=("rank",)),
+        {f"{b:g}": Arm(_salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, series=GATES, sites=("rank",)),
     "salora_r": Study(
         "SaLoRA beside LoRA at every rank", "starting rank r",
         {**{f"SaLoRA {r}": Arm(_salora(r=r, lora_alpha=2.0 * r)) for r in (2, 4, 8, 16)},
-         **{f"LoRA {r}": Arm(LoRA(r=r, lora_alpha=2.0 * r, sites="all")) for r in (2, 4, 8, 16)}}, seeds=3,
+         **{f"LoRA {r}": Arm(LoRA(r=r, lora_alpha=2.0 * r, sites="all")) for r in (2, 4, 8, 16)}},
         sites=("rank",)),
     "delta_lam": Study(
         "How far may λ go?", "λ",
-        {f"{lam:g}": Arm(DeltaLoRA(lam=lam)) for lam in (0.0, 0.5, 2.0, 5.0)}, seeds=3),
+        {f"{lam:g}": Arm(DeltaLoRA(lam=lam)) for lam in (0.0, 0.5, 2.0, 5.0)}),
     "delta_K": Study(
         "When should W start to move?", "K, as a share of the steps",
-        {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}, seeds=3),
+        {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}),
 }

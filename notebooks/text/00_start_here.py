@@ -24,9 +24,19 @@
 
 # %%
 import torch
+from IPython.display import display
 
 import lowrank_teach as lt
-from lowrank_teach import config, course, drawings, explorers, figures, plots, widgets
+from lowrank_teach import (
+    config,
+    course,
+    drawings,
+    explorers,
+    figures,
+    plots,
+    training_widget,
+    widgets,
+)
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"  # tiny: half the layers
@@ -73,7 +83,7 @@ assert energy > 0.9, "four directions should hold nearly all of the ring"
 
 # %% [markdown]
 # A picture of few directions is a *low-rank* matrix. The bet of this whole course: what a network has to
-# **change** to learn a task is such a picture too.
+# **change** to learn a task is such a picture too. Notebook 01 puts the bet to the test.
 #
 # ## 2 · The idea
 #
@@ -111,7 +121,8 @@ plots.show(
 #
 # ## 3 · The map
 #
-# One notebook a question. 02 comes before any of 03 to 06, which may be read in any order.
+# One notebook a question. 01 and 02 come first. 03 to 06 are one paper each, and may be read in any order; 07
+# compares what they introduce. *To come* in the last column means that a notebook is not in this folder.
 
 # %%
 course.readable(course.course_map(), "map")
@@ -167,8 +178,8 @@ chance = 1.96 * (accuracy * (1 - accuracy) / rows) ** 0.5  # half of a 95 % inte
 print(f"{rows} test rows: an accuracy of {accuracy:.3f} is known to ± {chance:.3f} at best")
 
 # %% [markdown]
-# Smaller differences between two lines mean nothing yet. Notebook 07 takes more seeds and intervals. What *must*
-# hold in any run, on any machine, is asserted here:
+# Smaller differences between two lines mean nothing yet: that takes more seeds, and intervals. What *must* hold
+# in any run, on any machine, is asserted here:
 
 # %%
 first = {
@@ -190,6 +201,15 @@ assert all(1 <= rank <= 8 for rank in runs["autolora"].ranks.values()), (
 print(
     "all begin at the same loss, train under 2 % of the network, and keep the ranks their rules allow"
 )
+
+# %% [markdown]
+# **Train one yourself.** Choose a method and another seed, and press the button. How far does the accuracy move
+# by the seed alone? The training runs in a process of its own: go on reading meanwhile, or stop it and start it
+# again where it was. (Where this page is only shown, there is nothing to press.)
+
+# %%
+trainer = training_widget.TrainNow("rt", BACKBONE, PROFILE)
+display(trainer.box)
 
 # %% [markdown]
 # ## 5 · What the runs left behind
@@ -300,4 +320,4 @@ adapters.plan()
 # - One seed is an example, not evidence.
 # - Runs are records: every figure here was drawn from stored numbers.
 #
-# **Next:** `02_lora`, the layer that everything else changes.
+# **Next:** `01_why_low_rank`: how much of a real weight change is low rank?

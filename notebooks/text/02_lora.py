@@ -16,16 +16,17 @@
 #
 # **Question:** what is the layer that everything else changes?
 #
-# **You need:** 00, and what a matrix product is. **Time:** minutes on a laptop; every run is kept, so a second
-# pass is quick. **Paper:** Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv
-# 2106.09685.
+# **You need:** 00 and 01. **Time:** minutes on a laptop; every run is kept, so a second pass is quick.
+# **Paper:** Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685.
 
 # %%
 import numpy as np
+import pandas as pd
 import torch
 
 import lowrank_teach as lt
 from lowrank_teach import (
+    claims,
     config,
     course,
     drawings,
@@ -41,14 +42,16 @@ from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
+TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
 print(course.machine_line())
-print(f"profile: {PROFILE}; backbone: {BACKBONE}")
+print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
 # ## 1 · Question
 #
 # Fine-tuning gives every task its own copy of the whole network. How many numbers is that, and could a task be a
-# small *addition* to a shared, frozen network instead?
+# small *addition* to a shared, frozen network instead? Notebook 01 found that few directions of a whole change do
+# the work. It found them after training everything. Here nothing else is trained.
 
 # %%
 model, tokenizer = lt.load_backbone(BACKBONE, num_labels=2, seed=0)
@@ -124,13 +127,47 @@ reveal(
 )
 assert size_A == 0 < size_B
 
+# %%
+pulled = lt.LowRank(k=q.k, d=q.d, r=8)
+torch.nn.init.normal_(pulled.lora_B)
+before = float(pulled.delta().norm())
+optimizer = torch.optim.AdamW(pulled.parameters(), lr=0.1, weight_decay=0.1)
+for factor in (pulled.lora_A, pulled.lora_B):
+    factor.grad = torch.zeros_like(factor)  # the task says nothing: only the decay acts
+optimizer.step()
+left = float(pulled.delta().norm()) / before
+reveal(
+    "Weight decay shrinks A and B a little at every step. Towards which network does that pull?",
+    f"towards the pretrained one, not towards zero: one step leaves {left:.4f} of ΔW here, which is "
+    "(1 − rate × decay) squared, as A and B both shrink. In full fine-tuning decay shrinks W itself",
+)
+assert np.isclose(left, (1 - 0.1 * 0.1) ** 2, rtol=1e-4)
+
 # %% [markdown]
 # ## 5 · Implement
 #
-# Three exercises. Change the body, run the cell; the check answers with a hint and a picture of *your* result. If
+# Five exercises. Change the body, run the cell; the check answers with a hint and a picture of *your* result. If
 # you leave a stub, the notebook goes on with the library's version.
 #
-# **5a · The forward pass** (5 minutes)
+# **5a · How A and B start** (4 minutes)
+# - one of the two is zero, so that $\Delta W = 0$; the other must not be (the third prediction says why);
+# - `u` (r, k) is even between 0 and 1; $A$ is to be even between $-1/\sqrt k$ and $1/\sqrt k$;
+# - return $A$ and $B^\top$ side by side, (r, k + d), so that one picture shows both.
+
+
+# %%
+@exercise
+def lora_start(d, k, r, seed):
+    u = torch.rand(r, k, generator=torch.Generator().manual_seed(seed))
+    A = u  # change both
+    B = torch.ones(d, r)
+    return torch.cat([A, B.T], dim=1)
+
+
+lora_start.check()
+
+# %% [markdown]
+# **5b · The forward pass** (5 minutes)
 # - `x` is (T, k), `W` (d, k), `lora_A` (r, k), `lora_B` (d, r); return `h` (T, d);
 # - rows are tokens, so $Wx$ is written `x @ W.T`;
 # - mind the scale: `lora_alpha` is α, not $s$.
@@ -146,7 +183,7 @@ def lora_forward(x, W, lora_A, lora_B, lora_alpha):
 lora_forward.check()
 
 # %% [markdown]
-# **5b · The merge** (3 minutes)
+# **5c · The merge** (3 minutes)
 # - return one matrix (d, k) that does the same as $W$ and branch together;
 # - leave `W` itself as it is: it has to be given back.
 
@@ -160,7 +197,7 @@ def lora_merge(W, lora_A, lora_B, lora_alpha):
 lora_merge.check()
 
 # %% [markdown]
-# **5c · Count the parameters** (2 minutes)
+# **5d · Count the parameters** (2 minutes)
 # - how many numbers train in a branch of rank $r$ on a $d \times k$ matrix?
 
 
@@ -172,7 +209,22 @@ def count_parameters(d, k, r): ...
 count_parameters.check()
 
 # %% [markdown]
-# The library's own source answers all three. Run `solution(lora_forward)` to see the forward pass; here is the
+# **5e · Debug: another rank, the same scale** (3 minutes)
+# - a run with `r` and `lora_alpha` worked; the next is to have rank `new_r`, and a branch scaled *as before*;
+# - return the α for it. This version stood in a sweep over ranks, and made the ranks look more different than
+#   they are.
+
+
+# %%
+@exercise
+def keep_scale(lora_alpha, r, new_r):
+    return lora_alpha  # find the bug
+
+
+keep_scale.check()
+
+# %% [markdown]
+# The library's own source answers all five. Run `solution(lora_forward)` to see the forward pass; here is the
 # merge:
 
 # %%
@@ -252,12 +304,12 @@ print(f"{changed} matrices differed while merged, none differs after restore()")
 
 # %%
 keep_reference(
-    "02_lora", lambda: lt.fit(method, "rt", BACKBONE, PROFILE, 0)
+    "02_lora", lambda: lt.fit(method, TASK, BACKBONE, PROFILE, 0)
 )  # `make notebooks`
 reference, made = load_reference("02_lora")
 print(made)
 live = LiveCurve("lora", reference)
-run = lt.fit(method, "rt", BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False)
+run = lt.fit(method, TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False)
 live.finish(
     run,
     "Your loss over the reference run. Look for the level both settle at, more than for each bend.",
@@ -356,7 +408,7 @@ LENGTHS = {
 def short_run(r, alpha, seed=0):
     return lt.fit(
         lt.LoRA(r=r, lora_alpha=alpha),
-        "rt",
+        TASK,
         BACKBONE,
         PROFILE,
         seed,
@@ -425,6 +477,9 @@ assert np.isfinite(list(loss_at.values())).all()
 
 # %%
 diagonal = {r: loss_at[r, alpha] for r, alpha in zip(RANKS, ALPHAS, strict=True)}
+assert all(
+    keep_scale(ALPHAS[0], RANKS[0], r) == a for r, a in zip(RANKS, ALPHAS, strict=True)
+)
 by_rank_alone = max(diagonal.values()) - min(diagonal.values())
 print(
     f"s = {ALPHAS[0] / RANKS[0]:g}:",
@@ -540,6 +595,9 @@ widgets.explore(knobs)
 # **Modify.** Put LoRA on all six matrices (`sites="all"`) at `r=2`: the branches then hold about as many numbers
 # as before. Is the loss lower? Try `init="gaussian"` and look at the first ten steps.
 #
+# **Debug.** Someone trains $A$ and $B$, merges, saves the network, loads it as "pretrained" and trains a second
+# task on top. The first task still works. Is that a bug? What is no longer true of `restore()`?
+#
 # **Open.** The grid confounds α with the learning rate. Design the three runs that would separate them, and say
 # before you run them what each outcome would mean.
 
@@ -553,7 +611,7 @@ print("sites='all', r = 2:", everywhere.plan().summary())
 # %% [markdown]
 # ## 12 · Claims against measurements
 #
-# Only what was measured above, with the verdict computed: *holds* here, or *not seen* here. The last two rest on
+# First what was measured above, with the verdict computed: *holds* here, or *not seen* here. The last two rest on
 # one seed a cell.
 
 # %%
@@ -562,7 +620,7 @@ share = run.parameters["trainable"] / total
 memory = ratios["gradients and optimizer state"]
 at_one_s = f"range {by_rank_alone:.3f} at one s; seeds ± {by_seed:.3f}"
 at_one_alpha = f"range {by_rank_alone:.3f} at one s; {by_rank:.3f} at one α"
-claims = [
+seen_here = [
     ("B = 0: the start is the pretrained network", exact, "outputs exactly equal"),
     (
         "merged: the same function, no extra layer",
@@ -578,8 +636,19 @@ claims = [
         at_one_alpha,
     ),
 ]
-for statement, holds, measured in claims:
-    print(f"{'holds' if holds else 'not seen':<9} {statement}: {measured}")
+print(f"{sum(holds for _, holds, _ in seen_here)} of {len(seen_here)} statements hold here")
+
+# %%
+names = ["statement", "verdict", "measured"]
+verdicts = [(s, "holds" if holds else "not seen", how) for s, holds, how in seen_here]
+course.readable(pd.DataFrame(verdicts, columns=names).set_index("statement"), "seen")
+
+# %% [markdown]
+# Then the rows of the course's ledger: the paper's claims held against stored studies and exact checks. *No runs
+# yet* says that too few seeds are stored for a verdict.
+
+# %%
+course.readable(claims.table("LoRA"), "claims")
 
 # %% [markdown]
 # **Not measured here:** the paper's scores (GLUE, GPT-3), networks of its size, and whether LoRA is as good as

@@ -1,0 +1,269 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,text//py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · Playground
+#
+# **Question:** what do the sliders do?
+#
+# **You need:** 00; a paper's notebook where you want to know more. **Time:** as long as you like; the page opens
+# in seconds, since its numbers are stored. **Papers:** all of them, one section each.
+#
+# **How to use it.** Run all cells, then play. Each picture comes twice: first as a static strip, then with its
+# sliders. Drag a slider, click it and use the arrow keys, or type a number in the box and press Enter. The
+# sentence below the picture says what you see, and whether it is *computed live* or *snapped* to a stored run.
+
+# %%
+from lowrank_teach import config, course, explorers, playground, plots, studies, widgets
+from lowrank_teach.training_widget import train_now
+
+PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
+BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
+TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
+print(course.machine_line())
+print(f"profile: {PROFILE}; backbone of the live training: {BACKBONE}; task: {TASK}")
+
+# %% [markdown]
+# Some pictures need a trained network. Theirs are stored; `playground.train()` trains the same again.
+
+# %%
+stored = playground.load()
+print(stored.line())
+
+# %% [markdown]
+# ## 1 · Low rank
+#
+# **A ring from few directions** (notebook 00). **Try:** raise the number of directions one by one, and stop where
+# you no longer see a change. Then read in the sentence what share of the energy that is.
+
+# %%
+ring = explorers.RankOfAPicture()
+plots.show(
+    widgets.strip(ring, [{"i": 1}, {"i": 4}]),
+    "One direction is a square blot; with four the ring is nearly there.",
+    "Two rows: singular values with the kept ones blue, and the ring rebuilt from them. "
+    + ring.words(i=4),
+)
+
+# %%
+widgets.explore(ring)
+
+# %% [markdown]
+# **Full fine-tuning, cut down** (notebook 01). Here every matrix trained whole, and the change was cut afterwards.
+# **Try:** find the rank from which the corner of ΔW hardly changes, and the rank from which the score hardly
+# changes. Which comes first?
+
+# %%
+scored = stored.cut_scores, stored.cut_halves, "test accuracy"
+whole = explorers.CutNetwork(stored.parts, *scored, block=playground.BLOCK)
+plots.show(
+    widgets.strip(whole, [{"matrix": 0, "i": 1}, {"matrix": 0, "i": 32}]),
+    "One direction of every ΔW, then 32: left what they hold, right how the network scores.",
+    "Two rows of three panels: a falling spectrum, a corner of the change, and scores by "
+    "rank with one marked. " + whole.words(matrix=0, i=1),
+)
+
+# %%
+widgets.explore(whole)
+
+# %% [markdown]
+# ## 2 · LoRA
+#
+# **A trained ΔW, cut down** (notebook 02). **Try:** find a matrix of which half the directions hold nearly all of
+# the energy. Is it a $W_q$ or a $W_v$?
+
+# %%
+cut = explorers.Truncation(stored.factors)
+plots.show(
+    widgets.strip(cut, [{"matrix": 0, "i": 2}, {"matrix": 0, "i": 16}]),
+    "A corner of ΔW from two of its directions, and from all sixteen.",
+    "Two rows: singular values as bars, and a corner of the weight change. "
+    + cut.words(matrix=0, i=2),
+)
+assert "keeps 100.0%" in cut.words(matrix=0, i=16), "all directions are all of ΔW"
+
+# %%
+widgets.explore(cut)
+
+# %% [markdown]
+# **Rank × α** (notebook 02). **Try:** move α at one rank, then the rank at one α. Which of the two changes the
+# loss curve more?
+
+# %%
+knobs = explorers.RankAlpha(stored.curves, stored.losses, "validation loss")
+plots.show(
+    widgets.strip(knobs, [{"rank": 1, "alpha": 64}, {"rank": 16, "alpha": 4}]),
+    "Two corners of the grid: the chosen run is framed, its curve blue among all nine.",
+    "Two rows, each a table of losses with a frame and the loss curve of that run. "
+    + knobs.words(rank=16, alpha=4),
+)
+
+# %%
+widgets.explore(knobs)
+
+# %% [markdown]
+# ## 3 · COLA
+#
+# **A chain on a toy** (notebook 03). **Try:** keep the whole rank the same, as in one link of rank 4, two of rank
+# 2, four of rank 1, and compare the errors. Where do the seen entries and the hidden ones part?
+
+# %%
+chain = explorers.ColaChain()
+plots.show(
+    widgets.strip(chain, [{"links": 1, "r": 4}, {"links": 4, "r": 1}]),
+    "The same whole rank, by one link and by four. Solid: the chain; dotted: one update.",
+    "Two rows: errors over sweeps with dashed knots, and the singular values of the sum. "
+    + chain.words(links=4, r=1),
+)
+assert chain.arrays(links=2, r=2)["rank"] <= 4, "two links of rank 2 add up to 4 at most"
+
+# %%
+widgets.explore(chain)
+
+# %% [markdown]
+# ## 4 · SaLoRA
+#
+# **One gate** (notebook 04). **Try:** lower the temperature τ and see the middle empty: the gate becomes nearly a
+# coin. Then bring γ near 0 and ζ near 1, and watch the exact zeros and ones go away.
+
+# %%
+gate = explorers.HardConcreteGate()
+plots.show(
+    widgets.strip(gate, [gate.start(), {**gate.start(), "tau": 0.3}]),
+    "Left the mass at exactly 0 and 1, then the density between, right three summaries.",
+    "Two rows of three panels: bars of mass, a density, and curves over log theta. "
+    + gate.words(**{**gate.start(), "tau": 0.3}),
+)
+
+# %%
+widgets.explore(gate)
+
+# %% [markdown]
+# **A budget on stored gates** (notebook 04). **Try:** move the target density through the density that the gates
+# have, and see the pull change its direction. How does λ change it?
+
+# %%
+budget = explorers.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch)
+plots.show(
+    widgets.strip(budget, [{"lam": 1.0, "b": 0.25}, {"lam": 1.0, "b": 0.75}]),
+    "Left the pull on every gate, right where to cut so that the target is kept.",
+    "Two rows: a cloud of pulls over log theta, and a staircase of shares with a mark. "
+    + budget.words(lam=1.0, b=0.25),
+)
+assert (budget.pull(1.0, 0.05) > 0).all(), "far below the density: every gate is pushed down"
+assert (budget.pull(1.0, 0.95) < 0).all(), "far above it: every gate is pushed up"
+
+# %%
+widgets.explore(budget)
+
+# %% [markdown]
+# **Trainings under several budgets** (notebook 04). **Try:** go from the loosest target to the tightest. Does
+# the density arrive in time, and what does λ have to do for it?
+
+# %%
+by_b = studies.load("salora_b")
+print(by_b.line())
+tight = explorers.SaloraRuns(
+    {float(arm): by_b.series(arm, "density") for arm in by_b.arms},
+    {float(arm): by_b.series(arm, "lambda") for arm in by_b.arms},
+    {float(arm): scores for arm, scores in by_b.values().items()},
+    "test accuracy",
+)
+plots.show(
+    widgets.strip(tight, [{"b": 0.75}, {"b": 0.125}]),
+    "The loosest and the tightest of the stored targets, blue among the others.",
+    "Two rows: the density falling towards a dashed target, and the multiplier rising. "
+    + tight.words(b=0.125),
+)
+
+# %%
+widgets.explore(tight)
+
+# %% [markdown]
+# ## 5 · Delta-LoRA
+#
+# **λ and K on a toy** (notebook 05). **Try:** set λ to 0 and find LoRA again, then raise it and compare with
+# LoRA at a larger α. Then delay the start with K, and read the rank of the whole change.
+
+# %%
+moving = explorers.DeltaTrajectory()
+plots.show(
+    widgets.strip(moving, [{"lam": 0.0, "K": 0}, {"lam": 2.0, "K": 30}]),
+    "At λ = 0 it is LoRA. With λ = 2, compare the pink line with the black dotted one.",
+    "Two rows of three panels: loss, singular values of the whole change, and cosine. "
+    + moving.words(lam=2.0, K=30),
+)
+
+# %%
+widgets.explore(moving)
+
+# %% [markdown]
+# ## 6 · AutoLoRA
+#
+# **A threshold on learned weights** (notebook 06). **Try:** move the threshold a little off $1/k$, to either
+# side, and see the ranks change. How far can it go before a matrix has no direction left?
+
+# %%
+ranks = explorers.RankThreshold(stored.alphas)
+here = ranks.start()["threshold"]
+plots.show(
+    widgets.strip(ranks, [{"threshold": here}, {"threshold": 1.05 * here}]),
+    "The paper's threshold 1/k, and one that is five percent higher.",
+    "Two rows: ranks by matrix and layer, and all weights sorted with a dashed line. "
+    + ranks.words(threshold=here),
+)
+assert min(ranks.ranks(here).values()) >= 1, "the largest weight is never below the mean"
+
+# %%
+widgets.explore(ranks)
+
+# %% [markdown]
+# ## 7 · Every stored run
+#
+# The collections are the stored studies, and the runs that you have trained on this machine. **Try:** pick an arm
+# and change only the seed. Is the difference between two arms larger than that?
+
+# %%
+shelf = explorers.RunBrowser()
+plots.show(
+    widgets.strip(shelf, [{"arm": 0}, {"arm": 1}]),
+    "Two arms of one collection. Left the loss, blue among the others; right its matrices.",
+    "Two rows: loss curves with one in blue, and a table of one number a matrix. "
+    + shelf.words(**shelf.start()),
+)
+
+# %%
+widgets.explore(shelf)
+
+# %% [markdown]
+# ## 8 · Train one now
+#
+# Choose a method, a seed and a number of steps. The training runs in a process of its own, so that the sliders
+# above still move. **Try:** stop it half-way and press again: it goes on from there, to the same bits as without
+# a stop. Then train another seed; the first stays behind it in grey.
+#
+# Nothing starts by itself. A finished run is kept, and `explorers.RunBrowser()` made anew shows it.
+
+# %%
+train_now(TASK, BACKBONE, PROFILE)
+
+# %% [markdown]
+# ## What to take along
+#
+# - A slider that is *live* computes its numbers exactly at every move; one that *snaps* shows a stored run.
+# - Low rank: the first few directions carry most of a trained change, but not equally in every matrix.
+# - Gates and thresholds cut directions off; what differs is who decides, and by which rule.
+# - A toy shows the mechanism, not the size of the effect on a task.
+# - The seed alone moves a score: look at section 7 before you believe a difference.
+#
+# **Next question:** which of the papers' claims hold here? `11_claims_ledger`.

@@ -1,0 +1,452 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,text//py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · The claims ledger
+#
+# **Question:** which claims of the five papers hold here?
+#
+# **You need:** any one of 02 to 06, and what a standard deviation is. **Time:** a minute on a laptop: nothing is
+# trained, stored runs are read. **Papers:** all five; each row names its table or figure.
+
+# %%
+import numpy as np
+import pandas as pd
+
+from lowrank_teach import claims, course, drawings, plots, studies
+from lowrank_teach.exercises import exercise, reveal, solution
+
+ledger = claims.ledger()
+print(f"{len(ledger)} claims of {len(claims.CLAIMS)} papers")
+print(course.machine_line())
+
+# %% [markdown]
+# ## 1 · Question
+#
+# A paper says "ours is better". Better than what, on which data, by how much, over how many seeds? The ledger
+# writes each statement down as a row, puts the paper's number beside ours, and lets a rule say what our runs
+# show. Nobody types a verdict. How many rows can our runs decide so far?
+
+# %%
+from_runs = [row for row in ledger if row.interval is not None]
+waiting = [row for row in ledger if row.verdict == claims.NO_RUNS]
+print(f"{len(from_runs)} claims have an interval, {len(waiting)} wait for runs")
+assert {row.verdict for row in from_runs} <= {claims.HOLDS, claims.OPPOSITE, claims.OPEN}
+
+# %% [markdown]
+# The runs come from stored studies: several methods, each trained on the same rows with the same seeds. A study
+# with fewer than five seeds may show its numbers, but gets no verdict. This is what is there:
+
+# %%
+stored = {}
+for name, study in studies.STUDIES.items():
+    try:
+        results = studies.load(name)
+        count = len({record["seed"] for record in results.records})
+    except FileNotFoundError:
+        count = 0
+    stored[name] = {"question": study.question, "arms": len(study.arms), "seeds": count}
+course.readable(pd.DataFrame(stored).T.astype({"arms": int, "seeds": int}), "studies")
+
+# %% [markdown]
+# One line trains a study again, seed by seed: `studies.train("chain")`, or `lowrank-teach study chain` in a
+# terminal. Every verdict below then follows by itself.
+#
+# ## 2 · The idea in one picture
+#
+# Two methods, five seeds. The scores here are **made up**, so that you can see each step. Read from left to
+# right: pair the scores by seed, keep the differences, ask which means would have been possible.
+
+# %%
+better = np.array([72.9, 71.2, 73.4, 71.9, 72.4])
+plain = np.array([71.8, 71.4, 72.0, 70.9, 71.9])
+differences = better - plain
+draws = np.random.default_rng(0).integers(5, size=(4000, 5))
+narrow = claims.paired_bootstrap(differences, stretch=False)
+wide = claims.paired_bootstrap(differences)
+plots.show(
+    drawings.verdict_in_steps(
+        better, plain, differences[draws].mean(1), narrow, wide, ("method", "LoRA")
+    ),
+    "A verdict in three steps, on made-up scores. Look at the right panel: does the blue bar "
+    "hold zero? Then five seeds decide nothing.",
+    "Left: five lines joining the two scores of each seed. Middle: their five differences and "
+    "the mean. Right: a histogram of resampled means with a short and a longer bar under it.",
+)
+print(f"narrow: {narrow[0]:.2f} to {narrow[1]:.2f}; stretched: {wide[0]:.2f} to {wide[1]:.2f}")
+
+# %% [markdown]
+# Four of five seeds agree, and the plain interval says "better". The stretched one is wider: section 6 shows
+# why the narrow one cannot be trusted with five seeds.
+#
+# ## 3 · Maths ↔ code
+#
+# | in words | maths | in this code |
+# |---|---|---|
+# | scores of two methods on seed $i$ | $a_i, b_i$ | `results.values("accuracy")` |
+# | paired difference | $d_i = a_i - b_i$ | `results.differences("2", "1")` |
+# | its mean over $n$ seeds | $\bar d$ | `row.difference` |
+# | a resample: $n$ of the $d_i$, drawn with replacement | $d^*$ | `differences[draws]` |
+# | 95 % interval of the mean | $\bar d + c\,(q_{2.5} - \bar d),\ \bar d + c\,(q_{97.5} - \bar d)$ | `claims.paired_bootstrap` |
+# | stretch | $c = \sqrt{n/(n-1)}\; t_{n-1}/z$ | inside it; `stretch=False` gives $c = 1$ |
+# | verdict | where the interval lies | `claims.judge(interval, side)` |
+#
+# $q$ are the 2.5 % and 97.5 % points of the resampled means; $t$ and $z$ the 97.5 % points of Student's and the
+# normal distribution. Pairing matters, because a seed fixes the order of the rows and the new head: a seed that
+# is bad for one method is often bad for the other, and the difference takes that out.
+#
+# ## 4 · Predict
+#
+# Say the answer aloud, then open it.
+
+# %%
+small = [0.1, 0.2, 0.9, 1.6, 0.05]
+low, high = claims.paired_bootstrap(small)
+reveal(
+    f"All five differences are above zero: {small}. Does the interval exclude zero?",
+    f"No: it runs from {low:.2f} to {high:.2f}. The largest two pull the mean up, and as "
+    "easily could have been absent. Being positive five times is not enough; it must be "
+    "positive by about the same.",
+)
+assert low < 0 < high
+
+# %%
+chance = 2 * 0.5**5
+reveal(
+    "Two methods are equal. How often do all five differences have the same sign?",
+    f"In {100 * chance:.1f} % of studies: each way with probability one half to the fifth.",
+)
+assert chance > 0.05
+
+# %%
+reveal(
+    f"{len(ledger)} claims at 95 %. If no method did anything, how many verdicts would the "
+    "runs give all the same?",
+    f"One in twenty of the {len(from_runs)} rows with an interval, about "
+    f"{0.05 * len(from_runs):.1f}. A single \"holds\" near the edge is weak evidence.",
+)
+
+# %% [markdown]
+# ## 5 · Implement
+#
+# Three exercises. Change the body, run the cell; the check answers with a hint and a picture of *your* result.
+#
+# **5a · Differences by seed** (4 minutes)
+# - `first` and `second` map a seed to a score, in any order;
+# - return first − second on each seed that both have, seeds rising.
+
+
+# %%
+@exercise
+def paired_differences(first, second):
+    return np.array(list(first.values())) - np.array(list(second.values()))  # find the bug
+
+
+paired_differences.check()
+
+# %% [markdown]
+# **5b · The interval** (6 minutes)
+# - `differences` has $n$ numbers; `draws` is (R, n): each row names which of them a resample takes;
+# - one mean a row; return the 2.5 % and the 97.5 % point of these means (`np.quantile`).
+
+
+# %%
+@exercise
+def bootstrap_interval(differences, draws): ...
+
+
+bootstrap_interval.check()
+
+# %% [markdown]
+# **5c · The rule** (4 minutes)
+# - each interval is (low, high), each side ">" (the claim is above zero) or "<";
+# - return a list: 1 where the claim holds, −1 where its opposite does, 0 where neither is shown.
+
+
+# %%
+@exercise
+def judge_intervals(intervals, sides):
+    return [1 if (low + high > 0) == (side == ">") else -1
+            for (low, high), side in zip(intervals, sides, strict=True)]
+
+
+judge_intervals.check()
+
+# %% [markdown]
+# The library's own rule, which answers 5c (`solution("bootstrap_interval")` answers 5b):
+
+# %%
+solution("judge_intervals")
+
+# %% [markdown]
+# ## 6 · Sanity: does "95 %" mean 95 %?
+#
+# Simulate what we cannot do with trainings: draw five differences from a known distribution a few hundred times,
+# and count how often the interval holds the true mean. A 95 % interval should miss one time in twenty.
+
+# %%
+rng = np.random.default_rng(1)
+samples = {
+    "normal": (rng.normal(size=(600, 5)), 0.0),
+    "skewed (exponential)": (rng.exponential(size=(600, 5)), 1.0),
+}
+
+
+def coverage(sets, mean, **how):
+    ends = [claims.paired_bootstrap(d, resamples=600, **how) for d in sets]
+    return np.mean([low <= mean <= high for low, high in ends])
+
+
+held = pd.DataFrame(
+    {
+        name: {
+            "percentile": coverage(sets, mean, stretch=False),
+            "stretched": coverage(sets, mean),
+        }
+        for name, (sets, mean) in samples.items()
+    }
+)
+course.readable(held, "coverage", **{name: "{:.3f}" for name in held})
+
+# %% [markdown]
+# The plain percentile interval misses far too often: five values can hardly be resampled into something wider
+# than themselves. The stretched one comes near 95 % for normal differences, and stays somewhat short for skewed
+# ones. So we use the stretched one, and remember that skew makes it a little too sure.
+
+# %%
+assert (held.loc["stretched"] > held.loc["percentile"] + 0.04).all()
+assert 0.91 < held.loc["stretched", "normal"] < 0.98
+equal = [claims.paired_bootstrap(d, resamples=600) for d in samples["normal"][0][-80:]]
+missed = sum(not low <= 0 <= high for low, high in equal)
+plots.show(
+    drawings.repeated_intervals(equal, 0.0, "interval of the mean difference (true mean: zero)"),
+    f"Eighty simulated studies of two equal methods, five seeds each. {missed} of them would "
+    "have given a verdict, by chance alone.",
+    "Eighty horizontal lines, one an interval, around a dotted line at zero; the few that miss "
+    "zero are thick and orange.",
+)
+
+# %% [markdown]
+# What an interval that holds zero means: a true difference of either sign, or none, fits the runs. It does *not*
+# mean that the methods are equal. "Not separable here" is a statement about our evidence.
+#
+# ## 7 · The ledger, paper by paper
+#
+# A filter is a plain function call. First LoRA's own claims:
+
+# %%
+course.readable(claims.table("LoRA"), "lora")
+
+# %% [markdown]
+# A dash under "paper's number" means that no number could be traced to a text, a table or a repository: numbers
+# remembered or read off a figure are not quoted. "Holds exactly" is for statements about the method itself:
+# they are computed on the spot, and need no seeds.
+
+# %%
+course.readable(claims.table("COLA"), "cola")
+
+# %% [markdown]
+# Mind the setting in the last column: a small sentence encoder and a short training, not the model of the paper.
+# A verdict here is about the *direction* of a claim in that setting.
+
+# %%
+course.readable(claims.table("SaLoRA"), "salora")
+
+# %% [markdown]
+# Rows named "control" are ours: the comparison that a claim needs before its cause is believed.
+
+# %%
+course.readable(claims.table("Delta-LoRA"), "delta_lora")
+
+# %%
+course.readable(claims.table("AutoLoRA"), "autolora")
+
+# %% [markdown]
+# Any other cut is one line of pandas. Which statements failed, here or exactly?
+
+# %%
+book = claims.table()
+against = book[book["verdict"].isin([claims.OPPOSITE, "fails exactly"])]
+course.readable(against[["where", "statement", "ours", "difference [95 %]", "verdict"]], "against")
+
+# %% [markdown]
+# ## 8 · Look
+#
+# All claims about *scores*, in points of accuracy, that have the most seeds so far. Look first at how many bars hold the line at
+# zero, then at how long the bars are. (Dots without a bar: too few seeds yet.)
+
+# %%
+scores = [row for row in ledger if row.unit == "points" and len(row.differences) > 1]
+most = max((len(row.differences) for row in scores), default=0)
+shown = [row for row in scores if len(row.differences) == most and row.side != "≈"]
+
+
+def forest(rows, xlabel, scale=lambda row: 1.0):
+    return drawings.forest(
+        [f"{row.key}: {row.statement}" for row in rows],
+        [np.divide(row.differences, scale(row)) for row in rows],
+        [row.interval and tuple(np.divide(row.interval, scale(row))) for row in rows],
+        [row.verdict for row in rows],
+        [row.side for row in rows],
+        xlabel,
+    )
+
+
+plots.show(
+    forest(shown, "difference of accuracy, points"),
+    "Claims about scores. The arrow is the side the paper claims; small dots are seeds; the "
+    "bar is the 95 % interval. Grey bars hold zero.",
+    "A forest plot: one row a claim, dots of its seeds' differences, a bar for the interval, "
+    "and a vertical line at zero.",
+)
+
+# %% [markdown]
+# Claims about other quantities (densities, ranks, angles, spreads) have other units. To see them together, each
+# is divided by the larger end of its interval.
+
+# %%
+others = [row for row in from_runs if row.unit != "points" and row.side in ("<", ">")]
+if others:
+    picture = forest(
+        others, "difference, in units of the far end", lambda row: max(map(abs, row.interval))
+    )
+    plots.show(
+        picture,
+        "Claims about other quantities. Compare with the picture above: are these bars longer or "
+        "shorter, beside their distance from zero?",
+        "A forest plot of the remaining claims with an interval, scaled to one, around zero.",
+    )
+for name, group in (("scores", scores), ("other quantities", others)):
+    judged = [row for row in group if row.interval is not None]
+    clear = sum(row.verdict != claims.OPEN for row in judged)
+    print(f"{name}: {len(judged)} claims have an interval, {clear} of them exclude zero")
+
+# %%
+counts = claims.counts(ledger)
+plots.show(
+    drawings.verdict_counts(counts.to_dict("index")),
+    "How many claims got which verdict. Grey is what a handful of seeds cannot tell apart; "
+    "pale is waiting; black needs what is not here.",
+    "Stacked bars, one a paper, with the number of claims of each verdict: "
+    + "; ".join(f"{paper} {int(row.sum())} claims" for paper, row in counts.iterrows())
+    + ".",
+)
+course.readable(counts, "counts")
+
+# %% [markdown]
+# ## 9 · What would change a verdict?
+#
+# More seeds make the interval shorter: its width falls with $\sqrt n$. The *power* is the chance that a true
+# difference is seen. It depends on the difference in units of the scatter of the paired differences.
+
+# %%
+scatter = [np.std(row.differences, ddof=1) for row in shown]
+sd = float(np.median(scatter)) if scatter else 1.0
+source = f"median over {len(scatter)} claims" if scatter else "assumed: no runs yet"
+print(f"scatter of a paired difference: {sd:.2f} points ({source})")
+many = range(3, 41)
+curves = {
+    f"difference {effect:g}": [claims.power(effect, sd, n) for n in many]
+    for effect in (0.5, 1, 2, 4)
+}
+plots.show(
+    drawings.power_curves(many, curves, claims.SEEDS),
+    "Chance of a verdict for true differences of half a point to four points. Dotted: four "
+    "times in five.",
+    "Four rising curves of the chance of a verdict against the number of seeds; larger "
+    "differences rise sooner. A vertical line marks five seeds.",
+)
+assert curves["difference 4"][2] > curves["difference 0.5"][2]
+
+# %% [markdown]
+# Turned round: how many seeds would each size of difference need, to be seen four times in five?
+
+# %%
+need = {
+    f"{effect:g} points": claims.seeds_needed(effect, sd) or "more than 1000"
+    for effect in (0.25, 0.5, 1.0, 2.0, 4.0)
+}
+print(need)
+found = [n for n in need.values() if isinstance(n, int)]
+assert found == sorted(found, reverse=True)
+assert need["0.25 points"] == "more than 1000" or need["0.25 points"] > 2 * claims.SEEDS
+
+# %% [markdown]
+# A quarter of a point needs many times five seeds. Two cheaper ways: a finer measure (the loss moves with every
+# row, the accuracy only with those that flip), and more test rows.
+#
+# ## 10 · Play
+#
+# Change `level` or `n` and look at how a verdict on the same differences moves. The differences are those of
+# section 2.
+
+# %%
+for level in (0.5, 0.8, 0.9, 0.95, 0.99):
+    interval = claims.paired_bootstrap(differences, level)
+    said = claims.judge(interval, ">")
+    print(f"{100 * level:.0f} %: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
+
+# %% [markdown]
+# A lower level gives a verdict sooner, and is wrong more often. The level is chosen before one looks.
+
+# %%
+for n in (2, 3, 5, 10, 20):
+    repeated = np.resize(differences, n)  # as if further seeds said the same again
+    interval = claims.paired_bootstrap(repeated)
+    said, _ = claims.verdict(repeated, ">")
+    print(f"{n:2} seeds: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
+
+# %% [markdown]
+# ## 11 · Exercises
+#
+# **Recall.** Why are differences paired? Why is "not separable here" no evidence for equality? Which rows need no
+# seeds, and why?
+#
+# **Modify.** Replace the accuracy by the test loss in one claim:
+# `studies.load("chain").differences("2", "1", "loss")`. Is its interval shorter, in units of its scatter? Mind
+# the side: a lower loss is better.
+#
+# **Debug.** Someone trains ten seeds, looks after each, and stops as soon as the interval excludes zero. What is
+# wrong with the 95 %? Simulate it with `rng.normal`.
+#
+# **Open.** Choose one row that is "not testable here" and design the smallest experiment that would test its
+# direction on a model you have. Say before you run it what each verdict would mean.
+#
+# ## 12 · What is not testable here, and why
+#
+# Sorted by what is missing. No small model stands in for these rows: a claim about one data set and one model is
+# not tested by another.
+
+# %%
+beyond = book[book["verdict"] == claims.UNTESTABLE].sort_values("setting, or reason")
+course.readable(
+    beyond[["setting, or reason", "where", "statement", "paper's number"]], "beyond"
+)
+
+# %%
+missing = book[book["verdict"] == claims.NO_RUNS].sort_values("setting, or reason")
+print(f"{len(missing)} claims wait for runs; they could be tested:")
+course.readable(missing[["setting, or reason", "where", "statement"]], "missing")
+
+# %% [markdown]
+# ## 13 · Five bullets
+#
+# - A verdict is a rule applied to paired differences over at least five seeds; nobody types it.
+# - With five seeds, a plain percentile bootstrap is too sure of itself; stretched to Student's width it is honest.
+# - An interval that holds zero decides nothing, and says nothing about equality.
+# - A claim about a score and one about a mechanism are two claims: section 8 counts how many of each could be
+#   decided.
+# - A claim is checked in a setting. Ours is small: a direction may hold there and not in the paper's, and the
+#   other way round.
+#
+# **Next question:** yours. Pick a row, change what would change its verdict, and train that study.
