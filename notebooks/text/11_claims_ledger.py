@@ -97,7 +97,7 @@ print(f"narrow: {narrow[0]:.2f} to {narrow[1]:.2f}; stretched: {wide[0]:.2f} to 
 # | paired difference | $d_i = a_i - b_i$ | `results.differences("2", "1")` |
 # | its mean over $n$ seeds | $\bar d$ | `row.difference` |
 # | a resample: $n$ of the $d_i$, drawn with replacement | $d^*$ | `differences[draws]` |
-# | 95 % interval of the mean | $\bar d + c\,(q_{2.5} - \bar d),\ \bar d + c\,(q_{97.5} - \bar d)$ | `claims.paired_bootstrap` |
+# | 95 % interval of the mean | $\bar d + c\,(q_p - \bar d)$, $p = 2.5, 97.5$ | `claims.paired_bootstrap` |
 # | stretch | $c = \sqrt{n/(n-1)}\; t_{n-1}/z$ | inside it; `stretch=False` gives $c = 1$ |
 # | verdict | where the interval lies | `claims.judge(interval, side)` |
 #
@@ -216,7 +216,7 @@ held = pd.DataFrame(
         for name, (sets, mean) in samples.items()
     }
 )
-course.readable(held, "coverage", **{name: "{:.3f}" for name in held})
+course.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
 
 # %% [markdown]
 # The plain percentile interval misses far too often: five values can hardly be resampled into something wider
@@ -282,8 +282,8 @@ course.readable(against[["where", "statement", "ours", "difference [95 %]", "ver
 # %% [markdown]
 # ## 8 · Look
 #
-# All claims about *scores*, in points of accuracy, that have the most seeds so far. Look first at how many bars hold the line at
-# zero, then at how long the bars are. (Dots without a bar: too few seeds yet.)
+# All claims about *scores*, in points of accuracy, that have the most seeds so far. Look first at how many bars
+# hold the line at zero, then at how long the bars are. (Dots without a bar: too few seeds yet.)
 
 # %%
 scores = [row for row in ledger if row.unit == "points" and len(row.differences) > 1]
