@@ -46,6 +46,7 @@ figures: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/steps.py
+	$(BIN)/python tests/benchmarks/sliders.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

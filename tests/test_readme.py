@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lowrank_teach as lt
+from lowrank_teach import claims, course
 from lowrank_teach.lineup import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,20 @@ def test_results_are_those_of_the_stored_runs():
     record = json.loads(stored.stdout)
     shown = README.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0]
     assert shown == markdown(pd.DataFrame(record["table"]).set_index("method"))
+
+
+def between(name: str) -> str:
+    return README.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+
+
+def test_the_course_table_is_made_from_the_stored_minutes():
+    assert between("course") == course.markdown()
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert set(re.findall(r"\[(\w+)\]\(notebooks/\1\.ipynb\)", between("course"))) == there
+
+
+def test_the_verdicts_are_counted_from_the_stored_runs():
+    assert between("ledger") == claims.markdown(claims.ledger())
 
 
 @pytest.mark.asset

@@ -39,7 +39,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "AutoLoRA": autolora.CLAIMS}
 
 __all__ = ["CLAIMS", "HOLDS", "LEVEL", "NO_RUNS", "OPEN", "OPPOSITE", "REPORTED", "SEEDS", "UNTESTABLE", "VERDICTS",
-           "Beyond", "Compared", "Exact", "Row", "counts", "judge", "ledger", "paired_bootstrap",
+           "Beyond", "Compared", "Exact", "Row", "counts", "judge", "ledger", "markdown", "paired_bootstrap",
            "percentile_interval", "power", "seeds_needed", "t_interval", "table", "verdict"]
 
 
@@ -77,3 +77,12 @@ def counts(found: Iterable[Row]) -> pd.DataFrame:
     tally = pd.crosstab(pd.Series([row.paper for row in found]), pd.Series([row.verdict for row in found]))
     papers = [name for name in CLAIMS if name in tally.index]
     return tally.reindex(index=papers, columns=list(VERDICTS), fill_value=0).rename_axis(index="paper", columns=None)
+
+
+def markdown(found: Iterable[Row]) -> str:
+    """`counts` as the README shows it."""
+    tally = counts(found)
+    lines = [f"| paper | {' | '.join(tally.columns)} |", "|---" * (len(tally.columns) + 1) + "|"]
+    lines += [f"| {paper} | {' | '.join(str(n) for n in row)} |" for paper, row in zip(tally.index, tally.to_numpy(),
+                                                                                     strict=True)]
+    return "\n".join(lines)
