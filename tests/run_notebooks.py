@@ -104,7 +104,7 @@ def from_text(source: Path) -> Any:
     notebook = jupytext.read(source)
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:02d}"
-        cell.metadata["slideshow"] = {"slide_type": slide_type(cell)}
+        cell.metadata = nbformat.from_dict({"slideshow": {"slide_type": slide_type(cell)}})
     notebook.metadata["kernelspec"] = KERNEL
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
