@@ -198,7 +198,7 @@ def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
     assert done.returncode != 0
     warnings = done.stderr.splitlines()   # the README's links to the notebooks that are left out lead nowhere, too
     assert any("no_such_page.md" in line for line in warnings)
-    assert not any(f"{HERE[0]}.ipynb" in line for line in warnings)
+    assert not any(f"not found: '{HERE[0]}.ipynb'" in line for line in warnings)
 
 
 def test_no_page_names_the_machine_that_built_it(site):
