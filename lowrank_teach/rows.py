@@ -36,7 +36,7 @@ def _check_labels(frame: pd.DataFrame, task: Task, where: str) -> None:
         _refuse_first(labels, _is_text, where, "the text to write must be a string; drop or repair the row")
     elif task.kind == "regression":
         _refuse_first(labels, _is_score, where, "a score must be a finite number; drop or repair the row")
-    elif task.kind == "classification":
+    elif task.kind in ("classification", "choice"):
         advice = f"labels must be 0 to {n - 1} ({', '.join(task.labels[:6])}{' …' if n > 6 else ''})"
         if len(labels) and (labels == -1).all():
             advice += "; -1 marks hidden labels: this split cannot be used"

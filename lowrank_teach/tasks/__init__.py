@@ -1,0 +1,112 @@
+"""Tasks by short name: which columns are text, what is predicted, how it is scored, where the rows come from.
+
+Rows are looked for in one order everywhere: (1) a local folder, (2) packaged text, (3) the hub; the first that
+has the task is used and named in `TaskData.source`. A new task is one more row of the table `TASKS`, and, if
+its rows ride in a package, a reader in `corpora.py`. Tokenising and padding stand in `features.py`.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import pandas as pd
+
+from lowrank_teach import corpora
+from lowrank_teach.features import Collate, encode
+from lowrank_teach.rows import check_rows, codes_for_tags
+
+from .sources import SPLITS, find
+from .table import TASKS
+from .task import Task, TaskData
+
+__all__ = ["TASKS", "Collate", "Task", "TaskData", "encode", "load_task"]
+
+
+def load_task(
+    name: str,
+    *,
+    n_train: int | None = None,
+    n_validation: int | None = None,
+    n_test: int | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """The rows of a task, checked, in a fixed order.
+
+    name: a key of `TASKS`.
+    n_train, n_validation, n_test: keep this many rows (all, if there are fewer). Rows stand in the order of a
+        hash of their text, so the first 400 are the same everywhere and are part of the first 1,600.
+    seed: only decides the rows of tasks whose published setting draws them by seed (SuperGLUE); elsewhere runs
+        that differ in seed share their rows, so that they can be compared in pairs.
+    Raises ValueError for an unknown task and for rows that cannot be used (task, split, column and row are
+    named), FileNotFoundError where a file is missing or no source has the task, AssetError where packaged
+    text cannot be fetched.
+    """
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no task '{name}': {hint}tasks: {', '.join(TASKS)}")
+    task = TASKS[name]
+    wanted = dict(zip(SPLITS, (n_train, n_validation, n_test), strict=True))
+    for split, n in wanted.items():
+        if n is not None and n < 1:
+            raise ValueError(f"{name}: n_{split} = {n}; ask for at least one row, or None for all")
+    frames, place = find(task)
+    if task.prepare is not None:
+        frames = {split: _prepared(frame, task, split) for split, frame in frames.items()}
+    published = {split: len(frame) for split, frame in frames.items()}
+    if task.resplit is not None:
+        frames = task.resplit(frames, seed)
+    counts = {split: len(frame) for split, frame in frames.items()}
+    for split, frame in frames.items():
+        check_rows(frame, task, split)
+        ordered = _in_fixed_order(codes_for_tags(frame, task), task)
+        frames[split] = _first(ordered, wanted[split], task)
+    _check_classes(frames["train"], task)
+    source = _describe(task, place, frames, counts)
+    return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
+
+
+def _prepared(frame: pd.DataFrame, task: Task, split: str) -> pd.DataFrame:
+    try:
+        return task.prepare(frame)  # type: ignore[misc]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{task.name}, {split}: its columns {list(frame.columns)} are not those of the published "
+                         f"set ({type(error).__name__}: {error}); rename or repair them") from error
+
+
+def _first(frame: pd.DataFrame, n: int | None, task: Task) -> pd.DataFrame:
+    """The first n rows, and the rest of the group that the last of them belongs to."""
+    if n is None or n >= len(frame):
+        return frame
+    if task.group:
+        while n < len(frame) and frame[task.group].iloc[n] == frame[task.group].iloc[n - 1]:
+            n += 1
+    return frame.head(n)
+
+
+def _in_fixed_order(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
+    by = (task.group,) if task.group else task.text  # a group stays together
+    columns = [frame[column].map(lambda v: v if isinstance(v, str) else " ".join(v)) for column in by]
+    order = [corpora.stable_hash(task.name, *texts) for texts in zip(*columns, strict=True)]
+    ranked = frame.assign(_order=pd.array(order, dtype="UInt64")).sort_values("_order", kind="stable")
+    return ranked.drop(columns="_order").reset_index(drop=True)
+
+
+def _check_classes(train: pd.DataFrame, task: Task) -> None:
+    if task.kind in ("classification", "choice") and train[task.label].nunique() < 2:
+        raise ValueError(
+            f"{task.name}, train: all {len(train)} rows have {task.label} = {train[task.label].iloc[0]}; nothing "
+            "can be learned from one class: take more rows, or repair the file"
+        )
+
+
+def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, int]) -> str:
+    parts = []
+    for split, frame in frames.items():
+        text = f"{split} {len(frame):,}"
+        if len(frame) < counts[split]:
+            text += f" of {counts[split]:,}"
+        if counts[split] != task.rows.get(split, counts[split]):
+            text += f" (published: {task.rows[split]:,})"
+        parts.append(text)
+    return f"rows from {place}: {', '.join(parts)}" + (f"; {task.deviation}" if task.deviation else "")

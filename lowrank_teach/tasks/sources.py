@@ -1,0 +1,83 @@
+"""Where the rows of a task are looked for, in this order: a local folder, packaged text, the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from lowrank_teach import corpora
+from lowrank_teach.hub import cache_only_if_offline, reason
+
+from .table import TASKS
+from .task import Task
+
+SPLITS = ("train", "validation", "test")
+
+
+def find(task: Task) -> tuple[corpora.Splits, str]:
+    """The published rows by split, and where they are from.
+
+    Raises:
+        FileNotFoundError: no source has them.  ValueError: a file cannot be read.
+    """
+    folder = os.environ.get("LOWRANK_TEACH_DATA")
+    if folder:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"LOWRANK_TEACH_DATA is {folder}, which is no folder; correct or unset it")
+        place = Path(folder) / (task.folder or task.name)
+        if place.is_dir():
+            return _from_folder(task, place), f"the local folder {place.parent.name}/{place.name}"
+    if task.reader is not None:
+        return task.reader(), f"packaged text, {task.origin}"
+    return _from_hub(task)
+
+
+def _from_folder(task: Task, folder: Path) -> corpora.Splits:
+    frames = {}
+    for split in SPLITS:
+        path = folder / f"{task.files.get(split, split)}.parquet"
+        if not path.is_file():
+            if split == "test" or task.resplit is not None:  # its rule makes them from what is there
+                continue
+            raise FileNotFoundError(f"{task.name}, {split}: no file {path}; each split is one parquet file")
+        try:
+            frames[split] = pd.read_parquet(path)
+        except Exception as error:  # pyarrow raises many kinds
+            raise ValueError(f"{task.name}, {split}: {path} is no readable parquet file ({error})") from error
+    if not frames:
+        raise FileNotFoundError(f"{task.name}: no train, validation or test.parquet in {folder}")
+    return frames
+
+
+def _from_hub(task: Task) -> tuple[corpora.Splits, str]:
+    if task.hub is None:
+        raise FileNotFoundError(_three_ways(task, "it has no hub copy"))
+    try:
+        import datasets
+
+        datasets.disable_progress_bars()
+        with cache_only_if_offline():
+            frames = {s: datasets.load_dataset(*task.hub, split=name).to_pandas() for s, name in _on_hub(task).items()}
+    except Exception as error:  # no network, no such repository, no `datasets`: all have the same three ways out
+        raise FileNotFoundError(_three_ways(task, reason(error))) from error
+    return frames, f"the hub, {'/'.join(task.hub)}"
+
+
+def _on_hub(task: Task) -> dict[str, str]:
+    """The splits that have labels there; where the table counts rows, it says which splits there are."""
+    there = [s for s in SPLITS if s in task.rows] or ["train", "validation"]
+    return {split: task.files.get(split, split) for split in there}
+
+
+def _three_ways(task: Task, why: str) -> str:
+    folder = task.folder or task.name
+    files = ", ".join(f"{folder}/{task.files.get(s, s)}.parquet" for s in ("train", "validation"))
+    packaged = ", ".join(name for name, other in TASKS.items() if other.reader is not None)
+    extra = "with a network and pip install 'lowrank-teach[lab]'"
+    on_hub = f"{'/'.join(task.hub)}, {extra}" if task.hub else "no copy that loads without a script"
+    return (
+        f"no rows for '{task.name}' ({why}). Three ways: (1) set LOWRANK_TEACH_DATA to a folder that has "
+        f"{files}; (2) take a task whose text is packaged: {packaged}; (3) the hub: {on_hub}"
+    )
