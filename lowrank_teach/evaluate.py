@@ -55,13 +55,36 @@ def evaluate(
         if task.kind == "seq2seq":
             result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # exp(710) is no float
             if generate_rows and tokenizer is not None:
-                rows = features[:generate_rows]
-                texts = generate(model, rows, tokenizer, max_new_tokens=max_new_tokens, device=place)
-                rouge = [name for name in task.metrics if METRICS[name].function is not None]
-                result |= score(rouge, texts, [_reference(row, tokenizer) for row in rows], task)
+                result |= _score_texts(model, features[:generate_rows], task, tokenizer, max_new_tokens, place)
             return result
+        if task.kind == "choice":
+            outputs = choose(model, features, collate, batch_size=batch_size, device=place)
+            return {"loss": loss} | score(task.metrics, outputs, [_chosen(row) for row in features], task,
+                                          _groups(features))
     references = [_named_tags(row["labels"], row["labels"], task) for row in features]
-    return {"loss": loss} | score(task.metrics, outputs, references, task)
+    return {"loss": loss} | score(task.metrics, outputs, references, task, _groups(features))
+
+
+def _groups(features: Sequence[Feature]) -> list[str] | None:
+    return [row["group"] for row in features] if "group" in features[0] else None
+
+
+def _score_texts(model: Any, features: Sequence[Feature], task: Task, tokenizer: Any, max_new_tokens: int,
+                 place: torch.device) -> dict[str, float]:
+    """One text a group, against all references of the group; for each part of the rows, too ("bleu.seen")."""
+    groups: dict[str, list[Feature]] = {}
+    for i, row in enumerate(features):
+        groups.setdefault(row.get("group", str(i)), []).append(row)
+    first = [rows[0] for rows in groups.values()]
+    texts = generate(model, first, tokenizer, max_new_tokens=max_new_tokens, device=place)
+    wanted = [[row["reference"] for row in rows] for rows in groups.values()]
+    names = [name for name in task.metrics if METRICS[name].function is not None]
+    found = score(names, texts, wanted, task)
+    for part in sorted({row["part"] for row in first if "part" in row}):
+        here = [i for i, row in enumerate(first) if row["part"] == part]
+        scores = score(names, [texts[i] for i in here], [wanted[i] for i in here], task)
+        found |= {f"{name}.{part}": value for name, value in scores.items()}
+    return found
 
 
 def _forward_all(
@@ -77,7 +100,7 @@ def _forward_all(
         output = model(**batch)
         weight = _weight(batch["labels"], model, task)
         total, count = total + float(output.loss) * weight, count + weight
-        if task.kind != "seq2seq":
+        if task.kind not in ("seq2seq", "choice"):
             for i, prediction in zip(chosen, _predict(output.logits, task), strict=True):
                 predictions[i] = _named_tags(prediction, features[i]["labels"], task)
     return total / max(count, 1), predictions
@@ -87,7 +110,7 @@ def _weight(labels: torch.Tensor, model: Any, task: Task) -> int:
     """How many terms the mean loss of this batch averages over."""
     if task.kind in ("classification", "regression"):
         return len(labels)
-    if task.kind == "seq2seq" and not model.config.is_encoder_decoder:
+    if task.kind == "choice" or (task.kind == "seq2seq" and not model.config.is_encoder_decoder):
         labels = labels[:, 1:]  # a causal model predicts the next token: the first is nobody's target
     return int((labels != IGNORED).sum())
 
@@ -103,6 +126,44 @@ def _named_tags(codes: Any, labels: Any, task: Task) -> Any:
     if task.kind != "tagging":
         return codes
     return [task.labels[c] for c, label in zip(codes, labels, strict=False) if label != IGNORED]
+
+
+# ---- choosing among words --------------------------------------------------------------------------------
+
+
+def choose(model: Any, features: Sequence[Feature], collate: Collate, *, batch_size: int = 32,
+           device: torch.device | str | None = None) -> list[int]:
+    """Of each row the class whose word a causal model finds likeliest: the mean log-probability of its tokens."""
+    place = torch.device(device) if device is not None else next(model.parameters()).device
+    rows, owner = [], []
+    for i, feature in enumerate(features):
+        prompt = _prompt(feature)
+        for word in feature["choices"]:
+            ids = prompt + word
+            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids),
+                         "labels": [IGNORED] * len(prompt) + word})
+            owner.append(i)
+    order = sorted(range(len(rows)), key=lambda j: len(rows[j]["input_ids"]))
+    scores: list[list[float]] = [[0.0] * len(feature["choices"]) for feature in features]
+    first = {i: j for j, i in reversed(list(enumerate(owner)))}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = {k: v.to(place) for k, v in collate([rows[j] for j in chosen]).items()}
+        for j, value in zip(chosen, _word_scores(model, batch), strict=True):
+            scores[owner[j]][j - first[owner[j]]] = value
+    return [max(range(len(s)), key=s.__getitem__) for s in scores]
+
+
+def _word_scores(model: Any, batch: dict[str, torch.Tensor]) -> list[float]:
+    labels = batch.pop("labels")[:, 1:]                                     # (B, T - 1)
+    logits = model(**batch).logits[:, :-1].float()                          # (B, T - 1, V)
+    counts = labels != IGNORED
+    picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0)[..., None])[..., 0]
+    return ((picked * counts).sum(1) / counts.sum(1)).tolist()
+
+
+def _chosen(row: Feature) -> int:
+    return row["choices"].index([label for label in row["labels"] if label != IGNORED])
 
 
 # ---- writing text ---------------------------------------------------------------------------------------
@@ -150,11 +211,6 @@ def _padded(rows: list[list[int]], tokenizer: Any, left: bool) -> tuple[torch.Te
         span = slice(longest - len(row), None) if left else slice(0, len(row))
         ids[i, span], mask[i, span] = torch.tensor(row), 1
     return ids, mask
-
-
-def _reference(row: Feature, tokenizer: Any) -> str:
-    kept = [token for token in row["labels"] if token != IGNORED]
-    return tokenizer.decode(kept, skip_special_tokens=True).strip()
 
 
 @contextmanager

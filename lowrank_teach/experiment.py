@@ -94,7 +94,7 @@ class _Job:
     def train(self, method: Method, task: str, backbone: str, seed: int) -> Run:
         started = time.perf_counter()
         c = self.config
-        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test)
+        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
         measure.reset_peak_memory()
         history: list[Row] = []
         seconds: dict[str, float] = {}
@@ -140,7 +140,7 @@ class Rows:
     """A task's rows, tokenised once for one model."""
 
     def __init__(self, data: TaskData, tokenizer: Any, config: TrainConfig, encoder_decoder: bool) -> None:
-        causal = data.task.kind == "seq2seq" and not encoder_decoder
+        causal = data.task.kind == "choice" or (data.task.kind == "seq2seq" and not encoder_decoder)
         self.task, self.tokenizer, self.batch_size = data.task, tokenizer, config.batch_size
         self.splits = {name: encode(frame, data.task, tokenizer, config.max_length, causal=causal)
                        for name in ("train", "validation", "test") if (frame := getattr(data, name)) is not None}
@@ -155,14 +155,14 @@ class Rows:
         rows = self.splits.get(split, self.splits["validation"])
         writes = WRITTEN_ROWS if self.task.kind == "seq2seq" else None
         found = evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
-                         tokenizer=self.tokenizer, generate_rows=writes)
+                         tokenizer=self.tokenizer, generate_rows=writes, max_new_tokens=self.task.max_target)
         return {name: found[name] for name in [*self.task.metrics, *found] if name in found}
 
 
 def _load(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
     task = data.task
     labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
-    kind = None if task.kind == "seq2seq" else task.kind
+    kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)
     return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
 
 

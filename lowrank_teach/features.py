@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lowrank_teach.tasks import Task
 
 IGNORED = -100
+BESIDE = ("choices", "group", "part", "reference")  # of a feature: for scoring, never given to the model
 Feature = dict[str, Any]
 
 
@@ -35,14 +36,25 @@ def encode(
     Raises ValueError for causal=True on a task that writes no text.
     """
     length = max_length or task.max_length
-    if causal and task.kind != "seq2seq":
+    if causal and task.kind not in ("seq2seq", "choice"):
         raise ValueError(f"'{task.name}' is a {task.kind} task: causal=True is for tasks that write text")
+    rows = _encoded(frame, task, tokenizer, length, causal)
+    for key, column in (("group", task.group), ("part", task.part)):
+        if column:
+            for row, value in zip(rows, frame[column], strict=True):
+                row[key] = str(value)
+    return rows
+
+
+def _encoded(frame: pd.DataFrame, task: Task, tokenizer: Any, length: int, causal: bool) -> list[Feature]:
     if task.kind == "tagging":
         return _encode_tags(frame, task, tokenizer, length)
+    pairs = zip(frame[task.text[0]], frame[task.label], strict=True)
+    if task.kind == "choice":
+        return [_choice_row(text, label, task, tokenizer, length) for text, label in pairs]
     if task.kind == "seq2seq":
         make = _causal_row if causal else _seq2seq_row
-        pairs = zip(frame[task.text[0]], frame[task.label], strict=True)
-        return [make(text, target, task, tokenizer, length) for text, target in pairs]
+        return [{**make(text, target, task, tokenizer, length), "reference": target} for text, target in pairs]
     texts = [frame[column].tolist() for column in task.text]
     rows = _rows(tokenizer(*texts, truncation=True, max_length=length))
     number = float if task.kind == "regression" else int
@@ -97,6 +109,19 @@ def _causal_row(text: str, target: str, task: Task, tokenizer: Any, length: int)
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + wanted}
 
 
+def _choice_row(text: str, label: int, task: Task, tokenizer: Any, length: int) -> Feature:
+    """[prompt, word of the right class]; only the word is learned. `choices` has the tokens of every class's word."""
+    words = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in task.words]
+    room = length - max(map(len, words))
+    prompt = tokenizer(text)["input_ids"]
+    if prompt and prompt[-1] == tokenizer.eos_token_id:
+        prompt = prompt[:-1]
+    prompt = prompt[-room:]  # what gives way is the beginning: the question stands at the end
+    ids = prompt + words[int(label)]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + words[int(label)],
+            "choices": words}
+
+
 class Collate:
     """A list of features -> one batch of tensors, padded on the right to the longest row.
 
@@ -106,14 +131,15 @@ class Collate:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, causal: bool = False) -> None:
-        if causal and task.kind != "seq2seq":
+        if causal and task.kind not in ("seq2seq", "choice"):
             raise ValueError(f"'{task.name}' is a {task.kind} task: causal=True is for tasks that write text")
         pad = tokenizer.pad_token_id
         self.fill = {"input_ids": 0 if pad is None else pad, "labels": IGNORED}  # all else is filled with 0
         self.label_type = torch.float32 if task.kind == "regression" else torch.int64
 
     def __call__(self, features: list[Feature]) -> dict[str, torch.Tensor]:
-        return {name: self._column(name, [row[name] for row in features]) for name in features[0]}
+        return {name: self._column(name, [row[name] for row in features]) for name in features[0]
+                if name not in BESIDE}
 
     def _column(self, name: str, values: list[Any]) -> torch.Tensor:
         kind = self.label_type if name == "labels" else torch.int64

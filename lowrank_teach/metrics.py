@@ -15,19 +15,26 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
+from lowrank_teach import text_metrics as text
+
 if TYPE_CHECKING:
     from lowrank_teach.tasks import Task
 
-Scorer = Callable[[Sequence[Any], Sequence[Any]], float]  # (predictions, references)
+Scorer = Callable[..., float]  # (predictions, references), or (predictions, references, groups)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`function` is None for what follows from the loss, which `evaluate` computes."""
+    """`function` is None for what follows from the loss, which `evaluate` computes.
+
+    by: "row", one prediction and reference a row; "group", the same with the group of each; "text", one text and
+    all its references a group.
+    """
 
     higher_is_better: bool
     what: str
     function: Scorer | None = None
+    by: str = "row"
 
 
 def _accuracy(predictions: Sequence[Any], references: Sequence[Any]) -> float:
@@ -72,17 +79,12 @@ def _entity_f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     return float(f1_score(list(references), list(predictions), zero_division=0))
 
 
-def _rouge(kind: str) -> Scorer:
-    def mean_f(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-        try:
-            from rouge_score.rouge_scorer import RougeScorer
-        except ImportError as error:
-            raise ImportError(f"{kind} needs rouge-score: pip install 'lowrank-teach[lab]'") from error
-        scorer = RougeScorer([kind], use_stemmer=True)
-        pairs = zip(predictions, references, strict=True)
-        return float(np.mean([scorer.score(reference, text)[kind].fmeasure for text, reference in pairs]))
-
-    return mean_f
+def _exact_match(predictions: Sequence[Any], references: Sequence[Any], groups: Sequence[str]) -> float:
+    """Share of questions all of whose answers are judged right (MultiRC)."""
+    right: dict[str, bool] = {}
+    for group, prediction, reference in zip(groups, predictions, references, strict=True):
+        right[group] = right.get(group, True) and prediction == reference
+    return float(np.mean(list(right.values())))
 
 
 METRICS: dict[str, Metric] = {
@@ -93,21 +95,29 @@ METRICS: dict[str, Metric] = {
     "pearson": Metric(True, "linear correlation; 0 for constant predictions", _pearson),
     "spearman": Metric(True, "rank correlation; 0 for constant predictions", _spearman),
     "entity_f1": Metric(True, "F1 of whole entities", _entity_f1),
-    "rouge1": Metric(True, "F of shared words, stemmed", _rouge("rouge1")),
-    "rouge2": Metric(True, "F of shared word pairs, stemmed", _rouge("rouge2")),
-    "rougeL": Metric(True, "F of the longest common subsequence, stemmed", _rouge("rougeL")),
+    "exact_match": Metric(True, "share of questions with every answer judged right", _exact_match, by="group"),
+    "bleu": Metric(True, "corpus BLEU-4, all references", text.bleu, by="text"),
+    "ter": Metric(False, "edits a reference word", text.ter, by="text"),
+    "nist": Metric(True, "NIST-5; its own scale", text.nist, by="text"),
+    "meteor": Metric(True, "METEOR with WordNet", text.meteor, by="text"),
+    "cider": Metric(True, "CIDEr; its own scale, 0 to 10", text.cider, by="text"),
+    "rouge1": Metric(True, "F of shared words, stemmed", text.rouge("rouge1"), by="text"),
+    "rouge2": Metric(True, "F of shared word pairs, stemmed", text.rouge("rouge2"), by="text"),
+    "rougeL": Metric(True, "F of the longest common subsequence, stemmed", text.rouge("rougeL"), by="text"),
+    "rougeLsum": Metric(True, "the same, by lines of a summary", text.rouge("rougeLsum"), by="text"),
     "loss": Metric(False, "mean loss a row (a token, for tags and texts)"),
     "perplexity": Metric(False, "exp of the mean loss a token"),
 }
 
 
-def score(
-    metric_names: Sequence[str], predictions: Sequence[Any], references: Sequence[Any], task: Task
-) -> dict[str, float]:
+def score(metric_names: Sequence[str], predictions: Sequence[Any], references: Sequence[Any], task: Task,
+          groups: Sequence[str] | None = None) -> dict[str, float]:
     """Each named metric of predictions against references.
 
-    predictions, references: as many of one as of the other: class codes, numbers, lists of tag names, or texts.
+    predictions, references: as many of one as of the other: class codes, numbers, lists of tag names, or texts; a
+        text's reference may be a list of several.
     task: its classes decide whether f1 makes sense. For constant predictions pearson and spearman are 0.
+    groups: of each row, for metrics of groups; every row is its own where None.
     Raises ValueError for an unknown metric, one that `evaluate` takes from the loss, no rows or unequal
     numbers of them, and f1 for more than two classes; ImportError, naming the extra, for a missing package.
     """
@@ -115,7 +125,17 @@ def score(
         raise ValueError(
             f"{task.name}: {len(predictions)} predictions for {len(references)} references; give as many of each"
         )
-    return {name: _function(name, task)(predictions, references) for name in metric_names}
+    found = {}
+    for name in metric_names:
+        function, by = _function(name, task), METRICS[name].by
+        if by == "text":
+            many = [[one] if isinstance(one, str) else list(one) for one in references]
+            found[name] = function(predictions, many)
+        elif by == "group":
+            found[name] = function(predictions, references, groups or [str(i) for i in range(len(references))])
+        else:
+            found[name] = function(predictions, references)
+    return found
 
 
 def _function(name: str, task: Task) -> Scorer:

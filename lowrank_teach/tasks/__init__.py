@@ -62,7 +62,7 @@ def load_task(
         ordered = _in_fixed_order(codes_for_tags(frame, task), task)
         frames[split] = _first(ordered, wanted[split], task)
     _check_classes(frames["train"], task)
-    source = _describe(task, place, frames, counts)
+    source = _describe(task, place, frames, counts, published)
     return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
 
 
@@ -100,13 +100,14 @@ def _check_classes(train: pd.DataFrame, task: Task) -> None:
         )
 
 
-def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, int]) -> str:
+def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, int],
+              published: dict[str, int]) -> str:
     parts = []
     for split, frame in frames.items():
         text = f"{split} {len(frame):,}"
         if len(frame) < counts[split]:
             text += f" of {counts[split]:,}"
-        if counts[split] != task.rows.get(split, counts[split]):
-            text += f" (published: {task.rows[split]:,})"
         parts.append(text)
-    return f"rows from {place}: {', '.join(parts)}" + (f"; {task.deviation}" if task.deviation else "")
+    there = {split: n for split, n in published.items() if n != task.rows.get(split, n)}
+    few = "".join(f"; this copy has {n:,} of {task.rows[split]:,} published {split} rows" for split, n in there.items())
+    return f"rows from {place}: {', '.join(parts)}{few}" + (f"; {task.deviation}" if task.deviation else "")

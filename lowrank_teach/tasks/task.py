@@ -27,7 +27,7 @@ class Task:
     prompt: str = "{0}"  # seq2seq: what stands around the text
     max_target: int = 32  # seq2seq: tokens to write at most
     words: tuple[str, ...] = ()  # choice: what the model would write for each class
-    prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = field(default=None, repr=False)  # a file's columns -> these
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = field(default=None, repr=False)  # to these columns
     resplit: Callable[[corpora.Splits, int], corpora.Splits] | None = field(default=None, repr=False)  # by seed
     group: str = ""  # column: rows that are scored together (references of one input, answers to one question)
     part: str = ""  # column: scores are also given for each of its values
