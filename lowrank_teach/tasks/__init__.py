@@ -108,6 +108,7 @@ def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, 
         if len(frame) < counts[split]:
             text += f" of {counts[split]:,}"
         parts.append(text)
-    there = {split: n for split, n in published.items() if n != task.rows.get(split, n)}
-    few = "".join(f"; this copy has {n:,} of {task.rows[split]:,} published {split} rows" for split, n in there.items())
+    other = [f"{split} {n:,} (published: {task.rows[split]:,})" for split, n in published.items()
+             if n != task.rows.get(split, n)]
+    few = f"; this copy has {', '.join(other)}" if other else ""
     return f"rows from {place}: {', '.join(parts)}{few}" + (f"; {task.deviation}" if task.deviation else "")

@@ -101,7 +101,8 @@ def webnlg(frame: pd.DataFrame) -> pd.DataFrame:
 def alpaca(frame: pd.DataFrame) -> pd.DataFrame:
     """The published prompt: an instruction, with its input where it has one."""
     with_input = frame["input"].str.strip() != ""
-    head = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
+    head = ("Below is an instruction that describes a task{}. Write a response that appropriately completes the "
+            "request.")
     paired = ", paired with an input that provides further context"
     texts = [f"{head.format(paired if has else '')}\n\n### Instruction:\n{ask}\n\n"
              + (f"### Input:\n{given}\n\n" if has else "") + "### Response:"

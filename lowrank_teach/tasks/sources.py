@@ -59,7 +59,8 @@ def _from_hub(task: Task) -> tuple[corpora.Splits, str]:
 
         datasets.disable_progress_bars()
         with cache_only_if_offline():
-            frames = {s: datasets.load_dataset(*task.hub, split=name).to_pandas() for s, name in _on_hub(task).items()}
+            frames = {split: datasets.load_dataset(*task.hub, split=name).to_pandas()
+                      for split, name in _on_hub(task).items()}
     except Exception as error:  # no network, no such repository, no `datasets`: all have the same three ways out
         raise FileNotFoundError(_three_ways(task, reason(error))) from error
     return frames, f"the hub, {'/'.join(task.hub)}"

@@ -43,13 +43,14 @@ def _superglue(
     """An encoder's task, and the same rows as a prompt whose answer a causal model scores."""
     common = {
         "labels": labels, "metrics": metrics, "max_length": max_length, "origin": origin,
-        "deviation": "1,000 / 500 / 1,000 rows by seed, smaller sets whole; the published validation rows are the test",
+        "deviation": "1,000 / 500 / 1,000 rows by seed, smaller sets whole; published validation rows are the test",
         "prepare": getattr(prepare, name), "resplit": prepare.paper_subset, "group": group,
         "hub": hub or ("aps/super_glue", name), "folder": name,
         "rows": dict(zip(("train", "validation"), rows, strict=True)),
     }  # fmt: skip
-    prompted = Task(f"{name}-prompt", "choice", ("prompt",), "label", description=f"{description} ({'/'.join(words)})",
-                    words=words, **common)  # type: ignore[arg-type]
+    asked = f"{description} ({'/'.join(words)})"
+    prompted = Task(f"{name}-prompt", "choice", ("prompt",), "label", description=asked, words=words,
+                    **common)  # type: ignore[arg-type]
     if name in ("rte", "sst2"):  # as encoder tasks they stand among GLUE, with all their rows
         return [prompted]
     return [Task(name, "classification", text, "label", description=description, **common), prompted]  # type: ignore
