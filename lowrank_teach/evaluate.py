@@ -77,7 +77,7 @@ def _score_texts(model: Any, features: Sequence[Feature], task: Task, tokenizer:
         groups.setdefault(row.get("group", str(i)), []).append(row)
     first = [rows[0] for rows in groups.values()]
     texts = generate(model, first, tokenizer, max_new_tokens=max_new_tokens, device=place)
-    wanted = [[row["reference"] for row in rows] for rows in groups.values()]
+    wanted = [[_reference(row, tokenizer) for row in rows] for rows in groups.values()]
     names = [name for name in task.metrics if METRICS[name].function is not None]
     found = score(names, texts, wanted, task)
     for part in sorted({row["part"] for row in first if "part" in row}):
@@ -211,6 +211,13 @@ def _padded(rows: list[list[int]], tokenizer: Any, left: bool) -> tuple[torch.Te
         span = slice(longest - len(row), None) if left else slice(0, len(row))
         ids[i, span], mask[i, span] = torch.tensor(row), 1
     return ids, mask
+
+
+def _reference(row: Feature, tokenizer: Any) -> str:
+    """The text as it was written; of rows without it, what their tokens say."""
+    if "reference" in row:
+        return row["reference"]
+    return tokenizer.decode([t for t in row["labels"] if t != IGNORED], skip_special_tokens=True).strip()
 
 
 @contextmanager

@@ -82,11 +82,12 @@ def test_rouge():
 
 @pytest.mark.parametrize(
     ("name", "module", "pair"),
-    [("entity_f1", "seqeval.metrics", [["O"]]), ("rouge1", "rouge_score.rouge_scorer", ["a"])],
+    [("entity_f1", "seqeval.metrics", [["O"]]), ("rouge1", "rouge_score.rouge_scorer", ["a"]),
+     ("bleu", "sacrebleu", ["a"]), ("cider", "pycocoevalcap.cider.cider", ["a"])],
 )
 def test_a_missing_package_names_the_extra(monkeypatch, name, module, pair):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"lowrank-teach\[lab\]"):
+    with pytest.raises(ImportError, match=r"lowrank-teach\[(lab|text)\]"):
         score([name], pair, pair, TEXT)
 
 
@@ -104,7 +105,7 @@ def test_refusals():
 
 
 def test_directions():
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"loss", "perplexity"}
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"loss", "perplexity", "ter"}
 
 
 # ---- evaluate -------------------------------------------------------------------------------------------

@@ -246,9 +246,10 @@ def test_the_table():
         assert task.name == name
         assert task.metrics
         assert set(task.metrics) <= set(METRICS)
-        assert bool(task.labels) == (task.kind in ("classification", "tagging"))
+        assert bool(task.labels) == (task.kind in ("classification", "tagging", "choice"))
+        assert len(task.words) == (len(task.labels) if task.kind == "choice" else 0)
         assert len(set(task.labels)) == len(task.labels)
-        assert task.reader is not None or task.hub is not None
+        assert task.reader or task.hub or task.rows  # packaged, on the hub, or a published set to copy by hand
 
 
 # ---- encode and Collate ---------------------------------------------------------------------------------
