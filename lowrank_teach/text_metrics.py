@@ -46,11 +46,12 @@ def meteor(texts: Texts, references: References) -> float:
     """
     score = _need("nltk.translate.meteor_score", "METEOR").meteor_score
     try:
-        return float(np.mean([score([_words(one) for one in many], _words(text))
-                              for text, many in zip(texts, references, strict=True)]))
+        _need("nltk.corpus", "METEOR").wordnet.ensure_loaded()   # else it is asked for only where words differ
     except LookupError as error:
         raise ImportError("METEOR needs WordNet: python -m nltk.downloader wordnet omw-1.4 (with a network), or "
                           "copy corpora/wordnet.zip into a folder of nltk.data.path") from error
+    return float(np.mean([score([_words(one) for one in many], _words(text))
+                          for text, many in zip(texts, references, strict=True)]))
 
 
 def cider(texts: Texts, references: References) -> float:
