@@ -13,6 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@rm -rf *.egg-info   # an older one would name an older version
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,test]"
 	@touch $(READY)
 
