@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .adapters import adapt
 from .config import train_config
-from .experiment import Rows, _load
+from .experiment import Rows, load_for
 from .lowrank import is_conv1d
 from .methods import FullFineTuning
 from .outcome import Callback, Row, StoppedError
@@ -117,7 +117,7 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
     """
     c = train_config(profile, **training)
     data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test)
-    model, tokenizer = _load(backbone, data, seed)
+    model, tokenizer = load_for(backbone, data, seed)
     rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
     before = weights(model)
     adapters = adapt(model, FullFineTuning(trains=trains), seed=seed)

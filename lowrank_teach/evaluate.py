@@ -135,22 +135,22 @@ def choose(model: Any, features: Sequence[Feature], collate: Collate, *, batch_s
            device: torch.device | str | None = None) -> list[int]:
     """Of each row the class whose word a causal model finds likeliest: the mean log-probability of its tokens."""
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    rows, owner = [], []
+    rows, places = [], []   # one row a word; its feature and its class
     for i, feature in enumerate(features):
         prompt = _prompt(feature)
-        for word in feature["choices"]:
+        for code, word in enumerate(feature["choices"]):
             ids = prompt + word
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids),
                          "labels": [IGNORED] * len(prompt) + word})
-            owner.append(i)
+            places.append((i, code))
+    scores = [[0.0] * len(feature["choices"]) for feature in features]
     order = sorted(range(len(rows)), key=lambda j: len(rows[j]["input_ids"]))
-    scores: list[list[float]] = [[0.0] * len(feature["choices"]) for feature in features]
-    first = {i: j for j, i in reversed(list(enumerate(owner)))}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = {k: v.to(place) for k, v in collate([rows[j] for j in chosen]).items()}
         for j, value in zip(chosen, _word_scores(model, batch), strict=True):
-            scores[owner[j]][j - first[owner[j]]] = value
+            i, code = places[j]
+            scores[i][code] = value
     return [max(range(len(s)), key=s.__getitem__) for s in scores]
 
 

@@ -101,7 +101,7 @@ class _Job:
         notes = [data.source]
         stage: Method | None = method
         while stage is not None:
-            model, tokenizer = _load(backbone, data, seed)
+            model, tokenizer = load_for(backbone, data, seed)
             rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
             adapters = adapt(model, stage, seed=seed)
             flops = _step_flops(adapters, rows.train, c.batch_size)
@@ -159,7 +159,8 @@ class Rows:
         return {name: found[name] for name in [*self.task.metrics, *found] if name in found}
 
 
-def _load(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
+def load_for(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
+    """A backbone with the head that a task asks for, and its tokenizer; as `load_backbone`."""
     task = data.task
     labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
     kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)

@@ -190,6 +190,22 @@ def test_numbers_read_from_a_record():
     assert evidence.log10(evidence.last("budget_penalty"))(record) == pytest.approx(-1.0)
 
 
+@pytest.mark.parametrize("value", [autolora._between_blocks, autolora._between_q_and_v])
+def test_ranks_are_held_against_the_same_ranks_dealt_at_random(value):
+    """The claim can fall on either side of zero: the plain spread is above it for any unequal list."""
+    apart = {"0.q": 2, "1.q": 6, "2.q": 2, "0.v": 6, "1.v": 2, "2.v": 6}   # each layer, and q against v, differ
+    flat = {"0.q": 4, "1.q": 4, "2.q": 4, "0.v": 4, "1.v": 4, "2.v": 4}
+    chance = autolora._by_chance(value)
+    assert value({"ranks": apart}) > chance({"ranks": apart}) > 0
+    assert value({"ranks": flat}) == chance({"ranks": flat}) == 0
+    same = {"0.q": 2, "1.q": 4, "2.q": 6, "0.v": 2, "1.v": 4, "2.v": 6}    # q and v alike
+    if value is autolora._between_q_and_v:
+        assert value({"ranks": same}) == 0 < chance({"ranks": same})
+    layers = {"0.q": 2, "1.q": 2, "2.q": 2, "0.v": 6, "1.v": 6, "2.v": 6}  # blocks alike
+    if value is autolora._between_blocks:
+        assert value({"ranks": layers}) == 0 < chance({"ranks": layers})
+
+
 def test_every_arm_that_a_claim_names_is_defined(monkeypatch, tmp_path):
     """A claim over an arm that no study has would wait for ever."""
     asked = []

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import statistics
 import time
 
 import numpy as np
+import picture_checks
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lowrank_teach import explorers, measure, widgets
 from lowrank_teach.gates import Stretch
@@ -94,24 +93,12 @@ def test_the_rule_and_one_half_agree_at_any_temperature(stretch):
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_arrays_are_a_pure_function_of_the_state(name):
-    picture = PICTURES[name]
-    first = picture.arrays(**picture.start())
-    picture.png(**{c.name: c.low for c in picture.controls})
-    again = picture.arrays(**picture.start())
-    assert first.keys() == again.keys()
-    for key, value in first.items():
-        np.testing.assert_equal(again[key], value)
+    picture_checks.arrays_are_pure(PICTURES[name])
 
 
 @pytest.mark.parametrize(("name", "control"), CONTROLS, ids=lambda v: getattr(v, "name", v))
 def test_every_slider_changes_the_picture_and_the_words_and_comes_back(name, control):
-    picture = PICTURES[name]
-    states = [{**picture.start(), control.name: value} for value in (control.low, control.high)]
-    first, other = (picture.png(**state) for state in states)
-    assert first != other
-    assert picture.words(**states[0]) != picture.words(**states[1])
-    assert picture.png(**states[0]) == first
-    assert Image.open(io.BytesIO(first)).format == "PNG"
+    picture_checks.a_slider_moves(PICTURES[name], control)
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import picture_checks
 import pytest
 from benchmarks import sliders
 from PIL import Image
@@ -54,25 +55,12 @@ CONTROLS = [(name, control) for name, picture in PICTURES.items() for control in
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_arrays_are_a_pure_function_of_the_state(name):
-    picture = PICTURES[name]
-    low = {c.name: c.low for c in picture.controls}
-    first = picture.arrays(**picture.start())
-    picture.png(**low)
-    again = picture.arrays(**picture.start())
-    assert first.keys() == again.keys()
-    for key, value in first.items():
-        np.testing.assert_equal(again[key], value)
+    picture_checks.arrays_are_pure(PICTURES[name])
 
 
 @pytest.mark.parametrize(("name", "control"), CONTROLS, ids=lambda v: getattr(v, "name", v))
 def test_every_slider_changes_the_picture_and_the_words_and_comes_back(name, control):
-    picture = PICTURES[name]
-    states = [{**picture.start(), control.name: value} for value in (control.low, control.high)]
-    first, other = (picture.png(**state) for state in states)
-    assert first != other
-    assert picture.words(**states[0]) != picture.words(**states[1])
-    assert picture.png(**states[0]) == first
-    assert Image.open(io.BytesIO(first)).format == "PNG"
+    picture_checks.a_slider_moves(PICTURES[name], control)
 
 
 @pytest.mark.parametrize("name", PICTURES)
