@@ -140,6 +140,10 @@ class Adapters(Mapping[str, LowRank]):
         head = set(self.head_names)
         return [self.model.get_parameter(name) for name in self.base_names if name not in head]
 
+    def start_of(self, name: str) -> Tensor:
+        """What a parameter of the head, or a pretrained one that trains, was before `adapt`."""
+        return self._head_start[name]
+
     def listed_names(self) -> tuple[set[str], set[str]]:
         """Parameters that must train, and those that may (a gate's, which its rule opens and closes)."""
         must = {*self.head_names, *self.base_names}

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from .adapters import adapt
 from .config import train_config
 from .experiment import Rows, load_for
-from .lowrank import is_conv1d
 from .methods import FullFineTuning
 from .outcome import Callback, Row, StoppedError
 from .runs import Store, config_key
-from .sites import Site, find_sites
+from .sites import find_sites, matrix_of
 from .svd import Directions, directions
 from .tasks import load_task
 from .train import Trainer
@@ -38,14 +37,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: the architecture is not in the table of `sites`.
     """
-    return {site.name: _W(model, site).cpu().clone() for site in find_sites(model)}
-
-
-def _W(model: nn.Module, site: Site) -> Tensor:
-    """A site's weight as (d, k), a view, whatever way round the layer stores it."""
-    layer = model.get_submodule(site.path)
-    weight: Tensor = layer.weight.data  # type: ignore[union-attr, assignment]
-    return (weight.t() if is_conv1d(layer) else weight)[site.rows or slice(None)]
+    return {site.name: matrix_of(model, site).cpu().clone() for site in find_sites(model)}
 
 
 @dataclass
@@ -101,7 +93,7 @@ class FineTuned:
     @torch.no_grad()
     def _write(self, weights: dict[str, Tensor]) -> None:
         for site in find_sites(self.model):
-            _W(self.model, site).copy_(weights[site.name])
+            matrix_of(self.model, site).copy_(weights[site.name])
 
 
 def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0, *,

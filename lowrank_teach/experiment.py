@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from . import measure
 from .adapters import Adapters, adapt
@@ -27,6 +26,7 @@ from .models import load_backbone
 from .outcome import Callback, Row, StoppedError
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
+from .site_measures import site_measures
 from .sites import ARCHITECTURES, find_sites
 from .tasks import TaskData, load_task
 from .train import Trainer
@@ -177,24 +177,6 @@ def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int)
     one = measure.model_flops(shapes, ranks, round(batch_size * length), round(length),
                               train_weight=bool(adapters.base_names))
     return {key: float(value) for key, value in dataclasses.asdict(one).items()}
-
-
-def site_measures(adapters: Adapters) -> list[tuple[str, str, float]]:
-    """(site, name, value) of what each matrix has become: cosine to its start, spectrum, effective rank."""
-    out: list[tuple[str, str, float]] = []
-    for name, branch in adapters.items():
-        pretrained = adapters.owner(name).pretrained_of(name).float()
-        if branch.drift is not None:
-            delta = branch.delta().float()
-            sigma, cosine = torch.linalg.svdvals(delta), measure.cosine(pretrained, pretrained + delta)
-        else:
-            left, right = branch.factors()
-            sigma = measure.singular_values(left, right)
-            cosine = measure.cosine_update(pretrained, left, right)
-        out += [(name, "cosine", cosine), (name, "effective_rank", measure.effective_rank(sigma)),
-                (name, "norm", float(sigma.square().sum().sqrt())), (name, "rank", float(branch.r))]
-        out += [(name, f"sigma.{i}", float(value)) for i, value in enumerate(sigma[:64])]
-    return out
 
 
 def _factors(adapters: Adapters) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from .lowrank import Adapted, is_conv1d
 
@@ -110,6 +110,13 @@ def shape(module: nn.Module) -> tuple[int, int]:
     """(d, k) of a Linear or Conv1D."""
     rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
     return (columns, rows) if is_conv1d(module) else (rows, columns)
+
+
+def matrix_of(model: nn.Module, site: Site, weight: Tensor | None = None) -> Tensor:
+    """A site's matrix (d, k), a view: of its layer's weight, or of another tensor that is laid out like it."""
+    layer = model.get_submodule(site.path)
+    stored: Tensor = layer.weight.data if weight is None else weight  # type: ignore[union-attr, assignment]
+    return (stored.t() if is_conv1d(layer) else stored)[site.rows or slice(None)]
 
 
 def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import identities
-from .evidence import Record, absent, between, site_mean
+from .evidence import TURNED, Record, between, site_mean
 from .reported import says
 from .rows import Beyond, Claim, Compared, Exact
 
@@ -39,8 +39,10 @@ CLAIMS: tuple[Claim, ...] = (
              between(STRONG, ("delta_strong", "LoRA, rate × 3"))),
     Compared("Fig. 3", "W turns further under Delta-LoRA than under LoRA: its cosine is lower",
              between(DELTA, LORA, _turn), unit="thousandths of 1 − cosine", scale=1000.0),
-    Compared("Fig. 3", "fine-tuning of W_q and W_v turns W further than LoRA and less than Delta-LoRA",
-             absent("W_q and W_v and keeps how far they turned")),
+    Compared("Fig. 3", "fine-tuning of W_q and W_v turns W further than LoRA", between(TURNED, LORA, _turn),
+             unit="thousandths of 1 − cosine", scale=1000.0),
+    Compared("Fig. 3", "and less than Delta-LoRA", between(TURNED, DELTA, _turn), "<",
+             unit="thousandths of 1 − cosine", scale=1000.0),
     Compared("appendix", "λ = 2 is better than λ = 0.5", between(("delta_lam", "2"), ("delta_lam", "0.5")),
              says=says("Delta-LoRA: λ")),
     Compared("appendix", "λ = 2 is better than λ = 5", between(("delta_lam", "2"), ("delta_lam", "5"))),

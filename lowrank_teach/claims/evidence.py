@@ -18,6 +18,9 @@ Record = Mapping[str, Any]
 Arm = tuple[str, str]   # study, arm
 Value = Callable[[Record], float]
 
+FULL: Arm = ("fine_tuning", "full fine-tuning")
+TURNED: Arm = ("fine_tuning", "FT‡, cosine kept")
+
 
 def score(record: Record) -> float:
     """The headline metric on the test rows."""
@@ -107,14 +110,6 @@ def _bench(folder: Folder) -> Mapping[str, Any]:
 def _bench_setting(bench: Mapping[str, Any]) -> str:
     s = bench["settings"]
     return f"{s['backbone']}, {s['rows']} rows of {s['tokens']} tokens, {s['device']}, {s['repeats']} repeats in turn"
-
-
-def absent(what: str) -> Measure:
-    """A claim that runs could settle, but for which no study is defined."""
-    def measure(folder: Folder) -> Evidence:
-        raise FileNotFoundError(f"no stored study trains {what}")
-
-    return measure
 
 
 def runs(arm: Arm, folder: Folder) -> dict[int, Record]:

@@ -98,6 +98,10 @@ STUDIES: dict[str, Study] = {
     "delta_lam": Study(
         "How far may λ go?", "λ",
         {f"{lam:g}": Arm(DeltaLoRA(lam=lam)) for lam in (0.0, 0.5, 2.0, 5.0)}),
+    "fine_tuning": Study(  # rates: the best of 1e-4, 3e-4, 1e-3 and 2e-3 on the validation rows of another seed
+        "What does training W itself reach, and how far does it turn?", "what trains",
+        {"full fine-tuning": Arm(FullFineTuning(), {"lr": 3e-4, "head_lr": LR}),
+         "FT‡, cosine kept": Arm(FullFineTuning(trains="qv"))}),
     "delta_K": Study(
         "When should W start to move?", "K, as a share of the steps",
         {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}),
