@@ -20,14 +20,20 @@ _WHERE = {
     "adapt": "adapters", "Adapters": "adapters",
     # the methods, one paper each (02 to 06), and what they are compared with
     "METHODS": "methods", "Method": "methods", "Rule": "methods", "LoRA": "methods", "COLA": "methods",
-    "SaLoRA": "methods", "DeltaLoRA": "methods", "AutoLoRA": "methods", "HeadOnly": "methods",
-    "FullFineTuning": "methods",
+    "SaLoRA": "methods", "DeltaLoRA": "methods", "AutoLoRA": "methods", "compose": "methods",
+    "Composed": "methods", "HeadOnly": "methods",
+    "FullFineTuning": "methods", "DyLoRA": "methods", "Houlsby": "methods", "Pfeiffer": "methods",
+    "AdaLoRA": "peft_backed", "PrefixTuning": "peft_backed", "PromptTuning": "peft_backed",
     # models and tasks by short name
     "BACKBONES": "models", "load_backbone": "models", "TASKS": "tasks", "load_task": "tasks",
     # training, and what it leaves
     "PROFILES": "config", "TrainConfig": "config", "train_config": "config", "Trainer": "train",
     "Callback": "outcome", "fit": "experiment", "Run": "runs", "Store": "runs", "compare": "lineup",
     "table": "lineup",
+    # the papers' cells, and what a training would hold in memory
+    "PRESETS": "presets", "preset": "presets", "plan_memory": "memory",
+    # into peft and transformers, and back
+    "save_peft": "export", "load_peft": "export_load", "LowRankTrainer": "hf_trainer",
 }
 _MODULES = ("gates", "measure", "plots", "figures")
 

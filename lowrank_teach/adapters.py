@@ -4,32 +4,34 @@
     adapters["3.q"].lora_A          # a LowRank, by layer and matrix
     adapters.plan()                 # what was matched, and how many parameters that is
     adapters.merge()                # W ← W + ΔW;   adapters.restore() gives W its bytes back
+    adapters.merge_and_unload()     # a plain model again, with ΔW in W;   adapters.remove() without it
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .export_plain import guard, unguard
 from .lowrank import Adapted, LowRank
-from .methods.base import Method
+from .methods import Method, as_method
+from .packed import is_packed, size
+from .plan import Plan
 from .sites import Site, select
 
 HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
 
 
-def adapt(model: nn.Module, method: Method, *, seed: int | None = None,
+def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
           head: Sequence[str] | None = None) -> Adapters:
     """Freeze a model and put a method's branches on it, in place.
 
     Args:
         model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths.
-        method: a configuration, such as `LoRA(r=8, sites="qv")`.
+        method: a configuration, such as `LoRA(r=8, sites="qv")`, or several that share the branches.
         seed: of A's start and of a method's own noise; None draws one from torch's generator.
         head: modules that train beside the branches. None takes what `load_backbone` says is new, else the
             usual names of a classifier head.
@@ -38,6 +40,7 @@ def adapt(model: nn.Module, method: Method, *, seed: int | None = None,
         ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied,
             or the model is adapted already. The model is then as it was.
     """
+    method = as_method(method)
     sites = select(model, method.sites) if method.sites else []
     return Adapters(model, method, sites, seed, _head_names(model, head))
 
@@ -67,6 +70,7 @@ class Adapters(Mapping[str, LowRank]):
             if f"{site.path}.weight" in head:
                 raise ValueError(f"{site.path} is part of the head, which trains as it is; leave it out of sites")
         base = method.base_parameters(model)
+        self._refuse_packed(sites, base)
         made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
         self.sites = {site.name: site for site, _ in made}
         # from here on nothing is refused any more, so the model is changed as a whole or not at all
@@ -74,10 +78,22 @@ class Adapters(Mapping[str, LowRank]):
         self._head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
         model.requires_grad_(False)
         self.owners = self._wrap(made)
-        for name in [*head, *base]:
+        self.extra_names = self.rule.attach(model, sites)
+        for name in [*head, *base, *self.extra_names]:
             model.get_parameter(name).requires_grad_(True)
+        if self.owners or self.extra_names:
+            guard(model, bool(self.extra_names))
         self.base_names = base
         self.state = "adapted"
+
+    def _refuse_packed(self, sites: list[Site], base: list[str]) -> None:
+        packed = [site.name for site in sites if is_packed(self.model.get_submodule(site.path))]
+        packed += [name for name in base if not self.model.get_parameter(name).is_floating_point()]
+        if packed and (base or self.method.writes_base):
+            raise ValueError(
+                f"{self.method.name} writes into W, which is packed in few bits at {packed[0]} and cannot take it: "
+                "keep what is learned beside W (merge_knots=False of a chain, form=\"lazy\" of a moving W), or load "
+                "the base in bfloat16")
 
     def _wrap(self, made: list[tuple[Site, LowRank]]) -> dict[str, Adapted]:
         by_path: dict[str, dict[str, tuple[LowRank, slice | None]]] = {}
@@ -116,21 +132,23 @@ class Adapters(Mapping[str, LowRank]):
     @property
     def dtype(self) -> torch.dtype:
         """The type that W is stored in."""
-        return next((owner.W.dtype for owner in self.owners.values()), torch.float32)
+        weights = [owner.weight for owner in self.owners.values()]
+        known = [w.dtype if w.is_floating_point() else torch.bfloat16 for w in weights[:1]]  # codes compute in that
+        return known[0] if known else torch.float32
 
     # -- what is there
 
     def ranks(self) -> dict[str, int]:
         """Site -> directions that are left; sites that a method closed count 0."""
-        return {name: branch.r for name, branch in self.items()}
+        return self.rule.site_ranks()
 
     def plan(self) -> Plan:
         """What was matched: site, module, shape, rank, scaling, parameters."""
         head = sum(p.numel() for p in self.head_parameters())
-        total = sum(p.numel() for p in self.model.parameters())
+        total = sum(map(size, self.model.parameters()))
         rows = [(name, site.path, site.d, site.k, self[name].r, self[name].scaling,
                  self[name].lora_A.numel() + self[name].lora_B.numel()) for name, site in self.sites.items()]
-        return Plan(rows, head, total)
+        return Plan(rows, head, total, sum(p.numel() for p in self.extra_parameters()))
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [self.model.get_parameter(name) for name in self.head_names]
@@ -140,13 +158,17 @@ class Adapters(Mapping[str, LowRank]):
         head = set(self.head_names)
         return [self.model.get_parameter(name) for name in self.base_names if name not in head]
 
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Of the modules that the rule put on the model itself."""
+        return [self.model.get_parameter(name) for name in self.extra_names]
+
     def start_of(self, name: str) -> Tensor:
         """What a parameter of the head, or a pretrained one that trains, was before `adapt`."""
         return self._head_start[name]
 
     def listed_names(self) -> tuple[set[str], set[str]]:
         """Parameters that must train, and those that may (a gate's, which its rule opens and closes)."""
-        must = {*self.head_names, *self.base_names}
+        must = {*self.head_names, *self.base_names, *self.extra_names}
         may: set[str] = set()
         for path, owner in self.owners.items():
             for name, _ in owner.lora.named_parameters(prefix=f"{path}.lora"):
@@ -162,6 +184,7 @@ class Adapters(Mapping[str, LowRank]):
             RuntimeError: merged already, or removed.
         """
         self._allow("merge", "adapted")
+        self.rule.merge()
         for owner in self.owners.values():
             owner.merge()
         self.state = "merged"
@@ -174,30 +197,49 @@ class Adapters(Mapping[str, LowRank]):
         """
         self._allow("restore", "adapted", "merged")
         written = [owner for owner in self.owners.values() if owner._pretrained is not None]
-        if not written:
+        if not written and self.state != "merged":
             raise RuntimeError("nothing to restore: W holds its pretrained bytes; merge() comes first")
         for owner in written:
             owner.restore()
+        self.rule.restore()
         self.state = "adapted"
 
     def remove(self) -> nn.Module:
         """Take the branches off: the model, its head and its flags are as they were before `adapt`."""
         self._allow("remove", "adapted", "merged")
-        for path, owner in self.owners.items():
+        for owner in self.owners.values():
             if owner._pretrained is not None:
                 owner.restore()
-            self.model.set_submodule(path, owner.base)
+        self.rule.restore()
         with torch.no_grad():
             for name, start in self._head_start.items():
                 self.model.get_parameter(name).copy_(start)
+        return self._unwrap("removed")
+
+    def merge_and_unload(self) -> nn.Module:
+        """Merge and take the branches off: a plain model with all that was learned, for `save_pretrained`.
+
+        Raises:
+            RuntimeError: the branches are off already.
+        """
+        self._allow("merge_and_unload", "adapted", "merged")
+        if self.state == "adapted":
+            self.merge()
+        return self._unwrap("unloaded")
+
+    def _unwrap(self, state: str) -> nn.Module:
+        self.rule.detach(self.model)
+        for path, owner in self.owners.items():
+            self.model.set_submodule(path, owner.base)
+        unguard(self.model)
         for name, flag in self._were_trainable.items():
             self.model.get_parameter(name).requires_grad_(flag).grad = None
-        self.state = "removed"
+        self.state = state
         return self.model
 
     def _allow(self, what: str, *states: str) -> None:
         if self.state not in states:
-            hint = {"merged": "restore() first", "removed": "call adapt() again"}[self.state]
+            hint = {"merged": "restore() first"}.get(self.state, "call adapt() again")
             raise RuntimeError(f"cannot {what}: the adapters are {self.state}; {hint}")
 
     # -- all that a resume needs, as flat tensors and plain values
@@ -205,7 +247,7 @@ class Adapters(Mapping[str, LowRank]):
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name (branches, head, and W where it was written) and each branch's plain values."""
         tensors = {f"parameter.{n}": self.model.get_parameter(n).detach()
-                   for n in dict.fromkeys([*self.head_names, *self.base_names])}
+                   for n in dict.fromkeys([*self.head_names, *self.base_names, *self.extra_names])}
         values: dict[str, Any] = {}
         for name, branch in self.items():
             tensors |= {f"branch.{name}.{key}": value.detach() for key, value in branch.state_dict().items()}
@@ -217,7 +259,7 @@ class Adapters(Mapping[str, LowRank]):
     @torch.no_grad()
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """What `state_dict` wrote, also where ranks have changed since `adapt`."""
-        for name in dict.fromkeys([*self.head_names, *self.base_names]):
+        for name in dict.fromkeys([*self.head_names, *self.base_names, *self.extra_names]):
             self.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
         for owner in self.owners.values():  # back to the pretrained bytes, before what was stored is written
             if owner._pretrained is not None:
@@ -234,40 +276,3 @@ class Adapters(Mapping[str, LowRank]):
                 self.owner(name).keep_pretrained()
                 self.owner(name).slice_of(name).copy_(tensors[f"base.{name}"])
                 branch.in_base = True
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `adapt` matched; prints as a table, in a notebook as HTML.
-
-    rows: (site, module, d, k, r, scaling, parameters).  head, total: parameters of the head and of the model.
-    """
-
-    rows: list[tuple[str, str, int, int, int, float, int]]
-    head: int
-    total: int
-
-    TITLES = ("site", "module", "shape d × k", "r", "s", "parameters")
-
-    def cells(self) -> list[tuple[str, ...]]:
-        return [(site, path, f"{d} × {k}", str(r), f"{s:g}", f"{n:,}") for site, path, d, k, r, s, n in self.rows]
-
-    def summary(self) -> str:
-        """The last line: how many matrices, and what share of the model trains."""
-        branch = sum(row[-1] for row in self.rows)
-        return (f"{len(self.rows)} matrices, {branch:,} parameters in branches and {self.head:,} in the head, of "
-                f"{self.total:,} in all ({100 * (branch + self.head) / max(self.total, 1):.2f} %)")
-
-    def __str__(self) -> str:
-        table = [self.TITLES, *self.cells()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.TITLES))]
-        lines = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w)
-                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
-        return "\n".join([*lines, self.summary()])
-
-    def _repr_html_(self) -> str:
-        def line(row: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-        body = "".join(line(row, "td") for row in self.cells())
-        return f"<table>{line(self.TITLES, 'th')}{body}</table><p>{html.escape(self.summary())}</p>"

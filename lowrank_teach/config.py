@@ -12,8 +12,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from .methods import Method
+from .methods import Composed, Method, compose
 from .methods.checks import require, require_types
+
+BASE_DTYPES = ("float32", "bfloat16", "4bit")
+# values that 0.2.0 did not have: at their default they leave a run's key as it was, so that older records are found
+LATER = ("base_dtype", "label_smoothing", "n_written", "num_beams", "length_penalty", "no_repeat_ngram_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,12 @@ class TrainConfig:
         max_length: tokens a row.  n_train, n_validation, n_test: rows taken, all where None.
         eval_every: steps between evaluations on the validation rows; 0 evaluates at the end only.
         best: end with the weights of the best evaluation rather than the last ones.
+        n_written: inputs that a text is written for and scored at an evaluation (slow), all where None.
+        num_beams, length_penalty, no_repeat_ngram_size: how it is written; see `writing.Generation`.
         mixed_precision: "no" or "bf16".  gradient_checkpointing: recompute activations in the backward pass.
+        base_dtype: how the frozen weights are held: "float32", "bfloat16", or "4bit" (NF4 through bitsandbytes,
+            on a GPU). Branches and a new head are float32 whatever this says.
+        label_smoothing: ε in [0, 1): the share of the training loss that asks for every class or word alike.
         checkpoint_every: steps between checkpoints; an interrupt always leaves one.
 
     Raises:
@@ -54,6 +63,12 @@ class TrainConfig:
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 0
+    base_dtype: str = "float32"
+    label_smoothing: float = 0.0
+    n_written: int | None = 64
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -66,9 +81,19 @@ class TrainConfig:
         require(self.max_grad_norm >= 0 and self.weight_decay >= 0, "max_grad_norm and weight_decay must be ≥ 0")
         require(self.mixed_precision in ("no", "bf16"), f"mixed_precision {self.mixed_precision!r} must be 'no' or "
                                                         "'bf16'")
+        require(self.base_dtype in BASE_DTYPES, f"base_dtype {self.base_dtype!r} must be one of "
+                                                f"{', '.join(BASE_DTYPES)}")
+        require(self.n_written is None or self.n_written > 0, "n_written must be above 0, or None for all")
+        require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} must lie in [0, 1)")
         require(self.max_length > 0, "max_length must be above 0")
         require(self.eval_every >= 0 and self.checkpoint_every >= 0, "eval_every and checkpoint_every must be ≥ 0")
         require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a record. Fields of LATER stand in it only where they were changed."""
+        values = dataclasses.asdict(self)
+        return {f.name: values[f.name] for f in dataclasses.fields(self)
+                if f.name not in LATER or values[f.name] != f.default}
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps for a training set of this many rows."""
@@ -93,6 +118,7 @@ SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
                "autolora": {"search_steps": 0.25, "eta_beta": 0.01}},
     "gpu": {},
 }
+BY_LINK = ("eta_c",)  # rates that must reach their end within one link
 
 
 def default_profile() -> str:
@@ -115,8 +141,19 @@ def train_config(profile: str | None = None, **overrides: Any) -> TrainConfig:
 
 
 def fit_to_profile(method: Method, profile: str | None = None) -> Method:
-    """The method with the values that this profile's length of training asks for, where they were left alone."""
+    """The method with the values that this profile's length of training asks for, where they were left alone.
+
+    In a composition each member gets its own; a link of a chain has a share of the steps only, so that the rate
+    of its gates is as many times higher as there are links.
+    """
+    if isinstance(method, Composed):
+        return compose(*(_fitted(member, profile, method.links) for member in method.members))
+    return _fitted(method, profile, 1)
+
+
+def _fitted(method: Method, profile: str | None, links: int) -> Method:
     wanted = SHORT_TRAINING.get(profile or default_profile(), {}).get(method.name, {})
     defaults = {f.name: f.default for f in dataclasses.fields(method)}
-    changes = {key: value for key, value in wanted.items() if getattr(method, key) == defaults[key]}
+    changes = {key: value * links if key in BY_LINK else value
+               for key, value in wanted.items() if getattr(method, key) == defaults[key]}
     return dataclasses.replace(method, **changes) if changes else method

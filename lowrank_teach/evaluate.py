@@ -9,14 +9,14 @@ weighted by what they average over (rows, or tokens that count), so padding and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lowrank_teach.features import IGNORED, Collate, Feature
+from lowrank_teach.features import IGNORED, Collate, Feature, prompt_of
 from lowrank_teach.metrics import METRICS, score
+from lowrank_teach.writing import Generation, eval_mode, generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,15 +33,15 @@ def evaluate(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    max_new_tokens: int = 24,
     generate_rows: int | None = None,
+    generation: Generation | None = None,
 ) -> dict[str, float]:
     """The loss and the metrics of the task, in eval mode and without gradients; the mode is put back after.
 
     features, collate: from `encode` and `Collate` of the same task.
     batch_size: rows at a time. device: where the model is, if None.
-    tokenizer, generate_rows, max_new_tokens: for tasks that write text: with a number of rows, the first so many
-        are also written out greedily, at most max_new_tokens tokens each, and scored by ROUGE.
+    tokenizer, generate_rows, generation: for tasks that write text: with a number, texts are also written for the
+        first so many inputs, as `generation` says (greedily, if None), and scored against all their references.
     Returns 'loss' (a row for classes and scores, a token for tags and texts), 'perplexity' for texts, and the
     task's metrics. Raises ValueError if there are no rows, or generate_rows is given without a tokenizer.
     """
@@ -50,18 +50,22 @@ def evaluate(
     if generate_rows and tokenizer is None:
         raise ValueError("generate_rows needs the tokenizer, to turn tokens into text: pass tokenizer=")
     place = torch.device(device) if device is not None else next(model.parameters()).device
-    with _eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         loss, outputs = _forward_all(model, features, collate, task, batch_size, place)
         if task.kind == "seq2seq":
             result = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # exp(710) is no float
             if generate_rows and tokenizer is not None:
-                result |= _score_texts(model, features[:generate_rows], task, tokenizer, max_new_tokens, place)
+                rows = _first_inputs(features, generate_rows)
+                result |= _score_texts(model, rows, task, tokenizer, generation, place, batch_size)
             return result
         if task.kind == "choice":
             outputs = choose(model, features, collate, batch_size=batch_size, device=place)
             return {"loss": loss} | score(task.metrics, outputs, [_chosen(row) for row in features], task,
                                           _groups(features))
     references = [_named_tags(row["labels"], row["labels"], task) for row in features]
+    if task.kind == "tagging":
+        outputs = [_of_all_words(tags, row) for tags, row in zip(outputs, features, strict=True)]
+        references = [row.get("reference", tags) for tags, row in zip(references, features, strict=True)]
     return {"loss": loss} | score(task.metrics, outputs, references, task, _groups(features))
 
 
@@ -69,14 +73,21 @@ def _groups(features: Sequence[Feature]) -> list[str] | None:
     return [row["group"] for row in features] if "group" in features[0] else None
 
 
-def _score_texts(model: Any, features: Sequence[Feature], task: Task, tokenizer: Any, max_new_tokens: int,
-                 place: torch.device) -> dict[str, float]:
+def _first_inputs(features: Sequence[Feature], n: int) -> list[Feature]:
+    """The rows of the first n inputs: all references of each."""
+    groups = [row.get("group", i) for i, row in enumerate(features)]
+    first = set(list(dict.fromkeys(groups))[:n])
+    return [row for row, group in zip(features, groups, strict=True) if group in first]
+
+
+def _score_texts(model: Any, features: Sequence[Feature], task: Task, tokenizer: Any, generation: Generation | None,
+                 place: torch.device, batch_size: int = 16) -> dict[str, float]:
     """One text a group, against all references of the group; for each part of the rows, too ("bleu.seen")."""
     groups: dict[str, list[Feature]] = {}
     for i, row in enumerate(features):
         groups.setdefault(row.get("group", str(i)), []).append(row)
     first = [rows[0] for rows in groups.values()]
-    texts = generate(model, first, tokenizer, max_new_tokens=max_new_tokens, device=place)
+    texts = generate(model, first, tokenizer, generation=generation, device=place, batch_size=batch_size)
     wanted = [[_reference(row, tokenizer) for row in rows] for rows in groups.values()]
     names = [name for name in task.metrics if METRICS[name].function is not None]
     found = score(names, texts, wanted, task)
@@ -128,6 +139,16 @@ def _named_tags(codes: Any, labels: Any, task: Task) -> Any:
     return [task.labels[c] for c, label in zip(codes, labels, strict=False) if label != IGNORED]
 
 
+def _of_all_words(tags: list[str], row: Feature) -> list[str]:
+    """A word that was cut off, or that the tokenizer made nothing of, counts as predicted to be no entity."""
+    if "reference" not in row:
+        return tags
+    found = ["O"] * len(row["reference"])
+    for word, tag in zip(row["words"], tags, strict=True):
+        found[word] = tag
+    return found
+
+
 # ---- choosing among words --------------------------------------------------------------------------------
 
 
@@ -137,7 +158,7 @@ def choose(model: Any, features: Sequence[Feature], collate: Collate, *, batch_s
     place = torch.device(device) if device is not None else next(model.parameters()).device
     rows, places = [], []   # one row a word; its feature and its class
     for i, feature in enumerate(features):
-        prompt = _prompt(feature)
+        prompt = prompt_of(feature)
         for code, word in enumerate(feature["choices"]):
             ids = prompt + word
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids),
@@ -166,67 +187,8 @@ def _chosen(row: Feature) -> int:
     return row["choices"].index([label for label in row["labels"] if label != IGNORED])
 
 
-# ---- writing text ---------------------------------------------------------------------------------------
-
-def generate(
-    model: Any,
-    features: Sequence[Feature],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_new_tokens: int = 24,
-    device: torch.device | str | None = None,
-    batch_size: int = 16,
-) -> list[str]:
-    """Greedy continuations, one text a row.
-
-    features: from `encode`; of a causal row only the prompt is given to the model.
-    max_new_tokens: tokens to write at most. The model should be in eval mode.
-    """
-    place = torch.device(device) if device is not None else next(model.parameters()).device
-    causal = not model.config.is_encoder_decoder
-    prompts = [_prompt(row) if causal else row["input_ids"] for row in features]
-    texts: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        ids, mask = _padded(prompts[start : start + batch_size], tokenizer, left=causal)
-        out = model.generate(
-            input_ids=ids.to(place), attention_mask=mask.to(place), do_sample=False, num_beams=1,
-            max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        written = out[:, ids.shape[1] :] if causal else out
-        texts += [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-    return texts
-
-
-def _prompt(row: Feature) -> list[int]:
-    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
-
-
-def _padded(rows: list[list[int]], tokenizer: Any, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """A causal model goes on from the last column, so there its prompts are padded on the left."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        span = slice(longest - len(row), None) if left else slice(0, len(row))
-        ids[i, span], mask[i, span] = torch.tensor(row), 1
-    return ids, mask
-
-
 def _reference(row: Feature, tokenizer: Any) -> str:
     """The text as it was written; of rows without it, what their tokens say."""
     if "reference" in row:
         return row["reference"]
     return tokenizer.decode([t for t in row["labels"] if t != IGNORED], skip_special_tokens=True).strip()
-
-
-@contextmanager
-def _eval_mode(model: Any) -> Iterator[None]:
-    """Eval mode for a while; each module gets its own mode back, for some may be kept in eval on purpose."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -20,9 +20,9 @@ from .adapters import Adapters, adapt
 from .config import TrainConfig, default_profile, fit_to_profile, train_config
 from .evaluate import evaluate
 from .features import Collate, encode
-from .methods import METHODS, Method
+from .methods import Method, as_method
 from .methods.checks import require
-from .models import load_backbone
+from .models import keep_head_wide, load_backbone, require_config
 from .outcome import Callback, Row, StoppedError
 from .progress import TextProgress
 from .runs import HISTORY, Run, Store, config_key, machine
@@ -30,28 +30,30 @@ from .site_measures import site_measures
 from .sites import ARCHITECTURES, find_sites
 from .tasks import TaskData, load_task
 from .train import Trainer
+from .writing import Generation, refuse_long
 
-WRITTEN_ROWS = 64  # texts written out for ROUGE; writing costs far more than scoring
 
-
-def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", profile: str | None = None,
-        seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (), progress: bool = True,
-        store: Store | None = None, adjust: bool = True, **training: Any) -> Run:
+def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbone: str = "minilm-l6",
+        profile: str | None = None, seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (),
+        progress: bool = True, store: Store | None = None, adjust: bool = True, notes: Sequence[str] = (),
+        **training: Any) -> Run:
     """Train one method on one task, or find the run that did.
 
     Args:
-        method: a configuration, or a method's short name for its defaults.
+        method: a configuration, or a method's short name for its defaults; several, or "cola+salora", are
+            composed (`methods.compose`).
         task, backbone: short names (`tasks.TASKS`, `models.BACKBONES`), or a hub name or folder of a model.
         profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE.
         cache: return a stored run of the same configuration, and take up an unfinished one.
         adjust: let the profile set what depends on the length of training and was left at its default.
+        notes: put in front of the run's own.
         training: fields of `TrainConfig` to change.
 
     Raises:
         ValueError: something in the configuration is refused; nothing was written.
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
-    method, backbone = _method(method), str(backbone)
+    method, backbone = as_method(method), str(backbone)
     require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31,
             f"seed = {seed!r} must be a whole number from 0 to 2³¹ − 1")
     config = train_config(profile, **training)
@@ -59,25 +61,19 @@ def fit(method: Method | str, task: str = "rt", backbone: str = "minilm-l6", pro
         method = fit_to_profile(method, profile)
     store = store or Store()
     described = {"method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed,
-                 "profile": profile or default_profile(), "training": dataclasses.asdict(config)}
+                 "profile": profile or default_profile(), "training": config.to_dict()}
     described = json.loads(json.dumps(described))  # a new run's record equals what is read back
     key = config_key(described)
     if cache and (found := store.get(key)):
+        found.notes = list(dict.fromkeys([*notes, *found.notes]))
         return found
     store.check()
     job = _Job(described, config, store, key, cache, [*callbacks, *([TextProgress()] if progress else [])])
     run = job.train(method, task, backbone, seed)
+    run.notes = [*notes, *run.notes]
     store.put(run)
     store.forget_checkpoints(key)
     return run
-
-
-def _method(method: Method | str) -> Method:
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose among {', '.join(METHODS)}")
-    return METHODS[method]()
 
 
 @dataclass
@@ -94,6 +90,7 @@ class _Job:
     def train(self, method: Method, task: str, backbone: str, seed: int) -> Run:
         started = time.perf_counter()
         c = self.config
+        require_config(backbone)  # before minutes of reading rows
         data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
         measure.reset_peak_memory()
         history: list[Row] = []
@@ -101,9 +98,13 @@ class _Job:
         notes = [data.source]
         stage: Method | None = method
         while stage is not None:
-            model, tokenizer = load_for(backbone, data, seed)
+            model, tokenizer = load_for(backbone, data, seed, c.base_dtype)
             rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
+            rows.refuse_long(model)
             adapters = adapt(model, stage, seed=seed)
+            require(c.base_dtype == "float32" or not adapters.base_names,
+                    f"{stage.name} trains W itself, which needs float32: leave base_dtype out, or choose a method "
+                    "that leaves W frozen")
             flops = _step_flops(adapters, rows.train, c.batch_size)
             outcome = self._stage(adapters, rows, seed, stage)
             offset = int(sum(seconds.get(f"steps.{name}", 0) for name in ("search", "training")))
@@ -117,8 +118,9 @@ class _Job:
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started
+        still = sum(site.d * site.k for site in adapters.rule.still_sites())
         return Run(config=self.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
-                   ranks=adapters.ranks(), parameters=measure.parameter_counts(model), seconds=seconds,
+                   ranks=adapters.ranks(), parameters=measure.parameter_counts(model, still), seconds=seconds,
                    memory=measure.peak_memory(), flops=flops, notes=notes, machine=machine(),
                    factors=_factors(adapters))
 
@@ -142,9 +144,24 @@ class Rows:
     def __init__(self, data: TaskData, tokenizer: Any, config: TrainConfig, encoder_decoder: bool) -> None:
         causal = data.task.kind == "choice" or (data.task.kind == "seq2seq" and not encoder_decoder)
         self.task, self.tokenizer, self.batch_size = data.task, tokenizer, config.batch_size
+        self.n_written = config.n_written
+        self.generation = Generation(max_new_tokens=data.task.max_target, num_beams=config.num_beams,
+                                     length_penalty=config.length_penalty,
+                                     no_repeat_ngram_size=config.no_repeat_ngram_size)
         self.splits = {name: encode(frame, data.task, tokenizer, config.max_length, causal=causal)
                        for name in ("train", "validation", "test") if (frame := getattr(data, name)) is not None}
         self.collate = Collate(tokenizer, data.task, causal=causal)
+
+    def refuse_long(self, model: Any) -> None:
+        """Refuse before the training what the model has no positions for: rows, and what is written after prompts.
+
+        Raises:
+            ValueError: names the row and what fits.
+        """
+        for rows in self.splits.values():
+            refuse_long(model, rows)
+            if self.task.kind == "seq2seq":
+                refuse_long(model, rows, self.generation.max_new_tokens)
 
     @property
     def train(self) -> list[dict[str, Any]]:
@@ -153,24 +170,33 @@ class Rows:
     def score(self, model: Any, split: str) -> dict[str, float]:
         """Metrics of a split, the headline first; validation rows stand in for a test without labels."""
         rows = self.splits.get(split, self.splits["validation"])
-        writes = WRITTEN_ROWS if self.task.kind == "seq2seq" else None
+        writes = (self.n_written or len(rows)) if self.task.kind == "seq2seq" else None
         found = evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
-                         tokenizer=self.tokenizer, generate_rows=writes, max_new_tokens=self.task.max_target)
+                         tokenizer=self.tokenizer, generate_rows=writes, generation=self.generation)
         return {name: found[name] for name in [*self.task.metrics, *found] if name in found}
 
 
-def load_for(backbone: str, data: TaskData, seed: int) -> tuple[Any, Any]:
-    """A backbone with the head that a task asks for, and its tokenizer; as `load_backbone`."""
+def load_for(backbone: str, data: TaskData, seed: int, base_dtype: str = "float32") -> tuple[Any, Any]:
+    """A backbone with the head that a task asks for, and its tokenizer; as `load_backbone`.
+
+    base_dtype: as in `TrainConfig`; under a short type a new head stays in float32.
+    """
     task = data.task
     labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
     kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)
-    return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
+    if base_dtype == "float32":
+        return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
+    model, tokenizer = load_backbone(backbone, num_labels=labels, kind=kind, seed=seed, dtype="bfloat16",
+                                     four_bit=base_dtype == "4bit")
+    keep_head_wide(model)
+    return model, tokenizer
 
 
 def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
     """Analytic FLOPs of one step at the ranks it starts with, a batch of rows of mean length, by part."""
     length = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    if getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
+    attached = adapters.extra_names and not adapters.rule.own_updates()  # what stands beside no matrix is not counted
+    if attached or getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
         return {}
     shapes = {site.name: (site.d, site.k) for site in find_sites(adapters.model)}
     ranks = {name: rank for name, rank in adapters.ranks().items() if name in shapes}
@@ -180,4 +206,5 @@ def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int)
 
 
 def _factors(adapters: Adapters) -> dict[str, Any]:
-    return {name: branch.factors() for name, branch in adapters.items() if branch.drift is None}
+    found = {name: branch.factors() for name, branch in adapters.items() if branch.drift is None}
+    return found | {name: update[1:] for name, update in adapters.rule.own_updates().items()}

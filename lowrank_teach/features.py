@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lowrank_teach.tasks import Task
 
 IGNORED = -100
-BESIDE = ("choices", "group", "part", "reference")  # of a feature: for scoring, never given to the model
+BESIDE = ("choices", "group", "part", "reference", "words")  # of a feature: for scoring, never given to the model
 Feature = dict[str, Any]
 
 
@@ -57,6 +57,9 @@ def _encoded(frame: pd.DataFrame, task: Task, tokenizer: Any, length: int, causa
         return [{**make(text, target, task, tokenizer, length), "reference": target} for text, target in pairs]
     texts = [frame[column].tolist() for column in task.text]
     rows = _rows(tokenizer(*texts, truncation=True, max_length=length))
+    for row in rows:
+        if not row["input_ids"]:  # an empty text, from a tokenizer that puts nothing around one (GPT-2's)
+            row |= {"input_ids": [tokenizer.eos_token_id], "attention_mask": [1]}
     number = float if task.kind == "regression" else int
     for row, label in zip(rows, frame[task.label], strict=True):
         row["labels"] = number(label)
@@ -69,7 +72,9 @@ def _rows(batch: Any) -> list[Feature]:
 
 
 def _encode_tags(frame: pd.DataFrame, task: Task, tokenizer: Any, length: int) -> list[Feature]:
-    """The first piece of a word carries its tag; words past `length` are cut off, and so not scored."""
+    """The first piece of a word carries its tag. `words` are the places of the words that have a piece within
+    `length`; `reference` has the tags of all, so that what was cut off is scored as missed.
+    """
     tokens = [list(words) for words in frame[task.text[0]]]
     batch = tokenizer(tokens, is_split_into_words=True, truncation=True, max_length=length)
     rows = _rows(batch)
@@ -77,6 +82,8 @@ def _encode_tags(frame: pd.DataFrame, task: Task, tokenizer: Any, length: int) -
         words = batch.word_ids(i)
         first = [w is not None and (p == 0 or words[p - 1] != w) for p, w in enumerate(words)]
         row["labels"] = [tags[w] if here else IGNORED for w, here in zip(words, first, strict=True)]
+        row["words"] = [w for w, here in zip(words, first, strict=True) if here]
+        row["reference"] = [task.labels[tag] for tag in tags]
     return rows
 
 
@@ -120,6 +127,11 @@ def _choice_row(text: str, label: int, task: Task, tokenizer: Any, length: int) 
     ids = prompt + words[int(label)]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED] * len(prompt) + words[int(label)],
             "choices": words}
+
+
+def prompt_of(row: Feature) -> list[int]:
+    """The tokens of a causal row in front of what is to be written."""
+    return [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
 
 
 class Collate:

@@ -78,10 +78,14 @@ class HardConcrete(nn.Module):
 
     def forward(self) -> Tensor:
         """g (r,)."""
-        if self.phase in ("open", "folded"):
-            return torch.ones_like(self.log_theta)
         if self.phase == "sampled" and self.training:
             return self.stretch.sample(self.log_theta, self.u)
+        return self.settled()
+
+    def settled(self) -> Tensor:
+        """g (r,) without noise: what is deployed."""
+        if self.phase in ("open", "folded"):
+            return torch.ones_like(self.log_theta)
         return self.stretch.deterministic(self.log_theta)
 
 
@@ -103,6 +107,8 @@ class Selection(nn.Module):
         if self.constraint == "softmax":
             return torch.softmax(self.beta, 0)
         return torch.sigmoid(self.beta) if self.constraint == "sigmoid" else self.beta
+
+    settled = forward  # no noise to leave out
 
     @torch.no_grad()
     def rank(self, tolerance: float = 1e-6) -> int:

@@ -38,7 +38,7 @@ class Probe:
                                  if p.requires_grad and id(p) not in own}
 
         def batch(half: str, i: int) -> dict[str, Tensor]:
-            picked = trainer.collate(trainer.streams[half][i * rows:(i + 1) * rows])
+            picked = trainer.collate(list(trainer.streams[half][i * rows:(i + 1) * rows]))
             return {name: value.to(self.betas[0].device) for name, value in picked.items()}
 
         self.pairs = [(batch("train", i), batch("held_out", i)) for i in range(pairs)]

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packed import is_packed, unpacked
+
 # * any leading shape (batch, tokens), k in, d out, r rank, m directions kept frozen beside the live ones
 
 
@@ -65,17 +67,22 @@ class LowRank(nn.Module):
         """g (r,): ones where the method has no gate."""
         return torch.ones_like(self.lora_A[:, 0]) if self._gate is None else self._gate()
 
+    def settled_gate(self) -> Tensor:
+        """g (r,) without a step's noise: what is deployed, and what is written into W."""
+        settled = getattr(self._gate, "settled", self.gate)
+        return settled()
+
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
-        x = x if torch.is_autocast_enabled(x.device.type) else x.to(self.lora_A.dtype)
+        x = x if _autocast(x) else x.to(self.lora_A.dtype)
         if self.r:  # a gate may have closed every direction
             z = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)                     # (*, r)
             h = _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
         if self.in_base:
             return h
-        if self.echo:  # a constant for the factors, but not for x: it stands for a part of W
+        if self.echo and self.r:  # a constant for the factors, but not for x: it stands for a part of W
             z = F.linear(x, self.lora_A.detach())                                                    # (*, r)
-            g = 1.0 if self._gate is None else self._gate().detach()
+            g = 1.0 if self._gate is None else self.settled_gate().detach()
             h = _add_product(h, z * g, self.lora_B.detach(), self.echo * self.scaling, rows)
         if self.fixed_left.shape[1]:
             h = _add_product(h, F.linear(x, self.fixed_right), self.fixed_left, 1.0, rows)           # m wide
@@ -89,7 +96,7 @@ class LowRank(nn.Module):
     @torch.no_grad()
     def live_factors(self) -> tuple[Tensor, Tensor]:
         """(d, r) and (r, k) whose product is s · B diag(g) A."""
-        return self.scaling * self.lora_B * self.gate(), self.lora_A.detach().clone()
+        return self.scaling * self.lora_B * self.settled_gate(), self.lora_A.detach().clone()
 
     @torch.no_grad()
     def held_factors(self) -> tuple[Tensor, Tensor]:
@@ -161,7 +168,9 @@ class Adapted(nn.Module):
 
     @property
     def W(self) -> Tensor:
-        """The weight as (d, k), whatever way round the layer stores it; a view."""
+        """The weight as (d, k), whatever way round the layer stores it: a view, or of packed codes a copy."""
+        if is_packed(self.base):
+            return unpacked(self.base)
         weight = self.base.weight.data
         return weight.t() if is_conv1d(self.base) else weight
 
@@ -193,7 +202,14 @@ class Adapted(nn.Module):
         return h
 
     def keep_pretrained(self) -> None:
-        """Copy W's bytes aside, once, before anything is written into it."""
+        """Copy W's bytes aside, once, before anything is written into it.
+
+        Raises:
+            ValueError: W is packed codes, which cannot hold a sum.
+        """
+        if is_packed(self.base):
+            raise ValueError("W is packed in few bits here, and nothing can be added to it: load the base in "
+                             "bfloat16, adapt it in the same way, load these branches there and merge")
         if self._pretrained is None:
             self._pretrained = self.W.clone()
 
@@ -253,9 +269,14 @@ def is_conv1d(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
+def _autocast(x: Tensor) -> bool:
+    """Whether autocast is on where x is; the meta device knows none."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
 def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice | None) -> Tensor:
     """h[..., rows] + scale · z leftᵀ for h (*, D), z (*, r), left (d, r)."""
-    plain = h.dtype == z.dtype == left.dtype and not torch.is_autocast_enabled(h.device.type)
+    plain = h.dtype == z.dtype == left.dtype and not _autocast(h)
     if plain and h.is_contiguous():  # one addmm and no temporary; a linear layer's backward never reads h
         flat = h.view(-1, h.shape[-1])
         part = flat if rows is None else flat[:, rows]

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .packed import size
+
 # d out, k in, R rank of a pair of factors, r rank of an adapter, n = min(R, d, k), T tokens, L sequence
 
 
@@ -159,13 +161,15 @@ def density(open_probabilities: Mapping[str, Tensor], sizes: Mapping[str, tuple[
     return torch.stack(spent).sum() / sum(p.numel() * sum(sizes[s]) for s, p in open_probabilities.items())
 
 
-ADAPTER_NAMES = frozenset({"lora_A", "lora_B", "log_theta", "beta"})   # factors; SaLoRA's, AutoLoRA's gates
+# factors; SaLoRA's, AutoLoRA's gates; AdaLoRA's singular values; bottlenecks; prompts
+ADAPTER_NAMES = frozenset({"lora_A", "lora_B", "log_theta", "beta", "lora_E", "bottleneck", "prompt_encoder"})
 
 
-def parameter_counts(model: nn.Module) -> dict[str, int]:
+def parameter_counts(model: nn.Module, still: int = 0) -> dict[str, int]:
     """Numbers of parameters: total = trainable + frozen, trainable = adapter + head; shared ones once.
 
     "adapter": a part of the name is in ADAPTER_NAMES; "head": all else that trains (W too, where it does).
+    still: how many entries of those that train (W's) never move, and so count as frozen.
     """
     counts = dict.fromkeys(("total", "trainable", "frozen", "adapter", "head"), 0)
     for name, parameter in model.named_parameters():
@@ -173,7 +177,9 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         if parameter.requires_grad:
             kinds.append("head" if ADAPTER_NAMES.isdisjoint(name.split(".")) else "adapter")
         for kind in kinds:
-            counts[kind] += parameter.numel()
+            counts[kind] += size(parameter)
+    for kind, sign in (("trainable", -1), ("head", -1), ("frozen", 1)):
+        counts[kind] += sign * still
     return counts
 
 

@@ -27,14 +27,21 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as hf_logging
 
+from lowrank_teach.adapters import HEADS
 from lowrank_teach.assets import fetch
 from lowrank_teach.convert import CONVERTERS, converted
 from lowrank_teach.hub import cache_only_if_offline, reason
+
+
+class CheckpointError(ValueError):
+    """A model's files cannot be had, or cannot be read; the message says why and what else there is."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ _TABLE = [
 ]  # fmt: skip
 BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in _TABLE}
 
-_AUTO: dict[str | None, Any] = {
+AUTO: dict[str | None, Any] = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
@@ -85,7 +92,8 @@ def load_backbone(
     num_labels: int | None = None,
     kind: str | None = None,
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
+    four_bit: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pretrained model, in eval mode on the CPU, and its tokenizer.
 
@@ -94,11 +102,14 @@ def load_backbone(
     kind: 'classification', 'regression', 'tagging', 'seq2seq', 'causal' or None. None means classification
         where num_labels is given, else what the family is for: a bare encoder, a causal or seq2seq model.
     seed: the only thing that the values of a fresh head depend on.
-    dtype: type of all weights.
+    dtype: type of all weights, or its name, such as "bfloat16".
+    four_bit: pack the matrices of the layers as 4-bit NF4 codes through bitsandbytes, which needs a GPU; the model
+        is then on it. What cannot be written into such a W is refused by `adapt`.
     Raises ValueError for a kind that does not exist, does not fit the model or lacks num_labels, and for a
-    name that is none of the three; AssetError if a packaged model cannot be fetched.
+    name that is none of the three (CheckpointError); AssetError if a packaged model cannot be fetched.
     """
     _check_kind(kind, num_labels)
+    weights = _how_held(dtype, four_bit)
     with _quiet(), _hub_only_if_needed(name):
         source = _source(name)
         config = _config(source, name)
@@ -109,9 +120,26 @@ def load_backbone(
         _set_head(config, kind, num_labels, tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, info = _load(source, name, kind, config, dtype)
+            model, info = _load(source, name, kind, config, weights)
     model.lowrank_new_parameters = _new_parameters(model, info["missing_keys"], name)
     return model, tokenizer
+
+
+def keep_head_wide(model: Any) -> None:
+    """Hold a fresh head in float32 on a base of a shorter type: steps of 1e-4 would vanish in bfloat16."""
+    for name in model.lowrank_new_parameters:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        owner.float()
+        owner.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
+
+
+def require_config(name: str) -> Any:
+    """A model's configuration, without its weights; as quick a way as there is to ask whether it can be had.
+
+    Raises CheckpointError where it cannot.
+    """
+    with _quiet(), _hub_only_if_needed(name):
+        return _config(_source(name), name)
 
 
 def own_kind(config: Any) -> str | None:
@@ -123,9 +151,27 @@ def own_kind(config: Any) -> str | None:
     return "causal" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
 
 
+def _how_held(dtype: torch.dtype | str, four_bit: bool) -> dict[str, Any]:
+    """Keywords of `from_pretrained` for the type of the weights."""
+    held = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(held, torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is no type of torch; take float32 or bfloat16")
+    if not four_bit:
+        return {"dtype": held}
+    if not is_bitsandbytes_available():
+        raise ValueError("4-bit weights need bitsandbytes, which is not installed: pip install bitsandbytes, or load "
+                         "the base in bfloat16")
+    if not torch.cuda.is_available():
+        raise ValueError("4-bit weights need a CUDA device, and there is none here: load the base in bfloat16")
+    codes = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                               bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=[*HEADS, "lm_head"])
+    return {"dtype": torch.bfloat16, "quantization_config": codes,
+            "device_map": {"": torch.cuda.current_device()}}
+
+
 def _check_kind(kind: str | None, num_labels: int | None) -> None:
-    if kind not in _AUTO:
-        raise ValueError(f"kind '{kind}' does not exist; choose one of {[k for k in _AUTO if k]} or None")
+    if kind not in AUTO:
+        raise ValueError(f"kind '{kind}' does not exist; choose one of {[k for k in AUTO if k]} or None")
     if kind in ("classification", "tagging") and num_labels is None:
         raise ValueError(f"kind '{kind}' needs num_labels, the number of classes")
     if kind in ("seq2seq", "causal") and num_labels is not None:
@@ -159,7 +205,7 @@ def _config(source: str | Path, name: str) -> Any:
     except (OSError, ValueError) as error:
         near = get_close_matches(name, BACKBONES, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(
+        raise CheckpointError(
             f"no backbone '{name}': {hint}Three ways: (1) a packaged one: {', '.join(BACKBONES)}; (2) the path "
             "of a folder with config.json, model.safetensors and the tokenizer; (3) a hub name, with a network "
             f"({reason(error)})"
@@ -170,8 +216,8 @@ def _tokenizer(source: str | Path, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
-        raise ValueError(f"the tokenizer of '{name}' cannot be loaded: {reason(error)}; repair or replace its files, "
-                         "or choose another backbone") from error
+        raise CheckpointError(f"the tokenizer of '{name}' cannot be loaded: {reason(error)}; repair or replace its "
+                              "files, or choose another backbone") from error
 
 
 def _set_head(config: Any, kind: str | None, num_labels: int | None, tokenizer: Any) -> None:
@@ -183,14 +229,14 @@ def _set_head(config: Any, kind: str | None, num_labels: int | None, tokenizer: 
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def _load(source: str | Path, name: str, kind: str | None, config: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(source: str | Path, name: str, kind: str | None, config: Any, weights: dict[str, Any]) -> tuple[Any, Any]:
     try:
-        return _AUTO[kind].from_pretrained(
-            source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True,
+        return AUTO[kind].from_pretrained(
+            source, config=config, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, **weights,
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f"'{name}' ({config.model_type}) cannot be loaded for {kind or 'its hidden states'}: {reason(error)}; "
             "repair or replace its files, or choose another backbone"
         ) from error

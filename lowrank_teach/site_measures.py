@@ -32,6 +32,9 @@ def site_measures(adapters: Adapters) -> list[Measured]:
             sigma = measure.singular_values(left, right)
             cosine = measure.cosine_update(pretrained, left, right)
         out += [*_shared(name, cosine, sigma), (name, "rank", float(branch.r))]
+    for name, (W, left, right) in adapters.rule.own_updates().items():
+        out += [*_shared(name, measure.cosine_update(W, left, right), measure.singular_values(left, right)),
+                (name, "rank", float(left.shape[1]))]
     for name, before, after in trained_weights(adapters):
         out += _shared(name, measure.cosine(before, after), torch.linalg.svdvals(after - before))
     return out
@@ -41,9 +44,10 @@ def trained_weights(adapters: Adapters) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(site, W before, W after), both (d, k) in float32, of the matrices of a known architecture that train whole."""
     if not adapters.base_names or getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
         return
+    still = adapters.rule.still_sites()
     for site in find_sites(adapters.model):
         weight = f"{site.path}.weight"
-        if weight in adapters.base_names:
+        if weight in adapters.base_names and site not in still:
             pair = matrix_of(adapters.model, site, adapters.start_of(weight)), matrix_of(adapters.model, site)
             before, after = (w.float() for w in pair)
             yield site.name, before, after

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .lowrank import Adapted, is_conv1d
+from .packed import is_packed
 
 LETTERS = ("q", "k", "v", "o", "gate", "up", "down")  # the order of rows in every heatmap
 
@@ -107,7 +108,9 @@ def _split(path: str, module: nn.Module, stack: str, layer: int, letters: str) -
 
 
 def shape(module: nn.Module) -> tuple[int, int]:
-    """(d, k) of a Linear or Conv1D."""
+    """(d, k) of a Linear or Conv1D, also where its weight is packed."""
+    if is_packed(module):
+        return module.out_features, module.in_features  # type: ignore[return-value]
     rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
     return (columns, rows) if is_conv1d(module) else (rows, columns)
 

@@ -47,6 +47,12 @@ METHOD_STYLE: dict[str, tuple[str, str, Any, str]] = {
     "salora": ("SaLoRA", GREEN, "-.", "D"),
     "delta_lora": ("Delta-LoRA", PINK, LONG, "P"),
     "autolora": ("AutoLoRA", SKY, DOTTED_DASH, "X"),
+    "dylora": ("DyLoRA", SKY, "-", "p"),
+    "adalora": ("AdaLoRA", SKY, "--", "d"),
+    "houlsby": ("Houlsby adapters", GREEN, "--", "H"),
+    "pfeiffer": ("Pfeiffer adapters", GREEN, ":", "8"),
+    "prefix": ("prefix tuning", PINK, "-.", ">"),
+    "prompt": ("prompt tuning", PINK, ":", "*"),
 }
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import Refusal
-from .methods import METHODS, Method
+from .methods import Method
 from .methods.base import Clock
 from .outcome import Callback, StoppedError
 
@@ -48,9 +48,7 @@ class Job:
 
     def configured(self) -> Method:
         """The method itself."""
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
-                                  for key, value in self.method.items() if key != "method"}
-        return METHODS[self.method["method"]](**values)
+        return Method.from_dict(dict(self.method))
 
 
 class Training:

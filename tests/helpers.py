@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from lowrank_teach.adapters import Adapters, adapt
 from lowrank_teach.config import TrainConfig
+from lowrank_teach.features import Collate
 from lowrank_teach.methods import Clock, Method
 from lowrank_teach.outcome import Callback, Outcome
 from lowrank_teach.train import Trainer
@@ -39,6 +46,8 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 }
 _NAMES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "mpnet": "MPNet", "gpt2": "GPT2",
           "opt": "OPT", "llama": "Llama", "t5": "T5", "bart": "Bart"}
+HEADS = {"classification": ("ForSequenceClassification",), "tagging": ("ForTokenClassification",),
+         "causal": ("ForCausalLM", "LMHeadModel"), "seq2seq": ("ForConditionalGeneration",)}
 # every name under which a configuration of the table keeps a dropout probability
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
              "seq_classif_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop", "dropout_rate",
@@ -46,8 +55,8 @@ _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "
 
 
 def tiny(kind: str = "bert", *, labels: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32,
-         dropout: float = 0.0, **changes: Any) -> Any:
-    """A random sequence classifier of one architecture: width 16, two layers, without dropout unless asked."""
+         dropout: float = 0.0, head: str = "classification", **changes: Any) -> Any:
+    """A random model of one architecture, by head of HEADS: width 16, two layers, without dropout unless asked."""
     config = getattr(transformers, f"{_NAMES[kind]}Config")(**{**_COMMON, **_CONFIGS[kind], **changes},
                                                             num_labels=labels)
     for name in _DROPOUTS:
@@ -55,7 +64,8 @@ def tiny(kind: str = "bert", *, labels: int = 2, seed: int = 0, dtype: torch.dty
             setattr(config, name, dropout)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{_NAMES[kind]}ForSequenceClassification")(config)
+    made = next(m for end in HEADS[head] if (m := getattr(transformers, _NAMES[kind] + end, None)) is not None)
+    model = made(config)
     torch.set_rng_state(state)
     return model.to(dtype).eval()
 
@@ -80,6 +90,35 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         ids[i, :len(row["input_ids"])] = torch.tensor(row["input_ids"])
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(),
             "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def rows_for(head: str, n: int = 48, *, labels: int = 2, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows as `encode` makes them, for any head; a text to write is the words given, each put for another."""
+    rows = []
+    for row in make_rows(n, labels=labels, seed=seed):
+        ids = row["input_ids"]
+        text = [*(3 + 7 * word % (VOCAB - 3) for word in ids[:-1]), EOS]
+        wanted = {"classification": row["labels"], "tagging": [token % labels for token in ids],
+                  "causal": [-100] * len(ids) + text, "seq2seq": text}[head]
+        ids = ids + text if head == "causal" else ids
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
+    return rows
+
+
+def collate_for(head: str) -> Collate:
+    """The package's own collate for such rows."""
+    causal = head == "causal"
+    task: Any = SimpleNamespace(kind="seq2seq" if causal else head, name=head)
+    return Collate(SimpleNamespace(pad_token_id=PAD), task, causal)  # type: ignore[arg-type]
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the tiny models' words "3" to "39", which closes every text."""
+    words = {"[pad]": PAD, "[begin]": 1, "[end]": EOS} | {str(i): i for i in range(3, VOCAB)}
+    made = Tokenizer(WordLevel(words, unk_token="3"))
+    made.pre_tokenizer = WhitespaceSplit()
+    made.post_processor = TemplateProcessing(single="$A [end]", special_tokens=[("[end]", EOS)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[pad]", bos_token="[begin]", eos_token="[end]")
 
 
 def make_batch(n: int = 6, *, labels: int = 2, seed: int = 0) -> dict[str, Tensor]:

@@ -244,7 +244,7 @@ def test_a_check_on_the_spot_can_fail(monkeypatch):
     broken = {
         "merge_is_the_same_function": ("lowrank_teach.lowrank.LowRank.delta",
                                        lambda self: 1.01 * self.lora_B @ self.lora_A),
-        "knot_keeps_the_function": ("lowrank_teach.methods.cola.COLARule._extend", lambda self, branch: None),
+        "knot_keeps_the_function": ("lowrank_teach.methods.cola.COLARule._extend", lambda *_: None),
         "softmax_ranks_stay_inside": ("lowrank_teach.gates.Selection.rank", lambda self: 0),
         "pruned_exactly_below_one_half": ("lowrank_teach.gates.Stretch.open_probability",
                                           lambda self, theta: theta.sigmoid())}

@@ -22,6 +22,7 @@ from lowrank_teach.evaluate import evaluate, generate
 from lowrank_teach.features import IGNORED, Collate
 from lowrank_teach.metrics import METRICS, score
 from lowrank_teach.tasks import TASKS
+from lowrank_teach.writing import Generation
 
 COLA, STSB, TAGS, TEXT = TASKS["cola"], TASKS["stsb"], TASKS["wnut16"], TASKS["bbc-headline"]
 
@@ -221,7 +222,8 @@ def test_writing_does_not_depend_on_the_padding(decoder):
 
 def test_rouge_of_what_is_written(decoder):
     rows, collate = causal_rows(4), Collate(Words(), TEXT, causal=True)
-    got = evaluate(decoder, rows, collate, TEXT, tokenizer=Words(), generate_rows=3, max_new_tokens=4)
+    got = evaluate(decoder, rows, collate, TEXT, tokenizer=Words(), generate_rows=3,
+                   generation=Generation(max_new_tokens=4))
     assert set(got) == {"loss", "perplexity", "rouge1", "rouge2", "rougeL"}
     with pytest.raises(ValueError, match="pass tokenizer="):
         evaluate(decoder, rows, collate, TEXT, generate_rows=3)
@@ -237,7 +239,8 @@ def test_an_encoder_decoder():
     rows, collate = rows_of(6, lambda i, ids: [*ids[:2], 1]), Collate(Words(), TEXT)
     one = evaluate(model, rows, collate, TEXT, batch_size=1)
     assert evaluate(model, rows, collate, TEXT, batch_size=6) == pytest.approx(one, rel=1e-4)
-    written = evaluate(model, rows, collate, TEXT, tokenizer=Words(), generate_rows=6, max_new_tokens=3)
+    written = evaluate(model, rows, collate, TEXT, tokenizer=Words(), generate_rows=6,
+                       generation=Generation(max_new_tokens=3))
     assert 0.0 <= written["rouge1"] <= 1.0
 
 

@@ -16,7 +16,7 @@ from lowrank_teach.methods import METHODS
 PACKAGE = Path(lowrank_teach.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # what stands on nothing but torch: the maths can be read with no data, no plot and no model library in sight
-CORE = ["lowrank.py", "gates.py", "sites.py", "measure.py",
+CORE = ["packed.py", "lowrank.py", "gates.py", "sites.py", "measure.py",
         *(f"methods/{path.name}" for path in sorted((PACKAGE / "methods").glob("*.py")))]
 CORE_NAMES = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in CORE}
 
@@ -134,7 +134,7 @@ def public(path: Path):
 
 
 # hooks of a contract are explained where the contract is
-CONTRACTS = {"Rule", "Method", "Loop", "Callback"}
+CONTRACTS = {"Rule", "Attachments", "Method", "Loop", "Callback"}
 
 
 def explained_above(cls: ast.ClassDef | None) -> set[str]:

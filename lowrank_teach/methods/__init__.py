@@ -6,7 +6,13 @@ from .salora import SaLoRA  # isort: skip
 from .delta_lora import DeltaLoRA  # isort: skip
 from .autolora import AutoLoRA  # isort: skip
 from .baselines import FullFineTuning, HeadOnly  # isort: skip
+from .dylora import DyLoRA  # isort: skip
+from .bottleneck import Houlsby, Pfeiffer  # isort: skip
 from .base import METHODS, Clock, Invariant, Loop, Method, Rule
+from .compose import Composed, as_method, compose
 
-__all__ = ["COLA", "METHODS", "AutoLoRA", "Clock", "DeltaLoRA", "FullFineTuning", "HeadOnly", "Invariant", "LoRA",
-           "Loop", "Method", "Rule", "SaLoRA"]
+for _name in ("adalora", "prefix", "prompt"):  # these stand on peft, which is imported when one is put on a model
+    METHODS.later(_name, "lowrank_teach.peft_backed")
+
+__all__ = ["COLA", "METHODS", "AutoLoRA", "Clock", "Composed", "DeltaLoRA", "DyLoRA", "FullFineTuning", "HeadOnly",
+           "Houlsby", "Invariant", "LoRA", "Loop", "Method", "Pfeiffer", "Rule", "SaLoRA", "as_method", "compose"]

@@ -60,6 +60,12 @@ class AutoLoRA(Method):
 
     name: ClassVar[str] = "autolora"
     paper: ClassVar[str] = "Zhang et al. 2024, NAACL, arXiv 2403.09113"
+    owns: ClassVar[frozenset[str]] = frozenset({"form", "following"})
+
+    @property
+    def alone(self) -> str:  # type: ignore[override]
+        return "" if self.retrain else ("its two-level search reads every step of the weights for itself, and with "
+                                        "retrain=False no training follows in which another could begin")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from ..lowrank import LowRank
 from ..sites import Site
+from .attach import Attachments
 from .checks import require, require_types
+from .registry import Registry
 
 if TYPE_CHECKING:
     from ..adapters import Adapters
 
-METHODS: dict[str, type[Method]] = {}  # short name -> configuration, in teaching order
+METHODS = Registry()  # short name -> configuration, in teaching order
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class Method:
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     held_out: ClassVar[float] = 0.0  # share of the training rows that the rule takes for itself
+    # what `compose` asks: what it must be the only one to do (keys of compose.SOLE; None: it shares no branch), why
+    # nothing can go with it, and whether what it learned stands in W (True), beside W (False), or either (None)
+    owns: ClassVar[frozenset[str] | None] = None
+    alone: ClassVar[str] = ""
+    writes_base: ClassVar[bool | None] = None
 
     def __init_subclass__(cls) -> None:
         if cls.name:
@@ -134,16 +141,24 @@ class Method:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Method:
         """The configuration that `to_dict` wrote."""
+        if "members" in values:
+            from .compose import compose  # a composition is made of methods, and so stands above them
+
+            return compose(*(Method.from_dict(member) for member in values["members"]))
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return METHODS[values.pop("method")](**values)
 
 
-class Rule:
+class Rule(Attachments):
     """A method at work on one adapted model. Every hook has a default that does nothing.
 
     Life: `branch` for each site, `start` when the training's length is known, then for every optimizer step
-    `before_step`, the loss with `penalty`, the step, `after_step`; `finish` at the end.
+    `before_step`, the loss with `penalty`, the step, `after_step`; `finish` at the end. In a composition
+    (`compose`) `lap`, `close_link` and `open_link` tell the members of a chain's links.
     """
+
+    by_link: ClassVar[bool] = False  # lives anew in every link of a chain: given the link's own clock
+    nesting: ClassVar[int] = 1       # 0 stands next to the optimizer's step and reads its change, 2 outermost
 
     def __init__(self, method: Any) -> None:
         self.method = method
@@ -161,8 +176,7 @@ class Rule:
         Raises:
             ValueError: r is larger than min(d, k).
         """
-        require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at "
-                                          f"{site.name}; choose r ≤ {min(site.d, site.k)}")
+        require_rank(site, r)
         return LowRank(site.k, site.d, r, scaling, dropout=self.method.lora_dropout, init=self.method.init,
                        gate=gate, generator=self.generator)
 
@@ -192,6 +206,16 @@ class Rule:
     def stretch(self, step: int, total: int) -> tuple[int, int]:
         """(steps done, steps in all) of the stretch that the learning-rate schedule runs over."""
         return step, total
+
+    def lap(self, clock: Clock) -> Clock:
+        """The clock of the link in progress, counted from the link's own first step."""
+        return clock
+
+    def close_link(self, clock: Clock) -> None:
+        """The link is about to be frozen: bring the branch to the form that stays."""
+
+    def open_link(self, clock: Clock) -> None:
+        """A new link was started, from what `branch` makes: start its own state anew."""
 
     def before_step(self, clock: Clock) -> None: ...
 
@@ -232,6 +256,16 @@ class Rule:
         return [Invariant(not still, f"after the first step lora_B has not moved at {', '.join(still[:4])}: no "
                           "gradient reaches the branch; look for a frozen path, a learning rate of 0 or "
                           "gradient checkpointing without use_reentrant=False")]
+
+
+def require_rank(site: Site, r: int) -> None:
+    """Refuse a rank that a matrix cannot have.
+
+    Raises:
+        ValueError: r is larger than min(d, k).
+    """
+    require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at {site.name}; "
+                                      f"choose r ≤ {min(site.d, site.k)}")
 
 
 def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:

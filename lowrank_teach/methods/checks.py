@@ -54,6 +54,18 @@ def require_types(config: Any) -> None:
             object.__setattr__(config, f.name, plain)
 
 
+def require_unused(config: Any, instead: str, fields: tuple[str, ...] = ("r", "lora_alpha", "lora_dropout", "init")
+                   ) -> None:
+    """Refuse a value that every method has a field for and this one does not use.
+
+    Raises:
+        ValueError: such a field is not at its default.
+    """
+    for f in dataclasses.fields(config):
+        require(f.name not in fields or getattr(config, f.name) == f.default,
+                f"{config.name} has no use for {f.name}; its size is {instead}")
+
+
 def _is_one_of(kinds: set[str], value: Any) -> bool:
     if value is None or isinstance(value, bool | str):
         return (type(value).__name__ if value is not None else "None") in kinds

@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from ..lowrank import LowRank, initial_A
-from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require, reset_moments, unchanged
+from ..lowrank import LowRank
+from ..sites import Site
+from .base import (
+    Clock,
+    Invariant,
+    Loop,
+    Method,
+    Rule,
+    replace_parameter,
+    require,
+    require_rank,
+    reset_moments,
+    unchanged,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,16 @@ class COLA(Method):
         if self.ranks:
             object.__setattr__(self, "r", self.ranks[0])
 
+    @property
+    def owns(self) -> frozenset[str]:  # type: ignore[override]
+        """Links always; the branch's form and the schedule where a switch says so."""
+        claimed = {"schedule": self.restart_schedule, "form": bool(self.ranks)}
+        return frozenset({"links", *(name for name, holds in claimed.items() if holds)})
+
+    @property
+    def writes_base(self) -> bool:  # type: ignore[override]
+        return self.merge_knots
+
     def rule(self) -> COLARule:
         return COLARule(self)
 
@@ -92,11 +113,21 @@ class COLARule(Rule):
     """Ties a knot after the steps in `knots`."""
 
     method: COLA
+    nesting = 2
 
     def __init__(self, method: COLA) -> None:
         super().__init__(method)
         self.link = 0
         self.knots: list[int] = []
+
+    def branch(self, site: Site) -> LowRank | None:
+        m = self.method
+        r = m.ranks[self.link] if m.ranks else m.r
+        return self.low_rank(site, r, m.lora_alpha / (m.r if m.keep_scaling else r))
+
+    def check(self, sites: list[Site]) -> None:
+        for site in sites:
+            require_rank(site, max(self.method.ranks, default=self.method.r))  # now, not at the knot
 
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
@@ -105,46 +136,63 @@ class COLARule(Rule):
     def after_step(self, clock: Clock) -> None:
         if clock.step not in self.knots:
             return
+        whole = self.adapters.rule  # this rule, or the composition that it is a member of
+        whole.close_link(clock)
         probe = self.loop.micro_batches[0]
         before = self.loop.logits(probe)
         self.tie()
         self.same = unchanged(before, self.loop.logits(probe), self.loop.dtype, "tying the knot")
+        whole.open_link(clock)
 
     def tie(self) -> None:
         """Tie a knot: freeze this link, start the next one, forget its moments."""
         self.link += 1
         for name, branch in self.adapters.items():
             left, right = branch.live_factors()                                          # (d, r), (r, k)
+            left = (1 + branch.echo) * left           # what W holds of this link already is frozen with it
             branch.fixed_left = torch.cat([branch.fixed_left, left], 1)                  # (d, Σ r)
             branch.fixed_right = torch.cat([branch.fixed_right, right], 0)               # (Σ r, k)
-            self._extend(branch)
+            self._extend(branch, self.adapters.rule.branch(self.adapters.sites[name]))
             if self.method.merge_knots:
                 self.adapters.owner(name).write_held(name)
         if self.method.reset_head_moments:
             reset_moments(self.loop.optimizer, self.adapters.head_parameters())
 
     @torch.no_grad()
-    def _extend(self, branch: LowRank) -> None:
-        """A new link on one site: A Gaussian, B zero, moments and step counts zero."""
-        m, (r, k), d = self.method, branch.lora_A.shape, branch.lora_B.shape[0]
-        new = m.ranks[self.link] if m.ranks else r
-        A = initial_A(new, k, m.init, self.generator).to(branch.lora_A)                  # (r', k)
-        if new == r:
-            branch.lora_A.copy_(A)
+    def _extend(self, branch: LowRank, fresh: LowRank | None) -> None:
+        """A new link on one site: A drawn anew, B zero, moments and step counts zero."""
+        assert fresh is not None  # a site that has a branch has one in every link
+        optimizer = self.loop.optimizer
+        fresh.to(branch.lora_B)
+        self._renew_gate(branch, fresh)
+        branch.scaling = fresh.scaling
+        if fresh.r == branch.r:
+            branch.lora_A.copy_(fresh.lora_A)
             branch.lora_B.zero_()
-            reset_moments(self.loop.optimizer, (branch.lora_A, branch.lora_B))
+            reset_moments(optimizer, (branch.lora_A, branch.lora_B))
             return
-        fresh = nn.Parameter(A), nn.Parameter(torch.zeros(d, new).to(branch.lora_B))
-        for old, parameter in zip((branch.lora_A, branch.lora_B), fresh, strict=True):
-            replace_parameter(self.loop.optimizer, old, parameter, None, 0)
-        branch.lora_A, branch.lora_B = fresh
-        branch.scaling = m.lora_alpha / (m.ranks[0] if m.keep_scaling else new)
+        for old, new in ((branch.lora_A, fresh.lora_A), (branch.lora_B, fresh.lora_B)):
+            replace_parameter(optimizer, old, new, None, 0)
+        branch.lora_A, branch.lora_B = fresh.lora_A, fresh.lora_B
+
+    def _renew_gate(self, branch: LowRank, fresh: LowRank) -> None:
+        """The new link's gate, where a partner gates the branch, in the place of the old one."""
+        if branch._gate is None or fresh._gate is None:
+            return
+        for old, new in zip(branch._gate.parameters(), fresh._gate.parameters(), strict=True):
+            replace_parameter(self.loop.optimizer, old, new, None, 0)
+        branch._gate = fresh._gate.train(branch.training)
+
+    def lap(self, clock: Clock) -> Clock:
+        start = max((k for k in self.knots if k < clock.step), default=0)
+        end = min((k for k in self.knots if k >= clock.step), default=clock.total)
+        return Clock(clock.step - start, end - start, clock.per_epoch)
 
     def stretch(self, step: int, total: int) -> tuple[int, int]:
         if not self.method.restart_schedule:
             return step, total
-        start = max((k for k in self.knots if k <= step), default=0)
-        return step - start, min((k for k in self.knots if k > step), default=total) - start
+        lap = self.lap(Clock(step + 1, total, 1))
+        return lap.step - 1, lap.total
 
     def log(self) -> dict[str, float | dict[str, float]]:
         return {"link": float(self.link)}

@@ -10,7 +10,7 @@ function. Taught in 05.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ class DeltaLoRA(Method):
 
     name: ClassVar[str] = "delta_lora"
     paper: ClassVar[str] = "Zi et al. 2023, arXiv 2309.02411"
+    owns: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def writes_base(self) -> bool:  # type: ignore[override]
+        return self.form == "in_place"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +68,11 @@ class DeltaLoRARule(Rule):
     """Writes the change of each step past K into W, or keeps its closed form beside W."""
 
     method: DeltaLoRA
+    nesting = 0
+
+    def __init__(self, method: DeltaLoRA) -> None:
+        super().__init__(method)
+        self.held_gates: dict[str, Tensor] = {}  # gates as W holds them, where a partner gates the branch
 
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
@@ -83,8 +93,18 @@ class DeltaLoRARule(Rule):
         if clock.step == self.K + 1 and self.method.lam_end is None and self.method.lam:
             for name, branch in self.adapters.items():
                 self._anchor(name, branch)
-        self.before = {name: (b.lora_B.detach().clone(), b.lora_A.detach().clone())
-                       for name, b in self.adapters.items()} if self._stepwise() else {}
+        self._follow_gates(clock)
+        self.before = {name: product(b) for name, b in self.adapters.items()} if self._stepwise() else {}
+
+    def _follow_gates(self, clock: Clock) -> None:
+        """A gate window has opened since the last step, and g with it: the product changed without a step."""
+        for name, g in self.held_gates.items():
+            branch = self.adapters[name]
+            now = branch.settled_gate()
+            g = g.to(now)  # it may come from a checkpoint
+            if now.shape == g.shape and not torch.equal(now, g):  # closed directions leave the product as it is
+                self.before = {name: (branch.lora_B * g, branch.lora_A.clone())}
+                self._follow(name, branch, clock)
 
     def _anchor(self, name: str, branch: LowRank) -> None:
         """From here W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
@@ -106,15 +126,20 @@ class DeltaLoRARule(Rule):
         if clock.step <= self.K or self.method.form == "lazy" or not (self.method.lam or self.method.lam_end):
             return
         for name, branch in self.adapters.items():
-            if self._stepwise():
-                self._add_step(name, branch, self.lam(clock))
-            else:
-                self.adapters.owner(name).write_held(name)
+            self._follow(name, branch, clock)
+            if branch._gate is not None:
+                self.held_gates[name] = branch.settled_gate()
+
+    def _follow(self, name: str, branch: LowRank, clock: Clock) -> None:
+        if self._stepwise():
+            self._add_step(name, branch, self.lam(clock))
+        else:
+            self.adapters.owner(name).write_held(name)
 
     def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
         """W += λ s (B' A' − B A), one product of rank 2r."""
         owner = self.adapters.owner(name)
-        left, right = step_factors(*self.before[name], branch.lora_B, branch.lora_A)
+        left, right = step_factors(*self.before[name], *product(branch))
         scale = lam * branch.scaling
         if self.method.lam_end is None and not branch.in_base:  # W was restored since the last step
             owner.write_held(name)
@@ -132,16 +157,29 @@ class DeltaLoRARule(Rule):
             moved[name] = float((owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm())
         return {"moved": moved} if self.method.form == "in_place" else {}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **{f"gate.{name}": g for name, g in self.held_gates.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.held_gates = {k.removeprefix("gate."): g for k, g in state.items() if k.startswith("gate.")}
+
     def invariants(self, clock: Clock) -> list[Invariant]:
         checks = super().invariants(clock)
         if clock.step == self.K and self.method.form == "in_place":
-            early = [n for n, b in self.adapters.items() if b.in_base]
+            early = [n for n, b in self.adapters.items() if b.echo or b.drift is not None]
             checks.append(Invariant(not early, "W moved before step K + 1"))
         if clock.step == clock.total > self.K and self.method.lam > 0:
             still = [n for n, b in self.adapters.items() if not (b.echo or b.drift is not None)]
             checks.append(Invariant(not still, f"W never moved at {', '.join(still[:4])}, though K = {self.K} is "
                                                f"below the {clock.total} steps"))
         return checks
+
+
+def product(branch: LowRank) -> tuple[Tensor, Tensor]:
+    """B diag(g) (d, r) and A (r, k) as they are now, g without noise: W follows what is deployed."""
+    B = branch.lora_B.detach()
+    return B.clone() if branch._gate is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
 
 
 def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ class LoRA(Method):
 
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv 2106.09685"
+    owns: ClassVar[frozenset[str]] = frozenset({"form"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

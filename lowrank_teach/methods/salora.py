@@ -58,6 +58,7 @@ class SaLoRA(Method):
 
     name: ClassVar[str] = "salora"
     paper: ClassVar[str] = "Hu et al. 2023, Mathematics 11(20), 4317"
+    owns: ClassVar[frozenset[str]] = frozenset({"form"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +108,7 @@ class SaLoRARule(Rule):
     """Opens the gate window, samples, ascends λ, prunes and folds."""
 
     method: SaLoRA
+    by_link = True
 
     def __init__(self, method: SaLoRA) -> None:
         super().__init__(method)
@@ -228,6 +230,14 @@ class SaLoRARule(Rule):
             gate: HardConcrete = branch._gate  # type: ignore[assignment]
             branch.lora_B.mul_(branch.gate())
             gate.phase = "folded"
+
+    @torch.no_grad()
+    def open_link(self, clock: Clock) -> None:
+        """λ starts from zero again: it is the price of one link's budget, and says nothing of fresh gates."""
+        self.start(clock, self.loop)
+        self.lam.zero_()
+        self.ascent.state.clear()
+        self.closed_at, self.pruned, self.last_gates = None, None, {}
 
     def log(self) -> dict[str, float | dict[str, float]]:
         lam, (R_A, R_B) = self.lam.item(), self.last_R

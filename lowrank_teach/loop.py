@@ -1,0 +1,165 @@
+"""What a training loop gives to a method's rule, whoever drives it: `train.Trainer`, or transformers' own Trainer.
+
+The losses and logits that a rule may ask for, the optimizer's groups, the rates of a step, held-out rows, and what
+stops a run: an invariant that does not hold, a number that is not finite. Knows no method by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .adapters import Adapters
+from .config import TrainConfig
+from .methods.base import Clock, Rule
+from .outcome import DivergedError, LivenessError, Outcome
+from .steps import activations_kept, batch_order, linear_schedule, shares, task_loss
+
+Batch = dict[str, Tensor]
+
+
+class RuleLoop:
+    """The side of a training loop that a rule sees (`methods.base.Loop`), and the checks around a step."""
+
+    adapters: Adapters
+    rule: Rule
+    config: TrainConfig
+    model: Any                # as it runs: with autocast where that was asked for
+    optimizer: Any            # a torch Optimizer
+    accelerator: Accelerator
+    streams: Mapping[str, Sequence[dict[str, Any]]]  # encoded rows: "train", "held_out"
+    collate: Callable[[list], Batch]
+    seed: int
+    clock: Clock
+    total: int
+    outcome: Outcome
+    micro_batches: list[Batch]
+    schedules: list[str]      # of each group: "linear" or "constant"
+    peaks: list[float]
+
+    # -- what a rule may ask for
+
+    def loss(self, batch: Batch, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """Mean task loss of one micro-batch."""
+        if parameters is None:
+            return task_loss(self.model(**batch), batch, self.config.label_smoothing, self.adapters.model)
+        with activations_kept(self.adapters.model):  # to recompute would read the model's own parameters, not these
+            output = torch.func.functional_call(self.model, parameters, (), batch)
+        return task_loss(output, batch, self.config.label_smoothing, self.adapters.model)
+
+    def mean_loss(self, batches: list[Batch], parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """The loss over several micro-batches as one batch would give it; refused where it is not finite."""
+        losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, shares(batches), strict=True)]
+        return self.refuse_non_finite(torch.stack(losses).sum(), "loss")
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits in eval mode; the random state is left alone."""
+        self.model.eval()
+        try:
+            return self.model(**batch).logits.float()
+        finally:
+            self.model.train()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest type that logits pass through: W's, or autocast's."""
+        return torch.bfloat16 if self.config.mixed_precision == "bf16" else self.adapters.dtype
+
+    def backward(self, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
+    def held_out(self) -> list[Batch]:
+        """The held-out micro-batches of the step in progress."""
+        return self._batches("held_out", self.clock.step)
+
+    # -- before the first step
+
+    def _checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass, where that was asked for."""
+        model: Any = self.adapters.model
+        if not self.config.gradient_checkpointing:
+            return
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            raise ValueError(f"{type(model).__name__} cannot recompute its activations: leave gradient_checkpointing "
+                             "out, and split the batch instead (accumulation)")
+        older = "gradient_checkpointing_enable"  # what transformers called it before
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
+        enable({"use_reentrant": False})
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups: the rule's, the head, pretrained weights that train."""
+        groups = self.rule.parameter_groups()
+        extra = [(self.adapters.head_parameters(), self.config.head_lr or self.config.lr),
+                 (self.adapters.base_parameters(), self.config.lr)]
+        groups += [{"params": parameters, "lr": lr} for parameters, lr in extra if parameters]
+        self.schedules = [group.pop("schedule", "linear") for group in groups]
+        if not groups:
+            raise ValueError("nothing trains: the method names no matrix and the model has no new head")
+        return groups
+
+    # -- one step
+
+    def factor(self, step: int, length: int) -> float:
+        """Of the peak rate, at step 1 … length of a stretch."""
+        return linear_schedule(step, length, self.config.warmup)
+
+    def _rates(self, step: int) -> list[float]:
+        """Each group's rate at a step, 1 … total."""
+        done, length = self.rule.stretch(step - 1, self.total)
+        factor = self.factor(done + 1, length)
+        return [peak * (factor if kind == "linear" else 1.0)
+                for peak, kind in zip(self.peaks, self.schedules, strict=True)]
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients of all that the optimizer steps; their norm before."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.config.max_grad_norm or math.inf
+        return self.accelerator.clip_grad_norm_(parameters, limit)  # type: ignore[return-value]
+
+    def _batches(self, stream: str, step: int) -> list[Batch]:
+        """The micro-batches of a step: a function of the seed and the step alone, so a resume needs no position."""
+        rows, size = self.streams[stream], self.config.batch_size
+        per_epoch = self.config.steps_per_epoch(len(rows))
+        epoch, at = divmod(step - 1, per_epoch)
+        if getattr(self, f"_order_{stream}", (None,))[0] != epoch:
+            generator = torch.Generator().manual_seed(7919 * self.seed + 2 * epoch + (stream == "held_out"))
+            setattr(self, f"_order_{stream}", (epoch, batch_order(rows, size, generator)))
+        picked = getattr(self, f"_order_{stream}")[1][at]
+        pieces = min(self.config.accumulation, len(picked))
+        device = self.accelerator.device
+        return [{k: v.to(device) for k, v in self.collate([rows[i] for i in picked[j::pieces]]).items()}
+                for j in range(pieces)]
+
+    def _assert_alive(self) -> None:
+        for invariant in self.rule.invariants(self.clock):
+            if not invariant.holds:
+                raise LivenessError(f"step {self.clock.step}: {invariant.says}")
+        if self.clock.step == 1:
+            must, may = self.adapters.listed_names()
+            trains = {n for n, p in self.adapters.model.named_parameters() if p.requires_grad}
+            if not must <= trains <= must | may:
+                wrong = sorted((trains - must - may) | (must - trains))
+                raise LivenessError(f"other parameters train than were listed: {', '.join(wrong[:4])}")
+
+    def refuse_non_finite(self, value: Tensor, what: str) -> Tensor:
+        """The value itself.
+
+        Raises:
+            DivergedError: it is nan or infinite.
+        """
+        if not torch.isfinite(value.detach()):
+            raise DivergedError(f"the {what} is {float(value.detach())} at step {self.clock.step} of {self.total}, "
+                                f"and nothing was updated; lower lr (now {self.config.lr:g}), lengthen the "
+                                "warm-up, or clip gradients (max_grad_norm)")
+        return value
+
+    def _log(self, values: Mapping[str, float | dict[str, float]]) -> None:
+        for name, value in values.items():
+            pairs = value.items() if isinstance(value, dict) else [("", value)]
+            self.outcome.history += [(self.clock.step, site, name, float(v)) for site, v in pairs]

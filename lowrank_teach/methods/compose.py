@@ -1,0 +1,216 @@
+"""Several methods on one branch: a chain whose links have gates, gates under Delta-LoRA, learned ranks in a chain.
+
+    compose(COLA(chain=3), SaLoRA(b=0.25))      # or by name: fit("cola+salora")
+
+Every method is the same layer and a rule around its steps, so rules can share a branch. How their contracts
+combine, one rule for all pairs:
+
+- Fields that every method has (r, lora_alpha, lora_dropout, sites, init) are shared. What was changed from a
+  method's own default must agree and holds for all; what nobody changed is the default of the member that
+  decides the form of the branch, else of the first one in teaching order.
+- Each thing in SOLE is done by one member at most: a pair that would both do it is refused. So is a method
+  named twice, one that shares no branch (`owns` is None), and two of which one writes into W and one does not.
+- A member that hands over to a following training (AutoLoRA) trains alone until then; the others begin in the
+  training that follows, at the ranks it found.
+- Hooks are nested around the optimizer's step: `before_step` from the outside in, `after_step` from the inside
+  out. What reads a step's change (Delta-LoRA) stands next to it, what starts new links (COLA) outermost.
+- A member that lives by link (SaLoRA) runs anew in each: its window, its λ and its density are of the link, and
+  the link's own clock is what it sees. Others keep the clock of the training.
+- At a knot every member's invariants are asked, and its numbers logged, before the link is closed; those of the
+  member that ties it afterwards. In all other steps invariants are united.
+- Parameter groups are united: no parameter is in two of them, and a rate of its own, which one member at most
+  may give it, goes before the run's. Penalties are added, names in the log must differ, a state is kept under
+  its member's name, random numbers come from one generator.
+
+Two readings are ours, since no paper has them. λ of SaLoRA starts from zero in every link: it is the price of one
+link's budget, the new gates all start open, and how long a window must be was measured from λ = 0. And W follows
+gates without their noise, W += λ s (B' diag(g') A' − B diag(g) A) with the deterministic g that is deployed: so the
+steps telescope, and a direction that a gate closes leaves nothing behind in W. Taught in 10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .base import METHODS, Method, require
+from .composed_rule import ComposedRule
+
+SHARED = tuple(f.name for f in dataclasses.fields(Method))
+SOLE = {
+    "form": "decide the form of the branch (its gates, or its rank at each site)",
+    "links": "start new links",  # as many as its `chain` says
+    "schedule": "change the stretch of the learning-rate schedule",
+    "following": "hand over to a training that follows",
+    "held_out": "take training rows for themselves",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed(Method):
+    """Several methods at once; made by `compose`, and a method like any other.
+
+    Args:
+        members: the methods, in teaching order, with the shared fields made equal. The five fields of every
+            method are read from them.
+
+    Raises:
+        ValueError: two members contradict each other; the sentence names them and says what to do.
+    """
+
+    r: int = field(default=8, init=False, repr=False)
+    lora_alpha: float = field(default=16.0, init=False, repr=False)
+    lora_dropout: float = field(default=0.0, init=False, repr=False)
+    sites: str | tuple[str, ...] = field(default="qv", init=False, repr=False)
+    init: str = field(default="kaiming", init=False, repr=False)
+    members: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        members = tuple(sorted(self.members, key=lambda m: list(METHODS).index(m.name)))
+        _refuse_contradictions(members)
+        members = _agreed(members)
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "name", "+".join(m.name for m in members))
+        for shared in SHARED:
+            object.__setattr__(self, shared, getattr(members[0], shared))
+        super().__post_init__()
+
+    @property
+    def first(self) -> tuple[Method, ...]:
+        """The members of the first training: the one that hands over, or else all."""
+        return tuple(m for m in self.members if "following" in _owned(m)) or self.members
+
+    @property
+    def held_out(self) -> float:  # type: ignore[override]
+        return sum(m.held_out for m in self.first)
+
+    @property
+    def owns(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*map(_owned, self.members))
+
+    @property
+    def links(self) -> int:
+        """How many links are trained one after another; 1 without a chain."""
+        return next((getattr(m, "chain", 1) for m in self.members if "links" in _owned(m)), 1)
+
+    def steps(self, total: int) -> int:
+        asked = {m.steps(total) for m in self.first}
+        require(len(asked) == 1, f"the members of {self.name} do not agree on how long to train")
+        return asked.pop()
+
+    def base_parameters(self, model: nn.Module) -> list[str]:
+        return list(dict.fromkeys(name for m in self.first for name in m.base_parameters(model)))
+
+    def rule(self) -> ComposedRule:
+        return ComposedRule(self, self.first, self._following)
+
+    def _following(self, handed: Method) -> Method:
+        """What a member hands over to, with those that have waited for it."""
+        shared = {name: getattr(handed, name) for name in SHARED}
+        return compose(handed, *(dataclasses.replace(m, **shared) for m in self.members if m not in self.first))
+
+    def to_dict(self) -> dict[str, Any]:
+        shared = {name: getattr(self, name) for name in SHARED}
+        return {"method": self.name, **shared, "members": [m.to_dict() for m in self.members]}
+
+
+# ---- making one ---------------------------------------------------------------------------------------------
+
+
+def compose(*methods: Method) -> Method:
+    """Several methods as one; a single one is itself, and a composition among them counts as its members.
+
+    Raises:
+        ValueError: they contradict each other; the sentence names the members and says what to do.
+    """
+    flat = [member for method in methods for member in getattr(method, "members", (method,))]
+    require(bool(flat), "compose() takes one method or more")
+    return flat[0] if len(flat) == 1 else Composed(members=tuple(flat))
+
+
+def as_method(what: Method | str | Sequence[Method | str]) -> Method:
+    """A configuration from itself, from a name ("cola", or "cola+salora" for both), or from several of these.
+
+    Raises:
+        ValueError: a name is unknown, or the members contradict each other.
+    """
+    if isinstance(what, Method):
+        return what
+    return named(what) if isinstance(what, str) else compose(*map(as_method, what))
+
+
+def named(name: str, **values: Any) -> Method:
+    """The method or composition of this name; each value goes to every member that has such a field.
+
+    Raises:
+        ValueError: a name is unknown, or no member has one of the values.
+    """
+    kinds = kinds_of(name)
+    fields = {kind: {f.name for f in dataclasses.fields(kind)} for kind in kinds}
+    lost = sorted(values.keys() - set().union(*fields.values()))
+    require(not lost, f"{name} has no value {', '.join(lost)}; it has {', '.join(fields_of(name))}")
+    return compose(*(kind(**{k: v for k, v in values.items() if k in fields[kind]}) for kind in kinds))
+
+
+def kinds_of(name: str) -> list[type[Method]]:
+    """The classes that "cola+salora" names.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    for part in (parts := name.split("+")):
+        require(part in METHODS, f"unknown method {part!r}; choose among {', '.join(METHODS)}, or join some by +")
+    return [METHODS[part] for part in parts]
+
+
+def fields_of(name: str) -> list[str]:
+    """All values that the methods of a name take, each once."""
+    return list(dict.fromkeys(f.name for kind in kinds_of(name) for f in dataclasses.fields(kind)))
+
+
+# ---- refusing and agreeing ----------------------------------------------------------------------------------
+
+
+def _refuse_contradictions(members: Sequence[Method]) -> None:
+    names = [m.name for m in members]
+    for m in members:
+        require(names.count(m.name) == 1, f"{m.name} is named twice: a composition has each method once")
+        others = " and ".join(name for name in names if name != m.name)
+        reason = "it does not say what of a branch is its own (`owns`)" if m.sites else "it trains without a branch"
+        require(not m.alone and m.owns is not None, f"{others} cannot go with {m.name}: {m.alone or reason}")
+    for what, words in SOLE.items():
+        who = [m.name for m in members if what in _owned(m) or (what == "held_out" and m.held_out)]
+        require(len(who) < 2, f"{' and '.join(who)} both {words}, and only one member may; leave one of them out")
+    writes = {m.name: m.writes_base for m in members if m.writes_base is not None}
+    require(len(set(writes.values())) < 2, "what is learned stands in W or beside it, not both: " + ", ".join(
+        f"{name} {'writes into W' if wrote else 'leaves W alone'}" for name, wrote in writes.items())
+        + "; set merge_knots and form alike")
+
+
+def _agreed(members: Sequence[Method]) -> tuple[Method, ...]:
+    """The members with one value for each shared field."""
+    maker = next((m for m in members if "form" in _owned(m)), members[0])
+    agreed: dict[str, Any] = {}
+    for name in SHARED:
+        changed = {m.name: getattr(m, name) for m in members if getattr(m, name) != _default(m, name)}
+        require(len(set(changed.values())) < 2, "members share a branch, so they must agree: " + ", ".join(
+            f"{who} has {name} = {value!r}" for who, value in changed.items()))
+        agreed[name] = next(iter(changed.values()), getattr(maker, name))
+    made = tuple(dataclasses.replace(m, **agreed) for m in members)
+    for m in made:
+        for name, value in agreed.items():
+            require(getattr(m, name) == value, f"members share a branch, so they must agree: {m.name} has {name} = "
+                                               f"{getattr(m, name)!r} where another has {value!r}")
+    return made
+
+
+def _owned(method: Method) -> frozenset[str]:
+    return method.owns or frozenset()
+
+
+def _default(method: Method, name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(method) if f.name == name)
