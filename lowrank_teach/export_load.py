@@ -1,0 +1,201 @@
+"""`load_peft`: an adapter that `peft` trained (or `save_peft` wrote) as adapters of this package, trainable further.
+
+    adapters = lt.load_peft(model, "out/")           # model: the pretrained model, with the head that was trained
+    adapters.ranks(), adapters["3.q"].delta()        # all of this package applies to it
+    lt.save_peft(adapters, "again/")
+
+Which modules carry a LoRA, and of what rank, is read off the tensors themselves; the configuration gives α, by the
+same patterns as in `peft`. Only JSON and safetensors are read. What LoRA alone cannot say is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .adapters import Adapters
+from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
+from .measure import factor_svd
+from .methods.lora import LoRA
+from .sites import Site, select, shape
+
+FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
+# starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+READ = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"}
+# said by the tensors, or of no effect on the function
+BESIDE = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+          "inference_mode", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+          "fan_in_fan_out", "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "loftq_config",
+          "eva_config", "corda_config", "lora_ga_config", "runtime_config", "ensure_weight_tying"}
+
+
+def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) -> Adapters:
+    """Put a LoRA adapter in peft's format on a model: adapters with a LoRA method, merged nowhere, trainable.
+
+    Args:
+        model: the pretrained model; changed in place, or left as it was where something is refused.
+        folder: with adapter_config.json and adapter_model.safetensors.
+        seed: of the method's own noise, as in `adapt`.
+
+    A LoRA of a fused layer (GPT-2's c_attn) becomes branches on q, k and v where each of its directions writes to
+    one of them only, and one branch on the whole layer, named by its path, otherwise. A rank above min(d, k) becomes
+    min(d, k), with the same product.
+
+    Raises:
+        ExportError: the files are missing or damaged, the adapter is more than LoRA, or it does not fit the model.
+        ValueError: a module is not in the model (with near misses), or the model is adapted already.
+    """
+    folder = Path(folder)
+    config, tensors = _read(folder)
+    _refuse_more_than_lora(config)
+    pairs, rest = _pairs(config, tensors)
+    sites, parts = _split(model, select(model, tuple(pairs)), pairs)
+    heads = _heads(model, config, rest)
+    head = [f"{path}.{name}" for path in heads for name, _ in model.get_submodule(path).named_parameters()]
+    adapters = Adapters(model, _method(config, parts), sites, seed, head)
+    with torch.no_grad():
+        for name, branch in adapters.items():
+            branch.lora_A.copy_(parts[name].A)
+            branch.lora_B.copy_(parts[name].B)
+            branch.scaling = parts[name].alpha / parts[name].r
+    for path, state in heads.items():
+        model.get_submodule(path).load_state_dict(state)
+    return adapters
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if (folder / "adapter_model.bin").exists() and not (folder / WEIGHTS).exists():
+        raise ExportError(f"{folder} holds adapter_model.bin, which is pickle and not read here: load it with peft "
+                          "and call its save_pretrained(folder), which writes safetensors")
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).exists()]
+    if missing:
+        raise ExportError(f"{folder} holds no {' and no '.join(missing)}: name the folder that peft's "
+                          "save_pretrained(folder) wrote")
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ExportError(f"the adapter in {folder} is damaged ({error}); copy it again") from error
+
+
+def _refuse_more_than_lora(config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ExportError(f"this adapter is of peft's type {kind}, and only LORA is read; run it through peft")
+    if config.get("bias", "none") != "none":
+        raise ExportError(f"bias = {config['bias']!r}: biases were trained too, and a LoRA here has none; merge it "
+                          "with peft instead")
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise ExportError(f"init_lora_weights = {start!r} changes the pretrained weights too, which this file does "
+                          "not hold: save it from peft with path_initial_model_for_weight_conversion, as plain LoRA")
+    more = [key for key, value in config.items() if key not in READ | BESIDE and value]
+    if more:
+        raise ExportError(f"this adapter uses {', '.join(sorted(more))}, which is more than LoRA; run it through "
+                          "peft, or merge it with peft's merge_and_unload() and adapt the merged model")
+
+
+def _pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Pair], dict[str, Tensor]]:
+    """The LoRA of each module by its path, and what else the file holds."""
+    rest, factors = dict(tensors), {}
+    for name in tensors:
+        if match := FACTOR.fullmatch(name):
+            factors[match[1], match[2]] = rest.pop(name)
+    pairs = {}
+    for path in dict.fromkeys(path for path, _ in factors):
+        if (path, "A") not in factors or (path, "B") not in factors:
+            raise ExportError(f"the file holds only one factor of {path}; copy it again")
+        A, B = factors[path, "A"], factors[path, "B"]
+        said = _by_pattern(config.get("rank_pattern"), path, config.get("r", 8))
+        if not A.ndim == B.ndim == 2 or not len(A) == B.shape[1] == said:
+            raise ExportError(f"the factors of {path} have shapes {tuple(A.shape)} and {tuple(B.shape)}, and the "
+                              f"configuration says rank {said}: no LoRA of a matrix, or not this configuration's")
+        alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8))
+        pairs[path] = Pair(A, B, alpha * math.sqrt(said) if config.get("use_rslora") else alpha)
+    if not pairs:
+        raise ExportError("the file holds no lora_A and lora_B of any module")
+    return pairs, rest
+
+
+def _by_pattern(patterns: dict[str, Any] | None, path: str, default: Any) -> Any:
+    """The value of the first pattern that fits the path or its end, as `peft` looks it up."""
+    return next((v for key, v in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)
+
+
+def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What the file holds of each module that was trained whole, checked against the model."""
+    ends = tuple(config.get("modules_to_save") or ())
+    heads: dict[str, dict[str, Tensor]] = {}
+    for path, module in model.named_modules():
+        if not ends or not f".{path}".endswith(ends) or any(path.startswith(f"{above}.") for above in heads):
+            continue
+        if shared := tied_outside(model, path):
+            raise ExportError(f"{path} was trained whole, and its weight is tied to {shared[0]} here: untie it first")
+        heads[path] = {key: rest.pop(f"{PREFIX}{path}.{key}", torch.empty(0)) for key in module.state_dict()}
+        for key, own in module.state_dict().items():
+            if heads[path][key].shape != own.shape:
+                theirs = tuple(heads[path][key].shape)
+                raise ExportError(f"{path}.{key} is {tuple(own.shape)} in the model and {theirs} in the file: load "
+                                  "the model with the head that was trained (num_labels)")
+    if rest:
+        name = next(iter(rest)).removeprefix(PREFIX)
+        raise ExportError(f"the file holds {len(rest)} tensors that are neither LoRA of a matrix nor a saved "
+                          f"module of this model ({name} …); run it through peft")
+    return heads
+
+
+def _split(model: nn.Module, found: list[Site], pairs: dict[str, Pair]) -> tuple[list[Site], dict[str, Pair]]:
+    """A site and its pair for every LoRA; several where a fused layer's directions keep to one slice each."""
+    sites: list[Site] = []
+    parts: dict[str, Pair] = {}
+    for path, pair in pairs.items():
+        of_path = [site for site in found if site.path == path]
+        d, k = shape(model.get_submodule(path))
+        if pair.A.shape[1] != k or pair.B.shape[0] != d:
+            raise ExportError(f"the LoRA of {path} is for a matrix of {pair.B.shape[0]} × {pair.A.shape[1]}, and the "
+                              f"model's is {d} × {k}: this is another model's adapter")
+        blocks = _blocks(of_path, pair)
+        chosen = [site for site in of_path if site.name in blocks] or [Site(path, path, None, d, k)]
+        sites += chosen
+        parts |= {site.name: _narrow(blocks.get(site.name, pair), min(site.d, site.k)) for site in chosen}
+    order = {site.name: i for i, site in enumerate(found)}
+    return sorted(sites, key=lambda site: order.get(site.name, len(order))), parts
+
+
+def _blocks(sites: list[Site], pair: Pair) -> dict[str, Pair]:
+    """A pair taken apart by the slices of the output that its directions write to; {} where they cross."""
+    if sites[0].rows is None:
+        return {sites[0].name: pair}
+    writes = torch.stack([pair.B[site.rows].any(0) for site in sites])                               # (slices, r)
+    if not writes.sum(0).eq(1).all():
+        return {}
+    scale = pair.alpha / pair.r
+    return {site.name: Pair(pair.A[own], pair.B[site.rows][:, own], scale * int(own.sum()))
+            for site, own in zip(sites, writes, strict=True) if own.any()}
+
+
+def _narrow(pair: Pair, most: int) -> Pair:
+    """The same product with no more directions than the matrix has; the pair itself where it has fewer."""
+    if pair.r <= most:
+        return pair
+    U, s, Vh = factor_svd(pair.B, pair.A)
+    return Pair(Vh.to(pair.A), (U * s).to(pair.B), pair.alpha / pair.r * len(s))
+
+
+def _method(config: dict[str, Any], parts: dict[str, Pair]) -> LoRA:
+    """The LoRA configuration that `adapt` would make the same branches from."""
+    r = Counter(pair.r for pair in parts.values()).most_common(1)[0][0]
+    scales = {name: pair.alpha / pair.r for name, pair in parts.items()}
+    s = Counter(scales.values()).most_common(1)[0][0]
+    return LoRA(r=r, lora_alpha=s * r, lora_dropout=config.get("lora_dropout") or 0.0, sites=tuple(parts),
+                rank_pattern={name: pair.r for name, pair in parts.items() if pair.r != r},
+                alpha_pattern={name: scales[name] * pair.r for name, pair in parts.items() if scales[name] != s})

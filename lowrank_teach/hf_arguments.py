@@ -1,0 +1,82 @@
+"""What `LowRankTrainer` makes of transformers' TrainingArguments: refusals, lengths, rows, a TrainConfig."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from torch.utils.data import Subset
+from transformers import TrainingArguments
+
+from .config import TrainConfig
+from .errors import Refusal
+from .methods.base import Clock, Method
+from .steps import hold_out
+
+
+class TrainerError(Refusal, ValueError):
+    """The arguments ask for something that a method cannot be trained with; the message says what to change."""
+
+
+def refuse(args: TrainingArguments, others: dict[str, Any], own_schedule: bool) -> None:
+    """Refuse what would be trained otherwise than the method says, or not at all.
+
+    Raises:
+        TrainerError: names the argument, and what to change.
+    """
+    several = args.world_size > 1 or args.n_gpu > 1
+    refused = {
+        "train_dataset": (others.get("train_dataset") is None, "give the rows to train on"),
+        "more than one device": (several, "a method changes parameters between steps: make one device visible"),
+        "deepspeed or fsdp": (bool(args.deepspeed or args.fsdp), "a method changes parameters between steps"),
+        "fp16": (args.fp16, "a skipped step would still be counted: use bf16"),
+        f"optim={args.optim}": (args.optim not in ("adamw_torch", "adamw_torch_fused"),
+                                "a method resets AdamW's moments: use 'adamw_torch'"),
+        f"lr_scheduler_type={args.lr_scheduler_type}": (
+            args.lr_scheduler_type not in ("linear", "constant") and not own_schedule,
+            "pass schedule=, a function of (step, length)"),
+        "label_smoothing_factor": (args.label_smoothing_factor != 0, "the loss is the model's own"),
+        "auto_find_batch_size": (args.auto_find_batch_size, "a training cannot begin twice: set the batch size"),
+        "torch_compile": (args.torch_compile, "a method changes parameters between steps"),
+        **{name: (name in others, "the loop makes its own")
+           for name in ("model", "model_init", "optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")},
+    }
+    for name, (wrong, why) in refused.items():
+        if wrong:
+            raise TrainerError(f"{name}: {why}")
+
+
+def lengths(method: Method, args: TrainingArguments, rows: Any) -> tuple[Clock, TrainingArguments]:
+    """Steps in all and in a pass over what the method leaves to train on, and arguments that say so."""
+    def steps(n: int) -> int:
+        size = args.per_device_train_batch_size
+        batches = n // size if args.dataloader_drop_last else -(-n // size)
+        return max(1, -(-batches // args.gradient_accumulation_steps))
+
+    n = len(rows) if hasattr(rows, "__len__") else 0
+    if not n and (args.max_steps <= 0 or method.held_out):
+        raise TrainerError("train_dataset has no length: set max_steps, and hold no rows out of it")
+    total = method.steps(args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps(n)))
+    args = copy.copy(args)
+    args.max_steps = total
+    return Clock(0, total, steps(n - round(method.held_out * n)) if n else total), args
+
+
+def streams(method: Method, rows: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
+    """The rows to train on and those that the method keeps for itself."""
+    if held_out is not None or not method.held_out:
+        return rows, held_out
+    train, kept = hold_out(len(rows), method.held_out, seed)
+    return Subset(rows, train), Subset(rows, kept)
+
+
+def config_of(args: TrainingArguments, total: int, head_lr: float | None) -> TrainConfig:
+    """transformers' arguments in this package's words."""
+    size, pieces = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    return TrainConfig(
+        steps=total, batch_size=size * pieces, accumulation=pieces, lr=args.learning_rate, head_lr=head_lr,
+        weight_decay=args.weight_decay, warmup=args.get_warmup_steps(total) / total, max_grad_norm=args.max_grad_norm,
+        mixed_precision="bf16" if args.bf16 else "no",
+        gradient_checkpointing=bool(getattr(args, "activation_checkpointing", False)
+                                    or getattr(args, "gradient_checkpointing", False)))

@@ -1,0 +1,269 @@
+"""`LowRankTrainer`: every method of this package inside `transformers.Trainer`.
+
+    args = TrainingArguments("out", max_steps=500, learning_rate=1e-3, per_device_train_batch_size=16)
+    adapters = lt.adapt(model, lt.COLA(r=8, sites="qv"))
+    trainer = lt.LowRankTrainer(adapters, args, train_dataset=rows, data_collator=collate)
+    trainer.train()                                  # or train(resume_from_checkpoint=True)
+    trainer.save_model("adapter/")                   # in peft's format, as lt.save_peft(adapters, "adapter/")
+
+    while trainer.following is not None:             # after a search of ranks: train at the ranks it found
+        adapters.remove()
+        adapters = lt.adapt(model, trainer.following)
+        trainer = lt.LowRankTrainer(adapters, args, train_dataset=rows, data_collator=collate)
+        trainer.train()
+
+transformers brings the data, the logging, the evaluation and the callbacks. The optimizer's groups, the schedule and
+the hooks around each optimizer step are those of `train.Trainer`: on the same rows in the same order the result is
+the same. Two things differ from the stock Trainer: all groups decay alike, and the rate is not 0 in the first step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+
+from .adapters import Adapters
+from .checkpoint import CheckpointError, Stored, load_checkpoint, save_checkpoint
+from .export import ExportError, save_peft, why_not
+from .hf_arguments import config_of, lengths, refuse, streams
+from .loop import Batch, RuleLoop
+from .methods.base import Clock, Method
+from .outcome import Outcome
+from .steps import shares
+
+STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
+
+
+class LowRankTrainer(RuleLoop, transformers.Trainer):
+    """A `transformers.Trainer` of one method on one model.
+
+    Args:
+        adapters: from `adapt`; the model is theirs.
+        args: transformers' own. `lr_scheduler_type` "linear" and "constant" are known, with warm-up.
+        held_out: rows that the method learns from besides (AutoLoRA); None takes its share of train_dataset.
+        head_lr: the head's rate, `learning_rate` where None.
+        schedule: (step 1 … length, length) -> factor of the peak rate, for any other schedule. A method may run
+            it over a part of the training.
+        others: of `transformers.Trainer`: data_collator, train_dataset, eval_dataset, processing_class,
+            compute_metrics, callbacks, preprocess_logits_for_metrics.
+
+    After `train()`: `outcome.history` has (step, site, name, value) for every step, `following` the method to train
+    next from the pretrained weights, or None. At its logging steps the Trainer's log has the rule's values too, a
+    site's as "name/site". Evaluation is skipped while the model does not have the form that will be used.
+
+    Raises:
+        TrainerError: the arguments ask for more than one device, float16, another optimizer than AdamW, or the like.
+    """
+
+    def __init__(self, adapters: Adapters, args: TrainingArguments, *, held_out: Any = None,
+                 head_lr: float | None = None, schedule: Callable[[int, int], float] | None = None,
+                 **others: Any) -> None:
+        if adapters.state != "adapted":
+            raise RuntimeError(f"the adapters are {adapters.state}: call restore() before training")
+        refuse(args, others, schedule is not None)
+        self.adapters, self.rule, self.seed, self.schedule = adapters, adapters.rule, args.seed, schedule
+        self.clock, self.args = lengths(adapters.method, args, others["train_dataset"])
+        self.total, self.outcome = self.clock.total, Outcome()
+        self.config = config_of(self.args, self.total, head_lr)
+        others["train_dataset"], held_out = streams(adapters.method, others["train_dataset"], held_out, args.seed)
+        others["callbacks"] = [_Hooks(self), *(others.get("callbacks") or [])]
+        super().__init__(adapters.model, self.args, **others)
+        self.streams = {"held_out": held_out}
+        self.collate = self._get_collator_with_removed_columns(self.data_collator, "held-out")
+        self.best: None = None  # transformers keeps the best checkpoint itself
+        self.identity = json.dumps([adapters.method.to_dict(), self.total], sort_keys=True)
+        self._stored: Stored | None = None
+
+    @property
+    def following(self) -> Method | None:
+        """What to train next, from the pretrained weights; None but after a search."""
+        return self.outcome.following
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `transformers.Trainer.train`, once.
+
+        Raises:
+            LivenessError: an invariant of the method does not hold.  DivergedError: a loss is not finite.
+            CheckpointError: there is nothing to resume from in that folder, or it is another run's.
+        """
+        if self.outcome.step:
+            raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one, and "
+                               "resume from a checkpoint to go on")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    # -- the optimizer and its rates
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW on the rule's groups, the head and pretrained weights that train."""
+        a = self.args
+        groups = self._groups()
+        self.optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2),
+                                           eps=a.adam_epsilon, weight_decay=a.weight_decay,
+                                           fused=a.optim == "adamw_torch_fused" or None)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The rates of `train.Trainer`; the rule is started first, since it says which stretch they run over."""
+        self.rule.start(Clock(self.outcome.step, self.total, self.clock.per_epoch), self)
+        self.lr_scheduler: Any = _Rates(self)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def factor(self, step: int, length: int) -> float:
+        if self.schedule is not None:
+            return self.schedule(step, length)
+        return 1.0 if self.args.lr_scheduler_type == "constant" else super().factor(step, length)
+
+    # -- one optimizer step, from its first micro-batch to what follows the optimizer
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Batch], None]:
+        """The micro-batches of one optimizer step."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.micro_batches = [self._prepare_inputs(batch) for batch in batches]
+        return self.micro_batches, None
+
+    def begin_step(self) -> None:
+        """What comes before the first micro-batch."""
+        self.clock = Clock(self.outcome.step + 1, self.total, self.clock.per_epoch)
+        self.model.train()
+        self._shares, self._values = shares(self.micro_batches), {"loss": 0.0}
+        self.rule.before_step(self.clock)
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """Backward of one micro-batch, and of the rule's penalty after the last one; the loss without it."""
+        model.train()
+        loss = self.refuse_non_finite(self.loss(inputs) * self._shares.pop(0), "loss")
+        self.backward(loss)
+        self._values["loss"] += float(loss.detach())
+        penalty = None if self._shares else self.rule.penalty()
+        if penalty is not None:
+            self._values["penalty"] = float(penalty.detach())
+            if penalty.requires_grad:
+                self.backward(self.refuse_non_finite(penalty, "penalty"))
+        return loss.detach()
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        return self._clip()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Tensor:
+        norm = self.refuse_non_finite(self._clip() if grad_norm is None else grad_norm, "gradient norm")
+        self._values["grad_norm"] = float(norm)
+        return norm
+
+    def end_step(self) -> None:
+        """What comes after the optimizer."""
+        self.rule.after_step(self.clock)
+        self.outcome.step = self.clock.step
+        self._assert_alive()
+        self._values["lr"] = self.optimizer.param_groups[0]["lr"]
+        self.rule_log = self.rule.log()
+        self._log({**self._values, **self.rule_log})
+
+    def end_training(self) -> None:
+        """Prune and fold, unless a callback stopped the training before the model had its form."""
+        if self.clock.step == self.total or self.rule.settled(self.clock):
+            self.outcome.finished, self.outcome.following = True, self.rule.finish()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's log, with the rule's values beside the training loss."""
+        if "loss" in logs:
+            for name, value in self.rule_log.items():
+                sites = value if isinstance(value, dict) else {"": value}
+                logs |= {f"{name}/{site}" if site else name: float(v) for site, v in sites.items()}
+        super().log(logs, *args, **kwargs)
+
+    # -- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Branches in peft's format; a model without branches as `save_pretrained` writes it.
+
+        Raises:
+            ExportError: peft's format cannot hold them (a checkpoint of the training goes without, then).
+        """
+        reason = why_not(self.adapters) if self.adapters.owners or self.adapters.extra_names else ""
+        if reason and not _internal_call:
+            raise ExportError(reason)
+        if not reason:
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.adapters.owners:
+            return super()._save(output_dir, state_dict)
+        folder = Path(str(output_dir or self.args.output_dir))
+        try:
+            save_peft(self.adapters, folder)
+        except ExportError:  # every site closed: the state beside it has all
+            if not self.is_in_train:
+                raise
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        save_checkpoint(Path(output_dir) / STATE, self)  # type: ignore[arg-type]
+
+    def _stored_in(self, folder: str) -> Stored:
+        stored = load_checkpoint(Path(folder) / STATE, self.identity)
+        if stored is None:
+            raise CheckpointError(f"{folder} holds no {STATE}, so there is nothing to resume from: save without "
+                                  "save_only_model, or start afresh")
+        self.adapters.load_state_dict(stored.part("adapters"), stored.values["adapters"])
+        return stored
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._stored = self._stored_in(resume_from_checkpoint)
+        self.outcome.step = self._stored.values["step"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._stored is not None:
+            self._stored.into(self)  # type: ignore[arg-type]
+            self.lr_scheduler.go_to(self.outcome.step)
+
+    def _load_best_model(self) -> None:
+        self._stored_in(str(self.state.best_model_checkpoint))
+
+
+class _Rates(torch.optim.lr_scheduler.LRScheduler):
+    """transformers' handle on the rates: after n of its steps they are those of step n + 1."""
+
+    def __init__(self, loop: LowRankTrainer) -> None:
+        self.loop = loop
+        super().__init__(loop.optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        return list(self.loop._rates(self.last_epoch + 1))
+
+    def go_to(self, steps: int) -> None:
+        """As if so many steps were done."""
+        self.last_epoch = steps
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+class _Hooks(TrainerCallback):
+    """Calls the trainer at the moments that it offers to callbacks only."""
+
+    def __init__(self, loop: LowRankTrainer) -> None:
+        self.loop = loop
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.begin_step()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.end_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_evaluate &= self.loop.rule.settled(self.loop.clock)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.end_training()

@@ -1,0 +1,558 @@
+"""Stock peft and stock transformers are the judges: what is written here they load, with the same logits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from helpers import FAMILIES, collate, logits, make_batch, make_rows, same_tensors, shake, tiny, train
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import lowrank_teach as lt
+from lowrank_teach.export import CONFIG, WEIGHTS, ExportError
+from lowrank_teach.export_plain import SaveError
+from lowrank_teach.lowrank import Adapted
+from lowrank_teach.sites import ARCHITECTURES
+
+BATCH = make_batch()
+PREFIX = "base_model.model."
+
+
+def in_peft(base: nn.Module, folder: Path) -> PeftModel:
+    """Stock peft's model; any warning is an error, but for one about transformers' own names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return PeftModel.from_pretrained(base, folder).eval()
+
+
+def written(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
+
+
+def ranks_in(folder: Path) -> dict[str, int]:
+    """Module -> rank, as the file has it."""
+    _, tensors = written(folder)
+    return {name.removeprefix(PREFIX).removesuffix(".lora_A.weight"): len(A) for name, A in tensors.items()
+            if name.endswith(".lora_A.weight")}
+
+
+def move_head(adapters: lt.Adapters) -> None:
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in adapters.head_parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=g).to(p))
+
+
+def gap(left: nn.Module, right: nn.Module, batch: Any = BATCH) -> float:
+    """The largest difference of logits, relative to the largest logit where that is above 1."""
+    a, b = logits(left, batch), logits(right, batch)
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1.0))
+
+
+def learned(method: lt.Method, kind: str = "bert", dtype: torch.dtype = torch.float32, labels: int = 2,
+            **head: Any) -> lt.Adapters:
+    """Adapters with random factors and a moved head."""
+    adapters = lt.adapt(tiny(kind, dtype=dtype, labels=labels), method, seed=1, **head)
+    shake(adapters)
+    move_head(adapters)
+    return adapters
+
+
+# ---- what is written, peft loads ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_both_ways(kind, dtype, tmp_path):
+    """All matrices at two ranks and three scales: peft, peft merged, and our own reading have the same logits."""
+    names = [site.name for site in lt.find_sites(tiny(kind))]
+    adapters = learned(lt.LoRA(r=4, sites="all", rank_pattern={names[0]: 2, names[-1]: 3},
+                               alpha_pattern={names[1]: 5.0}), kind, dtype)
+    lt.save_peft(adapters, tmp_path)
+    limit = 1e-5 if dtype == torch.float32 else 1e-12
+    loaded = in_peft(tiny(kind, dtype=dtype), tmp_path)
+    assert gap(loaded, adapters.model) < limit
+    assert gap(loaded.merge_and_unload(), adapters.model) < limit
+    back = lt.load_peft(tiny(kind, dtype=dtype), tmp_path)
+    assert gap(back.model, adapters.model) < limit
+    assert back.ranks() == adapters.ranks()
+    assert gap(tiny(kind, dtype=dtype), adapters.model) > 0.1  # the adapter does something
+
+
+def trained(method: lt.Method, kind: str = "bert") -> lt.Adapters:
+    return train(method, tiny(kind, dtype=torch.float64), steps=9)[0]
+
+
+METHODS = {
+    "cola": (lt.COLA(r=3, chain=3), 9),
+    "cola, links beside W": (lt.COLA(ranks=(3, 2), knots=(4,), merge_knots=False), 5),
+    "delta_lora": (lt.DeltaLoRA(r=3, K=2), 6),
+    "delta_lora, lazily": (lt.DeltaLoRA(r=3, K=2, form="lazy"), 6),
+    "autolora, searched": (lt.AutoLoRA(r=3, retrain=False, eta_beta=0.1), 3),
+    "dylora": (lt.DyLoRA(r=3), 3),
+}
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trained(name, kind, tmp_path):
+    """Chains as Σr, Delta-LoRA as 2r, W written or not, merged or not: relative to the pretrained W."""
+    method, rank = METHODS[name]
+    adapters = trained(method, kind)
+    fused = 2 if kind == "gpt2" else 1  # q and v in one module
+    for state in ("adapted", "merged"):
+        lt.save_peft(adapters, tmp_path / state)
+        assert set(ranks_in(tmp_path / state).values()) == {rank * fused}
+        base = tiny(kind, dtype=torch.float64)
+        assert gap(in_peft(base, tmp_path / state), adapters.model) < 1e-12
+        assert gap(lt.load_peft(tiny(kind, dtype=torch.float64), tmp_path / state).model, adapters.model) < 1e-12
+        if state == "adapted":
+            adapters.merge()
+
+
+def gated(kind: str, log_theta: dict[str, list[float]], dtype: torch.dtype = torch.float32) -> lt.Adapters:
+    """SaLoRA after its window, with these gates."""
+    adapters = learned(lt.SaLoRA(r=3, sites="qv"), kind, dtype)
+    with torch.no_grad():
+        for name, gate in adapters.rule.gates().items():
+            gate.phase = "deterministic"
+            gate.log_theta.copy_(torch.tensor(log_theta.get(name, [9.0, 0.5, -9.0])))  # open, half open, closed
+    return adapters
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_gates_are_folded_and_closed_sites_left_out(kind, tmp_path):
+    """Uneven ranks through rank_pattern; a site without a direction has no tensor; GPT-2's q alone in c_attn."""
+    closed = {"0.v": [-9.0] * 3, "1.q": [9.0] * 3}
+    adapters = gated(kind, closed, torch.float64)
+    lt.save_peft(adapters, tmp_path)
+    found = list(ranks_in(tmp_path).values())
+    assert found == ([2, 3, 2] if kind == "bert" else [2, 5])
+    assert gap(in_peft(tiny(kind, dtype=torch.float64), tmp_path), adapters.model) < 1e-12
+    back = lt.load_peft(tiny(kind, dtype=torch.float64), tmp_path)
+    assert back.ranks() == {"0.q": 2, "1.q": 3, "1.v": 2}
+    assert gap(back.model, adapters.model) < 1e-12
+
+
+def test_a_step_s_gate_noise_is_not_written(tmp_path):
+    """Inside the window and in training mode the gates are noise: what is deployed is written, not the sample."""
+    adapters = gated("bert", {})
+    for gate in adapters.rule.gates().values():
+        gate.phase, gate.u = "sampled", torch.full((3,), 0.9)
+    adapters.model.train()
+    lt.save_peft(adapters, tmp_path)
+    assert adapters.model.training
+    assert gap(in_peft(tiny(), tmp_path), adapters.model) < 1e-5  # compared in eval mode
+
+
+def test_trained_salora_and_its_search_ranks(tmp_path):
+    """The whole way: SaLoRA pruned and folded by training; AutoLoRA searched and retrained at its ranks."""
+    salora = trained(lt.SaLoRA(r=4, sites="qv", eta_c=0.6, t_end=0.9, b=0.3))
+    assert len(set(salora.ranks().values())) > 1
+    search = lt.AutoLoRA(r=4, eta_beta=0.2)
+    following = train(search, tiny(dtype=torch.float64), steps=9)[1].following
+    for adapters in (salora, trained(following)):
+        lt.save_peft(adapters, tmp_path)
+        assert sorted(ranks_in(tmp_path).values()) == sorted(r for r in adapters.ranks().values() if r)
+        assert gap(in_peft(tiny(dtype=torch.float64), tmp_path), adapters.model) < 1e-12
+
+
+def test_plain_lora_is_written_as_it_is(tmp_path):
+    """A and B keep their bytes and α its value, so that training goes on in peft as it would have here."""
+    adapters = learned(lt.LoRA(r=4, lora_alpha=12.0, lora_dropout=0.25))
+    lt.save_peft(adapters, tmp_path)
+    config, tensors = written(tmp_path)
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 12, 0.25)
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    path = f"{PREFIX}bert.encoder.layer.1.attention.self.value"
+    assert torch.equal(tensors[f"{path}.lora_A.weight"], adapters["1.v"].lora_A)
+    assert torch.equal(tensors[f"{path}.lora_B.weight"], adapters["1.v"].lora_B)
+    back = lt.load_peft(tiny(), tmp_path)
+    assert (back.method.r, back.method.lora_alpha, back.method.lora_dropout) == (4, 12.0, 0.25)
+    assert all(torch.equal(back[name].lora_A, adapters[name].lora_A) for name in adapters)
+    again = lt.save_peft(back, tmp_path / "again")
+    assert same_tensors(written(again)[1], tensors)
+    assert written(again)[0] == config
+
+
+def test_links_that_overlap_are_compressed_exactly(tmp_path):
+    """Three links in one span of two directions: nine directions as they stand, two when compressed."""
+    adapters = trained(lt.COLA(r=3, chain=3))
+    with torch.no_grad():
+        for branch in adapters.values():
+            for factor in (branch.lora_A, branch.fixed_right):
+                factor[:] = factor[:, :2] @ torch.eye(2, factor.shape[1], dtype=factor.dtype)
+    adapters.restore()
+    lt.save_peft(adapters, tmp_path / "stacked")
+    lt.save_peft(adapters, tmp_path / "compressed", compress=True)
+    assert set(ranks_in(tmp_path / "stacked").values()) == {9}
+    assert set(ranks_in(tmp_path / "compressed").values()) == {2}
+    assert gap(in_peft(tiny(dtype=torch.float64), tmp_path / "compressed"), adapters.model) < 1e-12
+
+
+def test_more_directions_than_the_matrix_has(tmp_path):
+    """A chain of Σr = 20 on 16 × 16 matrices: peft takes it; read back or compressed it has 16, trainable ones."""
+    adapters = trained(lt.COLA(r=5, chain=4))
+    lt.save_peft(adapters, tmp_path)
+    assert gap(in_peft(tiny(dtype=torch.float64), tmp_path), adapters.model) < 1e-12
+    lt.save_peft(adapters, tmp_path / "compressed", compress=True)
+    assert max(ranks_in(tmp_path / "compressed").values()) <= 16
+    for folder in (tmp_path, tmp_path / "compressed"):
+        back = lt.load_peft(tiny(dtype=torch.float64), folder)
+        assert gap(back.model, adapters.model) < 1e-12
+        assert all(branch.lora_A.any(1).all() for branch in back.values())
+
+
+def test_gpt2_q_and_v_are_one_block(tmp_path):
+    """c_attn: A stacked, B in blocks with nothing in k's rows; apart again when read back."""
+    adapters = learned(lt.LoRA(r=2, rank_pattern={"1.v": 3}, alpha_pattern={"1.v": 1.7}), "gpt2")
+    lt.save_peft(adapters, tmp_path)
+    config, tensors = written(tmp_path)
+    assert config["fan_in_fan_out"] is True
+    assert config["target_modules"] == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    B = tensors[f"{PREFIX}transformer.h.0.attn.c_attn.lora_B.weight"]
+    assert torch.equal(B[:16, :2], adapters["0.q"].lora_B)
+    assert torch.equal(B[32:, 2:], adapters["0.v"].lora_B)
+    assert not B[16:32].any()
+    assert not B[:16, 2:].any()
+    back = lt.load_peft(tiny("gpt2"), tmp_path)
+    assert back.ranks() == {"0.q": 2, "0.v": 2, "1.q": 2, "1.v": 3}
+    assert torch.equal(back["0.v"].lora_A, adapters["0.v"].lora_A)
+    for name, branch in adapters.items():
+        assert torch.allclose(back[name].delta(), branch.delta(), atol=1e-6)
+
+
+# ---- heads, names, other models -------------------------------------------------------------------------------
+
+
+def test_a_fresh_pooler_is_part_of_the_head(tmp_path):
+    """What a backbone's checkpoint lacked trains too, and is written as whole modules."""
+    model = tiny()
+    model.lowrank_new_parameters = ("bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias",
+                                    "classifier.weight")
+    adapters = lt.adapt(model, lt.LoRA(r=2))
+    shake(adapters)
+    move_head(adapters)
+    lt.save_peft(adapters, tmp_path)
+    assert written(tmp_path)[0]["modules_to_save"] == ["bert.pooler", "classifier"]
+    assert gap(in_peft(tiny(), tmp_path), model) < 1e-5
+    back = lt.load_peft(tiny(), tmp_path)
+    assert sorted(back.head_names) == sorted(model.lowrank_new_parameters)
+    assert gap(back.model, model) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "head", "modules"), [
+    ("roberta", None, ["classifier"]),
+    ("roberta", ("classifier.out_proj",), ["classifier.out_proj"]),
+    ("distilbert", ("classifier",), ["classifier"]),  # also the end of pre_classifier, which peft takes too
+    ("gpt2", (), None),
+])
+def test_heads(kind, head, modules, tmp_path):
+    """A head of several modules, a part of one, one whose name ends another's, none."""
+    adapters = learned(lt.LoRA(r=2), kind, head=head)
+    lt.save_peft(adapters, tmp_path)
+    assert written(tmp_path)[0]["modules_to_save"] == modules
+    assert gap(in_peft(tiny(kind), tmp_path), adapters.model) < 1e-5
+    back = lt.load_peft(tiny(kind), tmp_path)
+    assert gap(back.model, adapters.model) < 1e-5
+    assert set(adapters.head_names) <= set(back.head_names)
+
+
+class Other(nn.Module):
+    """A model of no known architecture, with a path that is the end of another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.proj = nn.Linear(6, 8)
+        self.inner = nn.ModuleDict({"proj": nn.Linear(8, 8)})
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.inner["proj"](torch.tanh(self.proj(x)))))
+
+
+def test_any_model_by_module_paths(tmp_path):
+    """Adapting proj leaves inner.proj alone in peft too, though peft compares the ends of names."""
+    adapters = lt.adapt(Other(), lt.LoRA(r=2, sites=("proj",)), head=("out",))
+    shake(adapters)
+    move_head(adapters)
+    x = torch.randn(5, 6)
+    lt.save_peft(adapters, tmp_path)
+    assert written(tmp_path)[0]["modules_to_save"] == [".out"]  # "out" would also be the end of peft's lora_dropout
+    loaded = in_peft(Other(), tmp_path)
+    assert torch.allclose(loaded(x), adapters.model(x), atol=1e-6)
+    assert not isinstance(loaded.base_model.model.inner["proj"], peft.tuners.lora.LoraLayer)
+    back = lt.load_peft(Other(), tmp_path)
+    assert torch.allclose(back.model(x), adapters.model(x), atol=1e-6)
+    assert list(back) == ["proj"]
+
+
+def test_transformers_alone_loads_the_adapter(tmp_path):
+    """`model.load_adapter`, which transformers has without PeftModel."""
+    adapters = learned(lt.LoRA(r=4, rank_pattern={"0.q": 2}), "llama")
+    lt.save_peft(adapters, tmp_path)
+    model = tiny("llama")
+    model.load_adapter(str(tmp_path))
+    assert gap(model, adapters.model) < 1e-5
+
+
+def test_saving_changes_nothing(tmp_path):
+    """The model, its flags and the adapters' state are as before."""
+    adapters = trained(lt.COLA(r=2, chain=2))
+    before = copy.deepcopy(adapters.model.state_dict())
+    flags = {name: p.requires_grad for name, p in adapters.model.named_parameters()}
+    lt.save_peft(adapters, tmp_path, compress=True)
+    assert same_tensors(before, adapters.model.state_dict())
+    assert flags == {name: p.requires_grad for name, p in adapters.model.named_parameters()}
+
+
+def refused_exports() -> dict[str, tuple[Any, str]]:
+    def merged_off() -> lt.Adapters:
+        adapters = learned(lt.LoRA(r=2))
+        adapters.merge_and_unload()
+        return adapters
+
+    return {
+        "unloaded": (merged_off, r"the adapters are unloaded"),
+        "full": (lambda: lt.adapt(tiny(), lt.FullFineTuning()), r"full trains pretrained weights.*save_pretrained"),
+        "head": (lambda: lt.adapt(tiny(), lt.HeadOnly()), r"head puts no branch on any matrix"),
+        "drift": (lambda: trained(lt.DeltaLoRA(r=2, K=1, lam_end=1.0)), r"λ schedule at 0\.q.*merge_and_unload"),
+        "closed": (lambda: gated("bert", {site: [-9.0] * 3 for site in ("0.q", "0.v", "1.q", "1.v")}), "has rank 0"),
+        "houlsby": (lambda: lt.adapt(tiny(), lt.Houlsby()), r"houlsby puts modules of its own on the model"),
+        "tied": (lambda: lt.adapt(tiny_lm(), lt.LoRA(r=2), head=("model.embed_tokens",)), "tied to lm_head.weight"),
+    }
+
+
+def tiny_lm() -> nn.Module:
+    from transformers import LlamaForCausalLM
+
+    config = tiny("llama").config
+    config.tie_word_embeddings = True
+    return LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("case", refused_exports())
+def test_what_has_no_such_form_is_refused(case, tmp_path):
+    """In a sentence that says what to do instead; nothing is written."""
+    make, says = refused_exports()[case]
+    adapters = make()
+    with pytest.raises(ExportError, match=says):
+        lt.save_peft(adapters, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what peft wrote, is read ---------------------------------------------------------------------------------
+
+
+def by_peft(kind: str, folder: Path, seed: int = 0, **config: Any) -> PeftModel:
+    """An adapter made, filled with random numbers and saved by stock peft."""
+    wrapped = get_peft_model(tiny(kind), LoraConfig(**{"r": 4, "lora_alpha": 12, **config}))
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in wrapped.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                p.copy_(0.3 * torch.randn(p.shape, generator=g))
+    wrapped.save_pretrained(folder)
+    return wrapped.eval()
+
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "names": ("bert", {"target_modules": ["query", "value"]}),
+    "a pattern": ("bert", {"target_modules": r".*layer\.1.*(query|output\.dense)"}),
+    "some layers": ("llama", {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]}),
+    "patterns": ("bert", {"target_modules": ["query", "value"], "rank_pattern": {"value": 2, r"layer\.0\..*query": 6},
+                          "alpha_pattern": {r"^bert\.encoder\.layer\.1\.attention\.self\.query": 3, "query": 5}}),
+    "all linear": ("opt", {"target_modules": "all-linear", "exclude_modules": ["fc1"]}),
+    "rslora": ("t5", {"target_modules": ["q", "v", "wo"], "use_rslora": True, "rank_pattern": {"wo": 2}}),
+    "a head": ("distilbert", {"target_modules": ["q_lin"], "modules_to_save": ["pre_classifier", "classifier"]}),
+    "a task": ("roberta", {"target_modules": ["key"], "task_type": "SEQ_CLS", "lora_dropout": 0.1}),
+    "fused": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
+    "another start": ("bart", {"target_modules": ["q_proj"], "init_lora_weights": "orthogonal"}),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_an_adapter_trained_by_peft(case, tmp_path):
+    """The same logits, merged as well, and the same again after it was written here."""
+    kind, config = CONFIGS[case]
+    theirs = by_peft(kind, tmp_path / "theirs", **config)
+    adapters = lt.load_peft(tiny(kind), tmp_path / "theirs")
+    assert gap(adapters.model, theirs) < 1e-5
+    lt.save_peft(adapters, tmp_path / "ours")
+    assert gap(in_peft(tiny(kind), tmp_path / "ours"), theirs) < 1e-5
+    assert gap(adapters.merge_and_unload(), theirs) < 1e-5
+    assert gap(tiny(kind), theirs) > 0.01
+
+
+def test_what_is_read_trains_further(tmp_path):
+    """In our loop: the factors and the head move from where peft left them; remove() gives the base model back."""
+    by_peft("bert", tmp_path, target_modules=["query"], modules_to_save=["classifier"], lora_dropout=0.1)
+    base = tiny()
+    adapters = lt.load_peft(base, tmp_path, seed=0)
+    assert adapters.method.lora_dropout == 0.1
+    start = {name: p.detach().clone() for name, p in base.named_parameters() if p.requires_grad}
+    assert {name.rpartition(".")[2] for name in start} == {"lora_A", "lora_B", "weight", "bias"}
+    lt.Trainer(adapters, make_rows(32), collate, lt.train_config("tiny", steps=4, batch_size=8), cpu=True).run()
+    assert all(not torch.equal(base.get_parameter(name), value) for name, value in start.items())
+    assert same_tensors(adapters.remove().state_dict(), tiny().state_dict())
+
+
+def test_a_lora_across_q_k_and_v_stays_one(tmp_path):
+    """peft's adapter on c_attn writes to all of it: one branch, named by its path, at peft's rank."""
+    by_peft("gpt2", tmp_path, target_modules=["c_attn"], fan_in_fan_out=True)
+    adapters = lt.load_peft(tiny("gpt2"), tmp_path)
+    assert adapters.ranks() == {"transformer.h.0.attn.c_attn": 4, "transformer.h.1.attn.c_attn": 4}
+    assert adapters["transformer.h.0.attn.c_attn"].lora_B.shape == (48, 4)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "dora": ({"use_dora": True}, "uses use_dora, which is more than LoRA"),
+    "biases": ({"bias": "lora_only"}, "bias = 'lora_only'"),
+    "lora_bias": ({"lora_bias": True}, "uses lora_bias"),
+    "pissa": ({"init_lora_weights": "pissa"}, "'pissa' changes the pretrained weights too.*path_initial_model"),
+    "tokens": ({"trainable_token_indices": [1, 2]}, "uses trainable_token_indices"),
+    "embeddings": ({"target_modules": ["word_embeddings", "query"]}, r"neither LoRA.*lora_embedding_A"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_more_than_lora_is_refused_by_name(case, tmp_path):
+    """The sentence names the setting; the model is as it was."""
+    config, says = REFUSED[case]
+    wrapped = get_peft_model(tiny(), LoraConfig(**{"r": 4, "target_modules": ["query"], **config}))
+    wrapped.save_pretrained(tmp_path, save_embedding_layers=False)
+    model = tiny()
+    with pytest.raises(ExportError, match=says):
+        lt.load_peft(model, tmp_path)
+    assert same_tensors(model.state_dict(), tiny().state_dict())
+
+
+def test_another_type_is_refused(tmp_path):
+    get_peft_model(tiny(), peft.IA3Config(target_modules=["key"], feedforward_modules=[])).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="type IA3, and only LORA is read"):
+        lt.load_peft(tiny(), tmp_path)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    """Missing, pickled, cut off, of another width, another head, another rank than said, another architecture."""
+    def refused(says: str, model: nn.Module | None = None, error: type[Exception] = ExportError) -> None:
+        with pytest.raises(error, match=says):
+            lt.load_peft(tiny() if model is None else model, tmp_path)
+
+    refused("holds no adapter_config.json and no adapter_model.safetensors")
+    (tmp_path / "adapter_model.bin").touch()
+    refused("pickle")
+    by_peft("bert", tmp_path, target_modules=["query"], modules_to_save=["classifier"])
+    refused("this is another model's adapter", tiny(hidden_size=24, intermediate_size=24))
+    refused(r"classifier.weight is \(3, 16\) in the model and \(2, 16\).*num_labels", tiny(labels=3))
+    refused("matches nothing", tiny("llama"), ValueError)
+    adapted = tiny()
+    lt.adapt(adapted, lt.LoRA(r=2))
+    refused("adapted already", adapted, ValueError)
+    config, tensors = written(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "r": 5}))
+    refused("the configuration says rank 5")
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    first = next(name for name in tensors if "lora_A" in name)
+    save_file({name: value for name, value in tensors.items() if name != first}, tmp_path / WEIGHTS)
+    refused("only one factor of bert.encoder.layer.0.attention.self.query")
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:100])
+    refused("is damaged")
+
+
+# ---- plain checkpoints ----------------------------------------------------------------------------------------
+
+
+def reloaded(model: Any, folder: Path) -> nn.Module:
+    """What transformers alone makes of a saved folder; nothing may be missing or left over."""
+    loaded, info = type(model).from_pretrained(folder, output_loading_info=True, dtype=model.dtype)
+    assert not any(info.values()), info
+    return loaded
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_merge_and_unload_saves_a_plain_checkpoint(kind, tmp_path):
+    """A plain transformers model: same modules as before, the change in W, logits to the bit after reloading."""
+    assert set(FAMILIES) == set(ARCHITECTURES)
+    adapters = learned(lt.LoRA(r=4, sites="all"), kind, torch.float64, labels=3)  # 2 is what BART's file cannot say
+    before = logits(adapters.model, BATCH)
+    model = adapters.merge_and_unload()
+    assert not any(isinstance(module, Adapted) for module in model.modules())
+    assert model.state_dict().keys() == tiny(kind).state_dict().keys()
+    assert all(p.requires_grad for p in model.parameters())
+    assert torch.allclose(logits(model, BATCH), before, atol=1e-12)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded(model, tmp_path), BATCH), logits(model, BATCH))
+    with pytest.raises(RuntimeError, match=r"the adapters are unloaded; call adapt\(\) again"):
+        adapters.merge()
+
+
+@pytest.mark.parametrize("name", [*METHODS, "delta_lora, scheduled", "full"])
+def test_every_method_saves_a_plain_checkpoint(name, tmp_path):
+    """Whatever W holds while training, and a change without a low-rank form too."""
+    others = {"delta_lora, scheduled": lt.DeltaLoRA(r=2, K=1, lam_end=1.0), "full": lt.FullFineTuning()}
+    adapters = trained(METHODS[name][0] if name in METHODS else others[name])
+    before = logits(adapters.model, BATCH)
+    model = adapters.merge_and_unload()
+    assert torch.allclose(logits(model, BATCH), before, atol=1e-12)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded(model, tmp_path), BATCH), logits(model, BATCH))
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_merge_then_save_pretrained_is_right_too(kind, tmp_path):
+    """The wrappers stay, the file has plain names; restore() still gives W's bytes back."""
+    adapters = learned(lt.LoRA(r=4, sites="all"), kind, labels=3)
+    adapters.merge()
+    adapters.model.save_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded(adapters.model, tmp_path), BATCH), logits(adapters.model, BATCH))
+    adapters.restore()
+    assert same_tensors(adapters.remove().state_dict(), tiny(kind, labels=3).state_dict())
+
+
+def test_a_live_model_is_not_saved_as_if_it_were_plain(tmp_path):
+    """Its checkpoint would load with fresh weights: refused, until the branches are merged or taken off."""
+    adapters = learned(lt.LoRA(r=2))
+    copied = copy.deepcopy(adapters.model)
+    for model in (adapters.model, copied):
+        with pytest.raises(SaveError, match=r"4 layers carry live branches .*save_peft"):
+            model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    adapters.merge()
+    with pytest.raises(SaveError, match="leave state_dict out"):
+        adapters.model.save_pretrained(tmp_path, state_dict=adapters.model.state_dict())
+    adapters.remove().save_pretrained(tmp_path)
+    assert gap(reloaded(tiny(), tmp_path), tiny()) == 0
+    assert "save_pretrained" not in vars(adapters.model)
+
+
+def test_attached_modules_are_not_saved_as_if_they_were_plain(tmp_path):
+    """AdaLoRA's layers stand inside the model, merged or not; unloaded, its change is in W."""
+    adapters = train(lt.AdaLoRA(r=4, target_r=2, sites="qv", tinit=2, tfinal=3), tiny(dtype=torch.float64))[0]
+    before = logits(adapters.model, BATCH)
+    with pytest.raises(SaveError, match="merge_and_unload"):
+        adapters.model.save_pretrained(tmp_path)
+    model = adapters.merge_and_unload()
+    assert torch.allclose(logits(model, BATCH), before, atol=1e-12)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(reloaded(model, tmp_path), BATCH), logits(model, BATCH))
+
+
+def test_merged_models_are_also_adapted_again(tmp_path):
+    """merge_and_unload gives a model that a second adapter can go on, as a chain of two would."""
+    first = learned(lt.LoRA(r=2), dtype=torch.float64)
+    model = first.merge_and_unload()
+    second = lt.adapt(model, lt.LoRA(r=2, sites="ko"), head=())
+    shake(second)
+    before = logits(model, BATCH)
+    assert torch.allclose(logits(second.merge_and_unload(), BATCH), before, atol=1e-12)
