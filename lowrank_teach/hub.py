@@ -1,4 +1,8 @@
-"""The hub, asked only if it can be reached: without a network its client tries for 20 seconds a file."""
+"""The hub, asked only if it can be reached: without a network its client tries for 20 seconds a file.
+
+And not waited for without end: the client's questions about a repository (not its downloads) have no time limit of
+their own, so a hub that takes a question and never answers would hold a program for ever.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlparse
 
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 
 CONNECT_S = 3.0
+PATIENCE = 3  # a question may be silent for so many times the limit of a download, HF_HUB_DOWNLOAD_TIMEOUT
 
 
 def is_reachable() -> bool:
@@ -41,7 +47,8 @@ def reason(error: BaseException) -> str:
 def cache_only_if_offline() -> Iterator[None]:
     """Around a call to the hub: without a network, what is in the hub's cache is used, or it fails at once."""
     if constants.HF_HUB_OFFLINE or is_reachable():
-        yield
+        with _limited_silence():
+            yield
         return
     # `datasets` copied the flag when it was imported; its own copy is set too where it is loaded
     holders = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
@@ -52,3 +59,21 @@ def cache_only_if_offline() -> Iterator[None]:
     finally:
         for holder in holders:
             holder.HF_HUB_OFFLINE = False
+
+
+@contextlib.contextmanager
+def _limited_silence() -> Iterator[None]:
+    """The client's own requests say "no limit" one by one, so the limit is put on each as it leaves."""
+    session = get_session()
+    before = session.event_hooks
+    session.event_hooks = {**before, "request": [*before["request"], _limit]}
+    try:
+        yield
+    finally:
+        session.event_hooks = before
+
+
+def _limit(request: Any) -> None:
+    limit = PATIENCE * constants.HF_HUB_DOWNLOAD_TIMEOUT
+    asked = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
+    request.extensions["timeout"] = {what: limit if value is None else value for what, value in asked.items()}

@@ -9,6 +9,7 @@ as mteval-13a does, which the E2E challenge's own script uses.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -31,41 +32,62 @@ def ter(texts: Texts, references: References) -> float:
 
 def nist(texts: Texts, references: References) -> float:
     """NIST-5: as BLEU, with rare word groups counting more."""
-    score = _need("nltk.translate.nist_score", "NIST").corpus_nist
+    score = need("nltk.translate.nist_score", "NIST").corpus_nist
     try:
-        return float(score([[_words(one) for one in many] for many in references], [_words(t) for t in texts], n=5))
+        return float(score([[words_of(one) for one in many] for many in references],
+                           [words_of(text) for text in texts], n=5))
     except ZeroDivisionError:  # no text holds five words
         return 0.0
 
 
 def meteor(texts: Texts, references: References) -> float:
-    """Mean METEOR: words matched exactly, by stem, and by WordNet synonyms.
+    """Mean METEOR of 2005 by nltk: words matched as they are, by stem, and by WordNet synonyms; the best reference.
+
+    Not the METEOR of the E2E and WebNLG tables: that is `meteor_15`, with other weights and with paraphrases.
+    """
+    from lowrank_teach.synonyms import StemsAndSynonyms
+
+    score = need("nltk.translate.meteor_score", "METEOR").meteor_score
+    found = []
+    for text, many in zip(texts, references, strict=True):
+        words = StemsAndSynonyms()
+        found.append(score([words_of(one) for one in many], words_of(text), stemmer=words, wordnet=words))
+    return float(np.mean(found))
+
+
+def meteor_15(texts: Texts, references: References) -> float:
+    """METEOR 1.5 (Denkowski & Lavie 2014), the one of the E2E and WebNLG challenges: over all texts together.
+
+    Its own Java program, from pycocoevalcap; it takes about 1.3 GB and some seconds to start, each time.
 
     Raises:
-        ImportError: nltk or its WordNet is missing; without the synonyms it would be another measure.
+        ImportError: pycocoevalcap, or Java, is missing.
     """
-    score = _need("nltk.translate.meteor_score", "METEOR").meteor_score
-    try:
-        _need("nltk.corpus", "METEOR").wordnet.ensure_loaded()   # else it is asked for only where words differ
-    except LookupError as error:
-        raise ImportError("METEOR needs WordNet: python -m nltk.downloader wordnet omw-1.4 (with a network), or "
-                          "copy corpora/wordnet.zip into a folder of nltk.data.path") from error
-    return float(np.mean([score([_words(one) for one in many], _words(text))
-                          for text, many in zip(texts, references, strict=True)]))
+    program = need("pycocoevalcap.meteor.meteor", "METEOR 1.5").Meteor
+    if shutil.which("java") is None:
+        raise ImportError("METEOR 1.5 is a Java program and there is no java on the path: install one (8 or newer), "
+                          "or take 'meteor', the measure of 2005, which needs none")
+    wanted = {i: [_one_line(one) for one in many] for i, many in enumerate(references)}
+    return float(program().compute_score(wanted, {i: [_one_line(text)] for i, text in enumerate(texts)})[0])
+
+
+def _one_line(text: str) -> str:
+    """As the program reads it: one line, without the mark between texts."""
+    return " ".join(text.replace("|||", " ").split())
 
 
 def cider(texts: Texts, references: References) -> float:
     """CIDEr: cosine of tf-idf weighted word groups with the references, times 10, the idf from these references."""
-    scorer = _need("pycocoevalcap.cider.cider", "CIDEr").Cider()
-    wanted = {i: [" ".join(_words(one)) for one in many] for i, many in enumerate(references)}
-    return float(scorer.compute_score(wanted, {i: [" ".join(_words(text))] for i, text in enumerate(texts)})[0])
+    scorer = need("pycocoevalcap.cider.cider", "CIDEr").Cider()
+    wanted = {i: [" ".join(words_of(one)) for one in many] for i, many in enumerate(references)}
+    return float(scorer.compute_score(wanted, {i: [" ".join(words_of(text))] for i, text in enumerate(texts)})[0])
 
 
 def rouge(kind: str) -> Callable[[Texts, References], float]:
     """Mean F of ROUGE-1, -2, -L or -Lsum, stemmed; of several references the best."""
 
     def mean_f(texts: Texts, references: References) -> float:
-        scorer = _need("rouge_score.rouge_scorer", kind).RougeScorer([kind], use_stemmer=True, split_summaries=False)
+        scorer = need("rouge_score.rouge_scorer", kind).RougeScorer([kind], use_stemmer=True, split_summaries=False)
         return float(np.mean([scorer.score_multi(list(many), text)[kind].fmeasure
                               for text, many in zip(texts, references, strict=True)]))
 
@@ -78,7 +100,8 @@ def _streams(references: References) -> list[list[str | None]]:
     return [[many[i] if i < len(many) else None for many in references] for i in range(most)]
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text, lowered, with punctuation apart: as mteval-13a splits them."""
     return _tokenizer()(text.lower()).split()
 
 
@@ -91,10 +114,11 @@ def _tokenizer() -> Any:
 
 
 def _sacrebleu() -> Any:
-    return _need("sacrebleu", "BLEU, TER and the word splitting of the other scores")
+    return need("sacrebleu", "BLEU, TER and the word splitting of the other scores")
 
 
-def _need(module: str, what: str) -> Any:
+def need(module: str, what: str) -> Any:
+    """A module of the extra `text`. Raises ImportError, naming the extra and what it is needed for."""
     import importlib
 
     try:

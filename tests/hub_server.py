@@ -13,12 +13,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "1" * 40
+EXPORT, EXPORT_COMMIT = "refs/convert/parquet", "2" * 40  # the hub's own parquet copy of a repository: NAME@export
 
 
 class Hub(ThreadingHTTPServer):
     """Serves `root`/models/ORG/NAME and `root`/datasets/ORG/NAME.
 
-    cut: names of repositories whose weights end after half of what was announced.  slow: repositories that
+    cut: names of repositories whose weights and rows end after half of what was announced.  slow: repositories that
     answer after `delay` seconds.  asked: every request, as "GET /path".
     """
 
@@ -64,8 +65,16 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
+    @property
+    def _exported(self) -> bool:
+        return EXPORT in unquote(self.path) or EXPORT_COMMIT in self.path
+
+    @property
+    def _commit(self) -> str:
+        return EXPORT_COMMIT if self._exported else COMMIT
+
     def _repository(self, kind: str, parts: list[str]) -> Path | None:
-        folder = self.server.root / kind / "/".join(parts[:2])
+        folder = self.server.root / kind / ("/".join(parts[:2]) + ("@export" if self._exported else ""))
         if folder.is_dir():
             return folder
         self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -86,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(self.posted)["paths"]
             self._send(200, [e for e in entries if e["path"] in wanted])
         elif what in ("info", "revision"):
-            self._send(200, {"id": "/".join(parts[1:3]), "sha": COMMIT, "private": False, "gated": False,
+            self._send(200, {"id": "/".join(parts[1:3]), "sha": self._commit, "private": False, "gated": False,
                              "disabled": False, "tags": [], "downloads": 0, "likes": 0,
                              "siblings": [{"rfilename": e["path"]} for e in entries]})
         else:
@@ -97,13 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self._repository(kind, parts)
         if folder is None:
             return
-        path = folder / "/".join(parts[4:])
+        path = folder / "/".join(parts[3:]).removeprefix(EXPORT).partition("/")[2]
+        commit = {"X-Repo-Commit": self._commit}
         if not path.is_file():
-            self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            self._send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", **commit})
             return
         data = path.read_bytes()
-        headers = {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        cut = parts[1] in self.server.cut and path.suffix == ".safetensors"
+        headers = {"ETag": f'"{_oid(path)}"', "Accept-Ranges": "bytes", **commit}
+        cut = parts[1] in self.server.cut and path.suffix in (".safetensors", ".parquet", ".json")
         self._send(200, data[: len(data) // 2] if cut else data, headers, body, announced=len(data))
         self.close_connection = cut
 

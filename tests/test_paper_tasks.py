@@ -5,8 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small import model_folder
+from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, LlamaConfig, LlamaForCausalLM
 
+from lowrank_teach.assets import fetch
 from lowrank_teach.evaluate import choose, evaluate
 from lowrank_teach.features import IGNORED, Collate, encode
 from lowrank_teach.tasks import TASKS, load_task, prepare
@@ -89,6 +91,66 @@ def test_other_columns_are_refused_by_name(tmp_path, monkeypatch):
         pd.DataFrame({"q": ["a"], "label": [0]}).to_parquet(tmp_path / "boolq" / f"{split}.parquet")
     with pytest.raises(ValueError, match=r"boolq, train: its columns \['q', 'label'\].*question"):
         load_task("boolq")
+
+
+def test_mismatched_rows_share_the_training_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    (tmp_path / "mnli").mkdir()
+    for split, n in {"train": 30, "validation_matched": 6, "validation_mismatched": 9}.items():
+        pd.DataFrame({"premise": [f"{split} {i}" for i in range(n)], "hypothesis": "So.",
+                      "label": [i % 3 for i in range(n)]}).to_parquet(tmp_path / "mnli" / f"{split}.parquet")
+    matched, other = load_task("mnli", n_train=12), load_task("mnli-mm", n_train=12)
+    assert matched.train.equals(other.train)  # the same rows in the same order: one model, two sets to score it on
+    assert matched.validation["premise"].str.startswith("validation_matched").all()
+    assert other.validation["premise"].str.startswith("validation_mismatched").all()
+    assert (len(matched.validation), len(other.validation)) == (6, 9)
+    (tmp_path / "mnli" / "validation_mismatched.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"or unset LOWRANK_TEACH_DATA for the hub's nyu-mll/glue/mnli"):
+        load_task("mnli-mm")
+
+
+# ---- tags ---------------------------------------------------------------------------------------------------
+
+
+def test_words_that_were_cut_off_count_as_missed(tmp_path):
+    """Four entities of one word, of which two fit: all found that can be, and half of all."""
+    pytest.importorskip("seqeval")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(tmp_path))
+    task, code = TASKS["jnlpba"], TASKS["jnlpba"].labels.index("B-DNA")
+    frame = pd.DataFrame({"tokens": [["good", "film", "is", "warm"]], "ner_tags": [[code] * 4]})
+    model = BertForTokenClassification(BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=40,
+        num_labels=len(task.labels)))  # fmt: skip
+    torch.nn.init.zeros_(model.classifier.weight)
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.eye(len(task.labels))[code] * 9)  # always B-DNA
+    scores = {}
+    for length in (4, 2):
+        rows = encode(frame, task, tokenizer, length)
+        assert len(rows[0]["words"]) == length
+        assert rows[0]["reference"] == ["B-DNA"] * 4
+        scores[length] = evaluate(model, rows, Collate(tokenizer, task), task)["entity_f1"]
+    assert scores == {4: 1.0, 2: pytest.approx(2 / 3)}
+
+
+@pytest.mark.shared
+@pytest.mark.asset
+@pytest.mark.parametrize("name", ["jnlpba", "bionlp13pc"])
+def test_first_pieces_carry_the_tags_of_real_words(name, shared_data, monkeypatch):
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))
+    data, tokenizer = load_task(name, n_test=200), AutoTokenizer.from_pretrained(fetch("minilm-l6"))
+    pieces = 0
+    for row, words, tags in zip(encode(data.test, data.task, tokenizer), data.test["tokens"], data.test["ner_tags"],
+                                strict=True):  # fmt: skip
+        kept = [label for label in row["labels"] if label != IGNORED]
+        assert row["words"] == list(range(len(words)))  # nothing was cut off or lost
+        assert kept == tags
+        assert row["reference"] == [data.task.labels[tag] for tag in tags]
+        first = [tokenizer.decode([t]) for t, label in zip(row["input_ids"], row["labels"], strict=True)
+                 if label != IGNORED]  # fmt: skip
+        assert not any(piece.startswith("##") for piece in first)
+        pieces += len(row["labels"]) - len(kept) - 2
+    assert pieces > 1000  # long words did fall into pieces
 
 
 # ---- words scored by a causal model -------------------------------------------------------------------------

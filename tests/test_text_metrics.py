@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lowrank_teach import text_metrics as text
 from lowrank_teach.evaluate import _score_texts
 from lowrank_teach.metrics import score
+from lowrank_teach.synonyms import synonyms
 from lowrank_teach.tasks import TASKS
 
 pytest.importorskip("sacrebleu")
@@ -54,15 +56,98 @@ def test_cider_by_hand():
     assert text.cider(["blue bird sings now", "red fox runs home"], [[one] for one in texts]) == pytest.approx(0.0)
 
 
-def test_meteor_needs_wordnet_and_says_so():
-    nltk = pytest.importorskip("nltk")
-    try:
-        nltk.data.find("corpora/wordnet.zip")
-    except LookupError:
-        with pytest.raises(ImportError, match="wordnet"):
-            text.meteor(["a small house"], [["a small house"]])
-    else:
-        assert text.meteor(["a small house"], [["a small house"]]) > 0.9
+def test_meteor_by_hand():
+    """Fmean = P R / (0.9 P + 0.1 R), less half the cube of pieces over matches."""
+    pytest.importorskip("pycocoevalcap")
+    one_piece = 1 - 0.5 * (1 / 6) ** 3
+    assert text.meteor(["a small home by the river"], [["a small house by the river"]]) == pytest.approx(one_piece)
+    assert text.meteor(["a small house by the river"], [["a small home by the river"]]) == pytest.approx(one_piece)
+    stem = 0.75 / (0.9 + 0.1 * 0.75) * (1 - 0.5 * (1 / 3) ** 3)  # 3 of 3 and 3 of 4 words, in one piece
+    assert text.meteor(["the cat sat"], [["the cats sat down"]]) == pytest.approx(stem)
+    assert text.meteor(["the cat sat"], [["a dog ran", "the cats sat down"]]) == pytest.approx(stem)  # the best
+    assert text.meteor(["", "river"], [["a"], ["river"]]) == pytest.approx((0 + 0.5) / 2)
+
+
+def test_synonyms_are_wordnet_s():
+    pytest.importorskip("pycocoevalcap")
+    words = synonyms()
+    assert any({"house", "home", "family"} <= set(one) for one in words.sets("house"))
+    assert words.sets("mice") == words.sets("mouse")  # irregular
+    assert any("car" in one and "auto" in one for one in words.sets("cars"))  # regular
+    assert words.sets("qqq") == []
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR 1.5 is a Java program")
+def test_meteor_15_by_hand():
+    """Denkowski & Lavie 2014: content words weigh 0.75 and others 0.25, a stem counts 0.6; α 0.85, β 0.2, γ 0.6."""
+    pytest.importorskip("pycocoevalcap")
+    matched = 0.75 * (0.6 + 1) + 0.25  # cat by its stem, sat; the
+    precision, recall = matched / (0.75 * 2 + 0.25), matched / (0.75 * 3 + 0.25)
+    mean = precision * recall / (0.85 * precision + 0.15 * recall)
+    want = mean * (1 - 0.6 * (1 / 3) ** 0.2)
+    assert text.meteor_15(["the cat\nsat"], [["the cats sat ||| down"]]) == pytest.approx(want, rel=1e-5)
+
+
+def test_meteor_15_without_java_says_so(monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ImportError, match=r"no java on the path.*take 'meteor'"):
+        text.meteor_15(["a"], [["a"]])
+
+
+def test_one_output_an_input_against_all_its_references():
+    """As the E2E challenge scores: groups are clipped by the references together, the length is the nearest one's."""
+    written = ["a b c d e", "w x y z"]
+    references = [["a b x d e", "a b c y e f"], ["w x y z", "q"]]
+    shares = [9 / 9, 6 / 7, 3 / 5, 1 / 3]  # 5 + 4 words, 3 + 3 pairs, 1 + 2 threes, 0 + 1 fours
+    assert text.bleu(written, references) == pytest.approx(math.prod(shares) ** 0.25)
+    rows = [{"group": str(i), "reference": one, "input_ids": [1], "labels": [1]}
+            for i, many in enumerate(references) for one in many]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowrank_teach.evaluate.generate", lambda model, chosen, *a, **k: written[:len(chosen)])
+        found = _score_texts(None, rows, task_with(TASKS["e2e"], ("bleu",)), None, None, None)
+    assert found["bleu"] == pytest.approx(math.prod(shares) ** 0.25)
+
+
+def test_edits_are_counted_to_the_nearest_reference():
+    """One edit, over the mean length of the references (4 and 6 words)."""
+    assert text.ter(["a b c d"], [["a b c x", "q r s t u v"]]) == pytest.approx(1 / 5)
+
+
+def test_nist_by_hand():
+    """Four of five words are right, each worth log2(5); a pair whose first word tells it is worth nothing."""
+    assert text.nist(["a b x d e"], [["a b c d e"]]) == pytest.approx(4 / 5 * math.log2(5))
+
+
+def test_cider_of_a_part():
+    """Cosines 3/4, 2/3, 1/2 and 0 of groups of one to four words: all weigh the same, each in one of two inputs."""
+    pytest.importorskip("pycocoevalcap")
+    written = ["red fox runs away", "blue bird sings now"]
+    references = [["red fox runs home"], ["blue bird sings now"]]
+    first = 10 * (3 / 4 + 2 / 3 + 1 / 2 + 0) / 4
+    assert text.cider(written, references) == pytest.approx((first + 10) / 2)
+
+
+def test_rouge_by_pairs_and_by_lines():
+    written, reference = ["one two\nred fox"], [["red fox\none two"]]
+    assert text.rouge("rougeL")(written, reference) == pytest.approx(2 / 4)  # in order: two of four words
+    assert text.rouge("rougeLsum")(written, reference) == pytest.approx(1.0)  # each line of the summary is there
+    assert text.rouge("rouge2")(["one two red"], [["one two fox red"]]) == pytest.approx(2 * 1 / (2 + 3))
+    assert text.rouge("rouge1")(["cats running"], [["cat runs fast"]]) == pytest.approx(2 * 2 / (2 + 3))  # stems
+
+
+def test_correlations_by_hand():
+    found = score(["pearson", "spearman"], [1.0, 2.0, 9.0], [1.0, 2.0, 3.0], TASKS["stsb"])
+    assert found["pearson"] == pytest.approx(8 / math.sqrt(38 * 2))
+    tied = score(["spearman"], [1.0, 1.0, 3.0], [1.0, 2.0, 3.0], TASKS["stsb"])  # ranks 1.5, 1.5, 3
+    assert tied["spearman"] == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+
+
+def test_macro_f1_of_three_classes():
+    """CB: F1 of 1/2, 2/3 and 0 (never right), all weighing the same."""
+    found = score(["macro_f1", "accuracy"], [0, 0, 1, 1], [0, 2, 1, 0], TASKS["cb"])
+    assert found["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    assert found["accuracy"] == 1 / 2
 
 
 def test_exact_match_is_by_question():

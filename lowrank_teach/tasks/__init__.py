@@ -61,8 +61,12 @@ def load_task(
         check_rows(frame, task, split)
         ordered = _in_fixed_order(codes_for_tags(frame, task), task)
         frames[split] = _first(ordered, wanted[split], task)
-    _check_classes(frames["train"], task)
     source = _describe(task, place, frames, counts, published)
+    if task.trained_on:
+        other = load_task(task.trained_on, n_train=n_train, n_validation=n_validation, seed=seed)
+        frames = _with_training_rows(frames, task, other)
+        source += f"; trained on {task.trained_on}: {other.source}"
+    _check_classes(frames["train"], task)
     return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
 
 
@@ -72,6 +76,18 @@ def _prepared(frame: pd.DataFrame, task: Task, split: str) -> pd.DataFrame:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{task.name}, {split}: its columns {list(frame.columns)} are not those of the published "
                          f"set ({type(error).__name__}: {error}); rename or repair them") from error
+
+
+def _with_training_rows(frames: corpora.Splits, task: Task, other: TaskData) -> corpora.Splits:
+    """The other task's training rows, each a group of its own, in a part that bears its name."""
+    taken = {"train": other.train, "validation": other.validation} | {
+        split: frame for split, frame in frames.items() if split != "train"}
+    beside = {task.group: other.task.text[0], task.part: ""}
+    for split in ("train", "validation"):
+        for column, like in beside.items():
+            if column and column not in taken[split]:
+                taken[split] = taken[split].assign(**{column: taken[split][like] if like else task.trained_on})
+    return taken
 
 
 def _first(frame: pd.DataFrame, n: int | None, task: Task) -> pd.DataFrame:
@@ -110,5 +126,9 @@ def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, 
         parts.append(text)
     other = [f"{split} {n:,} (published: {task.rows[split]:,})" for split, n in published.items()
              if n != task.rows.get(split, n)]
-    few = f"; this copy has {', '.join(other)}" if other else ""
-    return f"rows from {place}: {', '.join(parts)}{few}" + (f"; {task.deviation}" if task.deviation else "")
+    notes = [f"this copy has {', '.join(other)}"] if other else []
+    notes += [task.deviation] if task.deviation else []
+    notes += [note for rows, note in task.copies if rows.items() <= published.items()]
+    if task.resplit is not None and "train" not in published:
+        notes.append("no train file: its rows are cut out of the test rows")
+    return "; ".join([f"rows from {place}: {', '.join(parts)}", *notes])

@@ -89,13 +89,29 @@ def e2e(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(source=fields, human_reference=frame["human_reference"].str.strip())
 
 
+WEBNLG_SEEN = ("Airport", "Astronaut", "Building", "City", "ComicsCharacter", "Food", "Monument", "SportsTeam",
+               "University", "WrittenWork")
+
+
 def webnlg(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a text; the texts of one entry are references of the same triples."""
+    if "lex" in frame:
+        frame = _webnlg_of_hub(frame)
     entry = frame["category"] + "." + frame["eid"] + "." + frame["size"].astype(str)
     source = [" | ".join(triple.replace(" | ", " : ") for triple in triples) for triples in frame["triples"]]
     wide = frame.assign(source=source, entry=entry, part=frame["eval_category"])
     long = wide.explode("lexicalizations", ignore_index=True).dropna(subset=["lexicalizations"])
     return long.rename(columns={"lexicalizations": "target"}).reset_index(drop=True)
+
+
+def _webnlg_of_hub(frame: pd.DataFrame) -> pd.DataFrame:
+    """The hub's columns are nested; its test has the entries without texts, and the unseen ones a second time."""
+    texts = [list(lex["text"]) for lex in frame["lex"]]
+    triples = [list(sets["mtriple_set"][0]) for sets in frame["modified_triple_sets"]]
+    seen = ["seen" if category in WEBNLG_SEEN else "unseen" for category in frame["category"]]
+    flat = frame.assign(lexicalizations=texts, triples=triples, eval_category=seen)
+    flat = flat[flat["lexicalizations"].map(len) > 0]
+    return flat[~flat.duplicated(["category", "eid", "size"])]
 
 
 def alpaca(frame: pd.DataFrame) -> pd.DataFrame:
@@ -112,6 +128,17 @@ def alpaca(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---- tags -----------------------------------------------------------------------------------------------
+
+
+TNER = ("O", "B-DNA", "I-DNA", "B-protein", "I-protein", "B-cell_type", "I-cell_type", "B-cell_line", "I-cell_line",
+        "B-RNA", "I-RNA")
+
+
+def jnlpba(frame: pd.DataFrame) -> pd.DataFrame:
+    """The hub's copy (tner/bionlp2004) calls the column `tags` and numbers the names in its own order."""
+    if "ner_tags" in frame:
+        return frame
+    return frame.assign(ner_tags=[[TNER[code] for code in row] for row in frame["tags"]])
 
 
 def tags(kinds: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from .table import TASKS
 from .task import Task
 
 SPLITS = ("train", "validation", "test")
+EXPORT = "refs/convert/parquet"  # the branch where the hub keeps what it converted
 
 
 def find(task: Task) -> tuple[corpora.Splits, str]:
@@ -22,6 +23,8 @@ def find(task: Task) -> tuple[corpora.Splits, str]:
     Raises:
         FileNotFoundError: no source has them.  ValueError: a file cannot be read.
     """
+    if task.derived is not None:
+        return task.derived(), task.origin
     folder = os.environ.get("LOWRANK_TEACH_DATA")
     if folder:
         if not Path(folder).is_dir():
@@ -41,7 +44,9 @@ def _from_folder(task: Task, folder: Path) -> corpora.Splits:
         if not path.is_file():
             if split == "test" or task.resplit is not None:  # its rule makes them from what is there
                 continue
-            raise FileNotFoundError(f"{task.name}, {split}: no file {path}; each split is one parquet file")
+            hub = f" or unset LOWRANK_TEACH_DATA for the hub's {'/'.join(task.hub)}" if task.hub else ""
+            raise FileNotFoundError(f"{task.name}, {split}: no file {path}; each split is one parquet file: add it"
+                                    f"{hub}")
         try:
             frames[split] = pd.read_parquet(path)
         except Exception as error:  # pyarrow raises many kinds
@@ -55,21 +60,47 @@ def _from_hub(task: Task) -> tuple[corpora.Splits, str]:
     if task.hub is None:
         raise FileNotFoundError(_three_ways(task, "it has no hub copy"))
     try:
-        import datasets
-
-        datasets.disable_progress_bars()
         with cache_only_if_offline():
-            frames = {split: datasets.load_dataset(*task.hub, split=name).to_pandas()
-                      for split, name in _on_hub(task).items()}
+            frames = _exported(task) if task.exported else _loaded(task)
     except Exception as error:  # no network, no such repository, no `datasets`: all have the same three ways out
         raise FileNotFoundError(_three_ways(task, reason(error))) from error
     return frames, f"the hub, {'/'.join(task.hub)}"
 
 
+def _loaded(task: Task) -> corpora.Splits:
+    """A repository of files that `datasets` reads."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    there = datasets.load_dataset(*task.hub)  # type: ignore[misc]
+    return {split: there[name].to_pandas() for split, name in _on_hub(task).items()}
+
+
+def _exported(task: Task) -> corpora.Splits:
+    """The hub's own export of a repository that is a script: CONFIGURATION/SPLIT/0000.parquet, on a branch."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    assert task.hub is not None
+    repository, name = task.hub if len(task.hub) == 2 else (task.hub[0], "default")
+    splits = _on_hub(task)
+    place = snapshot_download(repository, repo_type="dataset", revision=EXPORT,
+                              allow_patterns=[f"{name}/{there}/*" for there in splits.values()])
+    return {split: _shards(Path(place) / name / there) for split, there in splits.items()}
+
+
+def _shards(folder: Path) -> pd.DataFrame:
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"the export has no {folder.parent.name}/{folder.name}/*.parquet")
+    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+
+
 def _on_hub(task: Task) -> dict[str, str]:
     """The splits that have labels there; where the table counts rows, it says which splits there are."""
     there = [s for s in SPLITS if s in task.rows] or ["train", "validation"]
-    return {split: task.files.get(split, split) for split in there}
+    return {split: task.hub_splits.get(split, task.files.get(split, split)) for split in there}
 
 
 def _three_ways(task: Task, why: str) -> str:

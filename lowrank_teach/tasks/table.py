@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lowrank_teach import corpora
 
-from . import prepare
+from . import gyafc, prepare, transfers
 from .task import Task
 
 
@@ -17,11 +19,11 @@ def _glue(
     description: str,
     max_length: int = 128,
     files: dict[str, str] | None = None,
-    deviation: str = "",
+    copies: tuple[tuple[dict[str, int], str], ...] = (),
 ) -> Task:
     kind = "classification" if labels else "regression"
     return Task(
-        name, kind, text, "label", labels, metrics, max_length, description, "GLUE (Wang et al. 2019)", deviation,
+        name, kind, text, "label", labels, metrics, max_length, description, "GLUE (Wang et al. 2019)", copies=copies,
         hub=("nyu-mll/glue", name), files=files or {},
         rows=dict(zip(("train", "validation"), rows, strict=True)),
     )  # fmt: skip
@@ -39,13 +41,14 @@ def _superglue(
     group: str = "",
     hub: tuple[str, ...] = (),
     origin: str = "SuperGLUE (Wang et al. 2019)",
+    copies: tuple[tuple[dict[str, int], str], ...] = (),
 ) -> list[Task]:
     """An encoder's task, and the same rows as a prompt whose answer a causal model scores."""
     common = {
         "labels": labels, "metrics": metrics, "max_length": max_length, "origin": origin,
         "deviation": "1,000 / 500 / 1,000 rows by seed, smaller sets whole; published validation rows are the test",
         "prepare": getattr(prepare, name), "resplit": prepare.paper_subset, "group": group,
-        "hub": hub or ("aps/super_glue", name), "folder": name,
+        "hub": hub or ("aps/super_glue", name), "exported": not hub, "folder": name, "copies": copies,
         "rows": dict(zip(("train", "validation"), rows, strict=True)),
     }  # fmt: skip
     asked = f"{description} ({'/'.join(words)})"
@@ -56,7 +59,18 @@ def _superglue(
     return [Task(name, "classification", text, "label", description=description, **common), prompted]  # type: ignore
 
 
+_NLI = ("entailment", "neutral", "contradiction")
 _PAIR, _ACC, _ACC_F1 = ("sentence1", "sentence2"), ("accuracy",), ("accuracy", "f1")
+# what is known of the small copies that some of these sets are handed on as: rows by split, and how they differ
+_MNLI = (({"train": 9888}, "this train file is a sample that lost every full stop, and has ids of its own"),)
+_QQP = (({"train": 9917, "validation": 9928}, "these are two samples of the same release, balanced half and half, "
+         "not the GLUE split (37 % duplicates)"),)
+_BOOLQ = (({"train": 1886}, "this train file is a fifth of the published one, drawn by others"),)
+_YELP = (({"train": 90000}, "this train file is a sample of another split of the same reviews (Shen et al.), as the "
+          "published one could not be had; some short sentences repeat"),)
+_ALPACA = (({"train": 5000}, "these are the first rows of the release, not a random sample"),)
+_XSUM = (({"validation": 200, "test": 500}, "these are parts of the published validation and test rows"),)
+_JNLPBA = (({"train": 16619, "validation": 1927}, "this copy cuts the same 18,546 training sentences elsewhere"),)
 _TREC_NOTE = "distinct questions of the training part only, own split"
 _TABLE = [
     # ---- packaged text
@@ -78,7 +92,7 @@ _TABLE = [
          "distinct tweets of the training part only, own split", reader=corpora.wnut16),
     Task("bbc-headline", "seq2seq", ("lead",), "headline", (), ("perplexity", "rouge1", "rouge2", "rougeL"), 128,
          "write the headline for a first paragraph", "BBC news (Greene & Cunningham 2006)",
-         "own pairing of an article's first paragraph and headline", "{0}\nHeadline:", 24,
+         "own pairing of an article's first paragraph and headline", (), "{0}\nHeadline:", 24,
          reader=corpora.bbc_articles),
     # ---- GLUE, from a local folder or the hub (test sets have no public labels)
     _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("mcc", "accuracy"), (8551, 1043),
@@ -88,10 +102,14 @@ _TABLE = [
     _glue("mrpc", _PAIR, ("not_equivalent", "equivalent"), _ACC_F1, (3668, 408), "do two sentences say the same?"),
     _glue("stsb", _PAIR, (), ("spearman", "pearson"), (5749, 1500), "how similar are two sentences, 0 to 5?"),
     _glue("qqp", ("question1", "question2"), ("different", "duplicate"), _ACC_F1, (363846, 40430),
-          "do two questions ask the same?"),
-    _glue("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _ACC, (392702, 9815),
-          "does the first sentence imply the second?", files={"validation": "validation_matched"},
-          deviation="a small copy of train may have lost its full stops; validation is the matched one"),
+          "do two questions ask the same?", copies=_QQP),
+    _glue("mnli", ("premise", "hypothesis"), _NLI, _ACC, (392702, 9815),
+          "does the first sentence imply the second? (validation: the matched rows)",
+          files={"validation": "validation_matched"}, copies=_MNLI),
+    Task("mnli-mm", "classification", ("premise", "hypothesis"), "label", _NLI, _ACC, 128,
+         "the same, on mismatched rows: kinds of text that are not in train", "GLUE (Wang et al. 2019)",
+         trained_on="mnli", hub=("nyu-mll/glue", "mnli"), folder="mnli",
+         files={"validation": "validation_mismatched"}, rows={"train": 392702, "validation": 9832}, copies=_MNLI),
     _glue("qnli", ("question", "sentence"), ("entailment", "not_entailment"), _ACC, (104743, 5463),
           "does the sentence answer the question?"),
     _glue("rte", _PAIR, ("entailment", "not_entailment"), _ACC, (2490, 277),
@@ -104,7 +122,7 @@ _TABLE = [
     *_superglue("wic", ("first", "sentence2"), ("no", "yes"), ("No", "Yes"), (5428, 638),
                 "does a word mean the same in both sentences?", 128),
     *_superglue("boolq", ("question", "passage"), ("no", "yes"), ("No", "Yes"), (9427, 3270),
-                "is the answer yes, by this passage?", 320),
+                "is the answer yes, by this passage?", 320, copies=_BOOLQ),
     *_superglue("multirc", ("paragraph", "pair"), ("wrong", "right"), ("No", "Yes"), (27243, 4848),
                 "is this answer to the question right?", 448, ("f1", "exact_match", "accuracy"), "of"),
     *_superglue("rte", _PAIR, ("entailment", "not_entailment"), ("Yes", "No"), (2490, 277),
@@ -114,25 +132,28 @@ _TABLE = [
     # ---- text from data
     Task("e2e", "seq2seq", ("source",), "human_reference", (), ("bleu", "nist", "meteor", "rougeL", "cider"), 128,
          "describe a restaurant from its fields", "E2E NLG Challenge (Novikova et al. 2017)",
-         "fields written as the LoRA authors do; references of one input are scored together", "{0} ||", 64,
+         "fields written as the LoRA authors do; references of one input are scored together", (), "{0} ||", 64,
          prepare=prepare.e2e, group="meaning_representation", folder="e2e_nlg",
+         hub=("tuetschek/e2e_nlg",), exported=True,
          rows={"train": 42061, "validation": 4672, "test": 4693}),
     Task("webnlg", "seq2seq", ("source",), "target", (), ("bleu", "meteor", "ter"), 160,
          "say what a set of triples says", "WebNLG Challenge 2017 (Gardent et al. 2017)",
-         "unseen: the category is in no training row", "{0} ||", 80, prepare=prepare.webnlg, group="entry",
-         part="part", folder="webnlg_2017", rows={"train": 18102, "validation": 2268, "test": 4928}),
+         "unseen: the category is in no training row", (), "{0} ||", 80, prepare=prepare.webnlg, group="entry",
+         part="part", folder="webnlg_2017", hub=("webnlg-challenge/web_nlg", "webnlg_challenge_2017"), exported=True,
+         hub_splits={"validation": "dev"},
+         rows={"train": 18102, "validation": 2268, "test": 4928}),
     Task("xsum", "seq2seq", ("document",), "summary", (), ("rouge1", "rouge2", "rougeL", "rougeLsum"), 512,
          "sum up an article in one sentence", "XSum (Narayan et al. 2018)",
-         "without a train file, validation and test are cut out of what is there", "{0}\nSummary:", 64,
-         resplit=prepare.train_from_test("document"),
-         hub=("EdinburghNLP/xsum",), rows={"train": 204045, "validation": 11332, "test": 11334}),
+         "", _XSUM, "{0}\nSummary:", 64, resplit=prepare.train_from_test("document"),
+         hub=("EdinburghNLP/xsum",), exported=True, rows={"train": 204045, "validation": 11332, "test": 11334}),
     Task("alpaca", "seq2seq", ("text",), "output", (), ("perplexity",), 256, "follow an instruction",
-         "Alpaca, cleaned (yahma's release)", "no published held-out rows: own split", "{0}", 128,
+         "Alpaca, cleaned (yahma's release)", "no published held-out rows: own split", _ALPACA, "{0}", 128,
          prepare=prepare.alpaca, resplit=prepare.hold_out("instruction"), folder="alpaca_cleaned",
          hub=("yahma/alpaca-cleaned",), rows={"train": 51760}),
     # ---- tags and style
     Task("jnlpba", "tagging", ("tokens",), "ner_tags", prepare.tags("DNA RNA protein cell_line cell_type"),
-         ("entity_f1",), 192, "DNA, RNA, proteins, cells in abstracts", "JNLPBA 2004 (from GENIA)",
+         ("entity_f1",), 192, "DNA, RNA, proteins, cells in abstracts", "JNLPBA 2004 (from GENIA)", copies=_JNLPBA,
+         prepare=prepare.jnlpba, hub=("tner/bionlp2004", "bionlp2004"), exported=True,
          rows={"train": 16807, "validation": 1739, "test": 3856}),
     Task("bionlp13pc", "tagging", ("tokens",), "ner_tags",
          prepare.tags("Cellular_component Complex Gene_or_gene_product Simple_chemical"), ("entity_f1",), 192,
@@ -140,7 +161,18 @@ _TABLE = [
          rows={"train": 2499, "validation": 857, "test": 1695}),
     Task("yelp", "classification", ("text",), "label", ("negative", "positive"), _ACC, 32,
          "sentiment of a review sentence", "Yelp (Shen et al. 2017; Li et al. 2018)",
-         "train is a sample of another split of the same reviews", folder="yelp_style",
-         rows={"train": 443259, "validation": 4000, "test": 1000}),
+         copies=_YELP, folder="yelp_style", rows={"train": 443259, "validation": 4000, "test": 1000}),
+    *(Task(name, "classification", ("text",), "label", gyafc.STYLES, _ACC, 48, f"is the sentence formal? ({of})",
+           "GYAFC (Rao & Tetreault 2018), a copy of your own", derived=partial(gyafc.sentences, domain),
+           rows=dict(zip(("train", "validation", "test"), rows, strict=True)))
+      for name, domain, of, rows in (
+          ("gyafc", "Family_Relationships", "on families and relationships", (103934, 5035, 2351)),
+          ("gyafc-music", "Entertainment_Music", "on entertainment and music", (105190, 5233, 2498)))),
+    *(Task(name, "seq2seq", ("text",), "output", (), ("bleu", "perplexity"), 256,
+           f"rewrite in the other of two styles, asked in words, untrained: {one.note}", one.note,
+           "the instruction's wording is our own", prompt="{0}", max_target=128,
+           derived=partial(transfers.zero_shot, name), trained_on="alpaca", group="of", part="part",
+           rows={"test": one.rewrites})
+      for name, one in transfers.TRANSFERS.items() if one.rewrites),
 ]  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}

@@ -23,7 +23,8 @@ class Task:
     max_length: int  # tokens
     description: str
     origin: str  # who made the rows
-    deviation: str = ""  # how the rows differ from the published set
+    deviation: str = ""  # how the rows differ from the published set, wherever they are from
+    copies: tuple[tuple[Mapping[str, int], str], ...] = ()  # rows by split of a known copy, and how it differs
     prompt: str = "{0}"  # seq2seq: what stands around the text
     max_target: int = 32  # seq2seq: tokens to write at most
     words: tuple[str, ...] = ()  # choice: what the model would write for each class
@@ -31,8 +32,12 @@ class Task:
     resplit: Callable[[corpora.Splits, int], corpora.Splits] | None = field(default=None, repr=False)  # by seed
     group: str = ""  # column: rows that are scored together (references of one input, answers to one question)
     part: str = ""  # column: scores are also given for each of its values
-    reader: Callable[[], corpora.Splits] | None = field(default=None, repr=False)
+    reader: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of packaged text
+    derived: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of no file of its own
+    trained_on: str = ""  # task whose training rows it takes (and its validation rows, where it has none)
     hub: tuple[str, ...] | None = None  # repository, and configuration where it has several
+    hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name there, where it is another
+    exported: bool = False  # the repository is a script: the hub's own parquet export of it is read
     folder: str = ""  # where it is not the name: of the local copy
     files: Mapping[str, str] = field(default_factory=dict)  # split -> its name in a folder or on the hub
     rows: Mapping[str, int] = field(default_factory=dict)  # split -> rows of the published set
