@@ -1,4 +1,4 @@
-"""`lowrank-teach train | compare | plan | study | claims | tasks | figures`: the same functions from a terminal.
+"""The command `lowrank-teach` with all that it can do: the same as in Python, from a terminal.
 
 Every command takes `--json` for machines. What the library refuses is printed as its one sentence.
 """
@@ -15,39 +15,52 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from .board import Board, InterruptedTraining, console
+from .cli_cells import cells
+from .cli_options import (
+    AsJson,
+    BackboneName,
+    Document,
+    MethodName,
+    NoCache,
+    OwnBackbone,
+    OwnProfile,
+    OwnTask,
+    PresetName,
+    ProfileName,
+    Seed,
+    Settings,
+    StandIn,
+    TaskName,
+    choose,
+    value,
+)
+from .cli_presets import plan, presets
 from .errors import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="markdown", help="Low-rank adaptation to learn, check and extend.")
-Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
 
-TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
-BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="short name, hub name or local folder")]
-ProfileName = Annotated[str, typer.Option("--profile", "-p", help="tiny, laptop or gpu")]
-Seed = Annotated[int, typer.Option("--seed", "-s")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="a value of the method or of the training, "
-                                                    "as name=value; may be repeated")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output, nothing else")]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="train again even if the run is stored")]
+app.command(epilog="Example: `lowrank-teach plan lora --backbone llama-7b --memory --set base_dtype=bfloat16`")(plan)
+app.command(epilog="Example: `lowrank-teach presets salora/roberta-base/cola`")(presets)
+app.command(epilog="Example: `lowrank-teach cells --train cola rte`")(cells)
 
 
 @app.command(epilog="Example: `lowrank-teach train salora --task rt --profile laptop --set b=0.25`")
-def train(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_lora, autolora, head, full")],
-          task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile: ProfileName = "laptop",
-          seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False) -> Document:
-    """Train one method on one task and store the run."""
+def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone = None, profile: OwnProfile = None,
+          seed: Seed = 0, settings: Settings = None, preset: PresetName = None, stand_in: StandIn = False,
+          as_json: AsJson = False, no_cache: NoCache = False) -> Document:
+    """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
     from .experiment import fit
 
-    configured, training = _configure(method, settings or [])
-    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", [method])
-    with board.shown(not as_json):
-        run = fit(configured, task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
-                  **training)
-        board.add(method, run)
+    chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
+    board = Board(f"{chosen.title}, seed {seed}", [chosen.label])
+    with chosen.or_stand_in(), board.shown(not as_json):
+        run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
+        board.add(chosen.label, run)
     if as_json:
         return {"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
                 "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
@@ -68,7 +81,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
 
     if figures is not None:
         check_folder(figures)
-    training = dict(_value(pair) for pair in settings or [])
+    training = dict(value(pair) for pair in settings or [])
     board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP))
     with board.shown(not as_json):
         runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
@@ -79,24 +92,6 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
                                  "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
                          for label, run in runs.items()}, "figures": [str(path) for path in made]}
     _say_written(made)
-    return None
-
-
-@app.command(epilog="Example: `lowrank-teach plan salora --backbone minilm-l6 --set r=4`")
-def plan(method: Annotated[str, typer.Argument(help="lora, cola, salora, delta_lora, autolora")],
-         backbone: BackboneName = "minilm-l6", settings: Settings = None, as_json: AsJson = False) -> Document:
-    """Show which matrices a method would adapt, and with how many parameters, without training."""
-    from .adapters import adapt
-    from .models import load_backbone
-
-    configured, _ = _configure(method, settings or [])
-    model, _ = load_backbone(backbone)
-    shown = adapt(model, configured, seed=0).plan()
-    if as_json:
-        keys = ("site", "module", "d", "k", "r", "scaling", "parameters")
-        return {"sites": [dict(zip(keys, row, strict=True)) for row in shown.rows], "head": shown.head,
-                "total": shown.total}
-    print(shown)
     return None
 
 
@@ -160,7 +155,8 @@ def tasks(as_json: AsJson = False) -> Document:
     if as_json:
         return {name: {"kind": t.kind, "description": t.description, "metrics": t.metrics, "labels": t.labels,
                        "source": t.origin} for name, t in TASKS.items()}
-    shown = Table("task", "what it asks", "metrics", "rows from", box=None, header_style="bold")
+    names = Column("task", no_wrap=True, min_width=max(map(len, TASKS)))
+    shown = Table(names, "what it asks", "metrics", "rows from", box=None, header_style="bold")
     for name, task in TASKS.items():
         shown.add_row(name, task.description, ", ".join(task.metrics), task.origin)
     console.print(shown)
@@ -192,34 +188,6 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
 def _say_written(paths: list[Path]) -> None:
     for path in paths:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
-    """A method's configuration and the training values, from name=value pairs."""
-    from .config import TrainConfig
-    from .methods import METHODS
-
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose among {', '.join(METHODS)}")
-    values = dict(_value(pair) for pair in settings)
-    own = {name: value for name, value in values.items() if name in METHODS[method].__dataclass_fields__}
-    training = {name: value for name, value in values.items() if name not in own}
-    unknown = sorted(set(training) - set(TrainConfig.__dataclass_fields__))
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no value of {method} or of the training has this name; {method} has "
-                         f"{', '.join(METHODS[method].__dataclass_fields__)}")
-    return METHODS[method](**own), training
-
-
-def _value(pair: str) -> tuple[str, Any]:
-    name, equals, text = pair.partition("=")
-    if not equals:
-        raise ValueError(f"--set takes name=value, not {pair!r}")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    return name, tuple(value) if isinstance(value, list) else value
 
 
 def _print_json(value: Any) -> None:
