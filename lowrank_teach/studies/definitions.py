@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import PROFILES
-from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, LoRA, Method, SaLoRA
+from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, LoRA, Method, SaLoRA, compose
 
 
 @dataclass(frozen=True)
@@ -105,4 +105,14 @@ STUDIES: dict[str, Study] = {
     "delta_K": Study(
         "When should W start to move?", "K, as a share of the steps",
         {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}),
+    # 16 directions a matrix are trained, by one link or by two, and half of them kept where there are gates; the
+    # last arm trains only as many as the gates keep. A starts alike everywhere. A link has half of the steps, so
+    # its gates have twice the rate.
+    "composition": Study(
+        "Is a chain of gated links more than the chain, or than the gates?", "method",
+        {"COLA + SaLoRA": Arm(compose(COLA(chain=2), _salora(eta_c=0.2))),
+         "COLA": Arm(COLA(chain=2, sites="all", init="unit_rows")),
+         "SaLoRA": Arm(_salora(r=16, lora_alpha=32.0)),
+         "COLA, r = 4": Arm(COLA(chain=2, r=4, lora_alpha=8.0, sites="all", init="unit_rows"))},
+        series=(*GATES, "link"), sites=("rank", "norm", "effective_rank")),
 }
