@@ -113,7 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         headers = {"ETag": f'"{_oid(path)}"', "Accept-Ranges": "bytes", **commit}
-        cut = parts[1] in self.server.cut and path.suffix in (".safetensors", ".parquet", ".json")
+        content = {"models": (".safetensors",), "datasets": (".parquet", ".json")}[kind]
+        cut = parts[1] in self.server.cut and path.suffix in content
         self._send(200, data[: len(data) // 2] if cut else data, headers, body, announced=len(data))
         self.close_connection = cut
 

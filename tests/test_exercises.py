@@ -98,7 +98,7 @@ def test_the_solution_is_the_library_s_source(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
     engine.solution("lora_merge")
     assert "def merge(self)" in shown[0]
-    assert "self.scaling * self.lora_B * self.gate()" in shown[0]
+    assert "self.scaling * self.lora_B * self.settled_gate()" in shown[0]
 
 
 def test_the_learner_s_tensors_are_not_the_library_s():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach import claims, course
+from lowrank_teach import cells, claims, course
 from lowrank_teach.lineup import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +39,14 @@ def test_the_course_table_is_made_from_the_stored_minutes():
     assert between("course") == course.markdown()
     there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert set(re.findall(r"\[(\w+)\]\(notebooks/\1\.ipynb\)", between("course"))) == there
+
+
+def test_the_cells_are_those_of_the_stored_runs():
+    assert between("cells") == cells.markdown()
+
+
+def test_the_presets_are_counted():
+    assert f"lists {len(lt.PRESETS)} cells" in README
 
 
 def test_the_verdicts_are_counted_from_the_stored_runs():

@@ -22,9 +22,22 @@ from .lora import idea, ratio_bars, score_grid
 from .ranks import scores_by_rank, sum_of_directions
 from .result import own_result
 from .salora import density_sweep, dots_by_arm, gate_histogram, gate_readings, gated_directions, two_ascents
+from .text import (
+    Page,
+    data_to_text,
+    marked,
+    score_intervals,
+    side_by_side,
+    slot_error_bars,
+    texts_in_rows,
+    tokens,
+    word_tree,
+)
 
-__all__ = ["arms", "chain_idea", "correlations", "cost_and_cosine", "delta_idea", "density_sweep", "dots_by_arm",
-           "forest", "gate_histogram", "gate_readings", "gated_directions", "idea", "implicit_share", "own_result",
-           "paired_differences", "power_curves", "powers", "push_arrows", "rank_cliff", "rank_histogram",
-           "ratio_bars", "repeated_intervals", "saving_bars", "score_grid", "scores_by_rank", "sum_of_directions",
-           "trajectories", "two_ascents", "two_level_surface", "two_levels", "verdict_counts", "verdict_in_steps"]
+__all__ = ["Page", "arms", "chain_idea", "correlations", "cost_and_cosine", "data_to_text", "delta_idea",
+           "density_sweep", "dots_by_arm", "forest", "gate_histogram", "gate_readings", "gated_directions", "idea",
+           "implicit_share", "marked", "own_result", "paired_differences", "power_curves", "powers", "push_arrows",
+           "rank_cliff", "rank_histogram", "ratio_bars", "repeated_intervals", "saving_bars", "score_grid",
+           "score_intervals", "scores_by_rank", "side_by_side", "slot_error_bars", "sum_of_directions",
+           "texts_in_rows", "tokens", "trajectories", "two_ascents", "two_level_surface", "two_levels",
+           "verdict_counts", "verdict_in_steps", "word_tree"]

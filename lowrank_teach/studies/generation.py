@@ -46,7 +46,7 @@ TRAINING: dict[str, Any] = {"steps": 60, "batch_size": 8, "lr": 2e-3, "n_train":
 LICENCE = {"e2e": "E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
            "webnlg": "WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0"}
 METRICS = {"e2e": ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), "webnlg": ("bleu", "meteor", "ter")}
-INPUTS, SAMPLES, BEAMS, BEAM_INPUTS = 100, 12, (1, 2, 4), 24
+INPUTS, SAMPLES, BEAMS = 100, 12, (1, 2, 4)   # texts a run, shown with their inputs, widths tried on these
 
 
 @torch.no_grad()
@@ -190,7 +190,8 @@ def _about(writer: Writer, training: dict[str, Any], seeds: Sequence[int]) -> di
             "profile": PROFILE, "training": training, "seeds": list(seeds), "inputs": len(writer.inputs.rows),
             "parts": writer.inputs.parts, "generation": {"num_beams": 1, "max_new_tokens": task.max_target},
             "human": writer.humans(), "left_out": writer.left_out, "machine": machine(),
-            "command": f"python -m lowrank_teach.texts {task.name} --seeds {len(seeds)}"}
+            "command": f"python -m lowrank_teach.texts {task.name} --seeds {len(seeds)} "
+                       f"--inputs {writer.inputs.count}"}
 
 
 def _samples(inputs: Inputs) -> list[dict[str, Any]]:
@@ -212,9 +213,9 @@ def _of_run(run: Run | None) -> dict[str, Any]:
 
 
 def _at_width(writer: Writer, run: Run, width: int) -> dict[str, Any]:
-    written = writer.write(run, BEAM_INPUTS, num_beams=width)
+    written = writer.write(run, SAMPLES, num_beams=width)
     judged = writer.judged(written)
-    return {"num_beams": width, "scores": judged["scores"], "texts": written[:SAMPLES],
+    return {"num_beams": width, "scores": judged["scores"], "texts": written,
             "words": float(np.mean([len(text.split()) for text in written])), "slots": judged["slots"]}
 
 

@@ -38,7 +38,7 @@ from lowrank_teach import (
     widgets,
 )
 from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows
+from lowrank_teach.experiment import Rows, load_for
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.toys import least_squares
 
@@ -212,8 +212,7 @@ solution(delta_step)
 def train_here(method, task, backbone, settings, seed=0):
     """The adapters and the trainer after a training."""
     data = lt.load_task(task, n_train=settings.n_train, n_validation=64, n_test=64)
-    labels = len(data.task.labels) or 1
-    fresh, words = lt.load_backbone(backbone, num_labels=labels, seed=seed)
+    fresh, words = load_for(backbone, data, seed)
     rows = Rows(data, words, settings, encoder_decoder=False)
     adapted = lt.adapt(fresh, method, seed=seed)
     trainer = lt.Trainer(adapted, rows.train, rows.collate, settings, seed=seed)

@@ -24,7 +24,18 @@
 # sentence below the picture says what you see, and whether it is *computed live* or *snapped* to a stored run.
 
 # %%
-from lowrank_teach import config, course, explorers, playground, plots, studies, widgets
+import lowrank_teach as lt
+from lowrank_teach import (
+    claims,
+    config,
+    course,
+    drawings,
+    explorers,
+    playground,
+    plots,
+    studies,
+    widgets,
+)
 from lowrank_teach.training_widget import train_now
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
@@ -228,7 +239,73 @@ assert min(ranks.ranks(here).values()) >= 1, "the largest weight is never below 
 widgets.explore(ranks)
 
 # %% [markdown]
-# ## 7 · Every stored run
+# ## 7 · Two methods at once
+#
+# All methods here are one layer and a rule, so two rules can share a branch. `compose` joins them, for training
+# as for any other use; what contradicts itself is refused. Here a chain gets gates: each of its two links has its
+# own gates, its own budget and its own λ. **Try:** another pair, or `lt.DeltaLoRA()` as a third member.
+
+# %%
+both = lt.compose(lt.COLA(chain=2), lt.SaLoRA(b=0.5))
+print(f"{both.name}: rank {both.r} on sites {both.sites!r}, {both.links} links")
+try:
+    lt.compose(lt.SaLoRA(), lt.AutoLoRA())
+except ValueError as refused:
+    print(f"refused: {refused}")
+
+# %% [markdown]
+# Does it pay? Four arms were trained over the same seeds, on all six matrices. Three of them train 16 directions a
+# matrix: in one link or in two, with gates or without. The fourth is a chain that trains only as many as the gates
+# keep. A starts alike in all; a link has half of the steps, so its gates get twice the rate.
+# `studies.train("composition")` trains them again.
+
+# %%
+pairs = studies.load("composition")
+print(pairs.line())
+gates = "COLA + SaLoRA"
+steps, density = pairs.series(gates, "density")
+_, kept = pairs.series(gates, "kept_density")
+for link, last in enumerate([len(steps) // 2 - 1, len(steps) - 1], 1):
+    print(f"link {link}, seed 0: density {density[last]:.2f}, kept {kept[last]:.0%}")
+    assert abs(density[last] - 0.5) < 0.1, "each link meets a budget of its own"
+    assert kept[last] < 1, "in each link some gates have closed"
+
+# %% [markdown]
+# Differences are paired by seed: how much the composition scores above an arm. **Look** whether a bar holds zero,
+# and on which side of zero the others lie.
+
+# %%
+arms = [arm for arm in pairs.arms if arm != gates]
+gaps = [[100 * d for d in pairs.differences(gates, arm)] for arm in arms]
+judged = [claims.verdict(gap, ">") for gap in gaps]
+spans = [span for _, span in judged]
+said = [word for word, _ in judged]
+plots.show(
+    drawings.forest(
+        [f"{gates} above {arm}" for arm in arms],
+        gaps,
+        spans,
+        said,
+        [">"] * len(arms),
+        "difference of test accuracy, points",
+    ),
+    "Small dots are seeds, the bar is the 95 % interval. Right of zero the composition is "
+    "ahead; opposite means that it is behind.",
+    "A forest plot of three rows: the composition against the chain, the gates, and a small "
+    "chain, each with dots and a bar beside a vertical line at zero.",
+)
+
+# %%
+OUTCOMES = {"holds": "wins", "opposite": "loses", "not separable here": "cannot be told apart"}
+for arm, gap, span, word in zip(arms, gaps, spans, said, strict=True):
+    low, high = span
+    print(
+        f"Against {arm} the composition {OUTCOMES[word]}: {sum(gap) / len(gap):+.1f} points over "
+        f"{len(gap)} seeds, 95 % interval {low:+.1f} to {high:+.1f}."
+    )
+
+# %% [markdown]
+# ## 8 · Every stored run
 #
 # The collections are the stored studies, and the runs that you have trained on this machine. **Try:** pick an arm
 # and change only the seed. Is the difference between two arms larger than that?
@@ -246,7 +323,7 @@ plots.show(
 widgets.explore(shelf)
 
 # %% [markdown]
-# ## 8 · Train one now
+# ## 9 · Train one now
 #
 # Choose a method, a seed and a number of steps. The training runs in a process of its own, so that the sliders
 # above still move. **Try:** stop it half-way and press again: it goes on from there, to the same bits as without
@@ -264,6 +341,6 @@ train_now(TASK, BACKBONE, PROFILE)
 # - Low rank: the first few directions carry most of a trained change, but not equally in every matrix.
 # - Gates and thresholds cut directions off; what differs is who decides, and by which rule.
 # - A toy shows the mechanism, not the size of the effect on a task.
-# - The seed alone moves a score: look at section 7 before you believe a difference.
+# - The seed alone moves a score: look at section 8 before you believe a difference.
 #
 # **Next question:** which of the papers' claims hold here? `11_claims_ledger`.

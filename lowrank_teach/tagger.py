@@ -1,0 +1,206 @@
+"""A network in hand after its training, and what a tagger says about every word.
+
+`fit` keeps a record and lets the network go. Whoever wants to look at single predictions needs the network itself
+(`trained`), or, for a tagger, the probability of every tag at every word of the test sentences (`tag`), which is
+small enough to be kept beside the runs. The stages are those of `fit`. Taught in 09.
+"""
+
+# W words of a sentence, C tags
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from . import entities, measure
+from .adapters import adapt
+from .config import default_profile, fit_to_profile, train_config
+from .experiment import Rows, load_for, site_measures
+from .features import IGNORED, encode
+from .methods import METHODS, Method
+from .methods.checks import require
+from .outcome import Callback, Row, StoppedError
+from .runs import HISTORY, Run, Store, config_key, machine
+from .tasks import TASKS, TaskData, load_task
+from .train import Trainer
+
+
+@dataclass
+class Trained:
+    """A network after its training, in eval mode, its tokenizer, the rows it saw, and the record."""
+
+    model: Any
+    tokenizer: Any
+    data: TaskData
+    rows: Rows
+    run: Run
+
+
+def trained(method: Method | str, task: str, backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0,
+            *, callbacks: Sequence[Callback] = (), score: bool = True, longest: int | None = None,
+            **training: Any) -> Trained:
+    """Train as `fit` does, every stage a method has, and keep the network.
+
+    Args:
+        method, task, backbone, profile, seed, training: as in `fit`.
+        score: measure validation and test rows at the end (a task that writes text takes long).
+        longest: leave out training rows of more tokens, where cutting them would take the prompt away.
+
+    Raises:
+        ValueError: something in the configuration is refused.  StoppedError: a callback stopped the training.
+    """
+    stage: Method | None = (first := _chosen(method, profile))
+    c = train_config(profile, **training)
+    described = _described(first, task, backbone, profile, seed, training) | ({"longest": longest} if longest else {})
+    data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
+    history, seconds, notes, started, done = list[Row](), dict[str, float](), [data.source], time.perf_counter(), 0
+    while stage is not None:
+        model, tokenizer = load_for(backbone, data, seed)
+        rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
+        seen = [row for row in rows.train if not longest or len(row["input_ids"]) <= longest]
+        adapters = adapt(model, stage, seed=seed)
+        outcome = Trainer(adapters, seen, rows.collate, c, seed=seed, callbacks=callbacks).run()
+        if not outcome.finished:
+            raise StoppedError(f"stopped after step {outcome.step}; the same call starts anew")
+        history += [(step + done, site, name, value) for step, site, name, value in outcome.history]
+        notes += adapters.rule.notes()
+        stage, part = outcome.following, "training" if outcome.following is None else "search"
+        seconds |= {part: outcome.seconds, f"steps.{part}": outcome.step}
+        done += outcome.step
+    model.eval()
+    metrics = {split: rows.score(model, split) for split in ("validation", "test")} if score else {}
+    history += [(done, site, name, value) for site, name, value in site_measures(adapters)]
+    seconds["total"] = time.perf_counter() - started
+    run = Run(described, pd.DataFrame(history, columns=HISTORY), metrics, adapters.ranks(),
+              measure.parameter_counts(model), seconds, notes=notes, machine=machine())
+    return Trained(model, tokenizer, data, rows, run)
+
+
+def _chosen(method: Method | str, profile: str | None) -> Method:
+    return fit_to_profile(METHODS[method]() if isinstance(method, str) else method, profile)
+
+
+def _described(method: Method, task: str, backbone: str, profile: str | None, seed: int, training: dict) -> dict:
+    """What decides the result; "keeps" tells it from a run of `fit`, whose record has the factors, too."""
+    return json.loads(json.dumps({
+        "method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed, "keeps": "the network",
+        "profile": profile or default_profile(), "training": dataclasses.asdict(train_config(profile, **training))}))
+
+
+@dataclass
+class Tagged:
+    """What a tagger says about the test sentences of its task.
+
+    words, gold: of every sentence, with the annotated tags.  probabilities: (W, C) each.
+    """
+
+    run: Run
+    labels: tuple[str, ...]
+    words: list[list[str]]
+    gold: list[list[str]]
+    probabilities: list[np.ndarray]
+
+    @property
+    def predicted(self) -> list[list[str]]:
+        """The likeliest tag of every word."""
+        return entities.predicted_tags(self.probabilities, self.labels)
+
+    @property
+    def kinds(self) -> list[str]:
+        return entities.kinds_of(self.labels)
+
+
+def tag(method: Method | str, task: str, backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0, *,
+        callbacks: Sequence[Callback] = (), store: Store | None = None, cache: bool = True,
+        **training: Any) -> Tagged:
+    """Train a tagger and keep what it says about its test sentences, or find what was kept. As `trained`."""
+    require(task in TASKS and TASKS[task].kind == "tagging", f"'{task}' is no task of tagging; there are "
+            f"{', '.join(name for name, one in TASKS.items() if one.kind == 'tagging')}")
+    store, c = store or Store(), train_config(profile, **training)
+    key = config_key(_described(_chosen(method, profile), task, backbone, profile, seed, training))
+    path = store.folder / "taggers" / f"{key}.safetensors"
+    if cache and path.exists() and (run := store.get(key)):
+        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
+        words, gold = sentences(data)
+        return Tagged(run, data.task.labels, words, gold, _split(load_file(path)["probabilities"].numpy(), gold))
+    store.check()
+    found = trained(method, task, backbone, profile, seed, callbacks=callbacks, **training)
+    probabilities = word_probabilities(found)
+    if cache:
+        store.put(found.run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"probabilities": torch.from_numpy(np.concatenate(probabilities))}, path)
+    words, gold = sentences(found.data)
+    return Tagged(found.run, found.data.task.labels, words, gold, probabilities)
+
+
+def sentences(data: TaskData) -> tuple[list[list[str]], list[list[str]]]:
+    """Words and tags of the test sentences (of the validation sentences, where no test is labelled)."""
+    frame = data.validation if data.test is None else data.test
+    words = [list(row) for row in frame[data.task.text[0]]]
+    return words, [[data.task.labels[code] for code in row] for row in frame[data.task.label]]
+
+
+@torch.no_grad()
+def word_probabilities(found: Trained, batch_size: int = 32) -> list[np.ndarray]:
+    """(W, C) float32 of every test sentence: the softmax at the first piece of each word.
+
+    A word that the network could not read, past the longest length, is O with certainty: it finds nothing there.
+    """
+    features = found.rows.splits.get("test", found.rows.splits["validation"])
+    place, result = next(found.model.parameters()).device, []
+    for start in range(0, len(features), batch_size):
+        chosen = features[start:start + batch_size]
+        batch = {k: v.to(place) for k, v in found.rows.collate(chosen).items()}
+        soft = found.model(**batch).logits.float().softmax(-1).cpu()                              # (B, T, C)
+        counts = batch["labels"].cpu() != IGNORED
+        for feature, row, here in zip(chosen, soft, counts, strict=True):
+            table = np.zeros((len(feature["reference"]), soft.shape[-1]), dtype=np.float32)
+            table[:, 0] = 1.0
+            table[feature["words"]] = row[here].numpy()
+            result.append(table)
+    return result
+
+
+def _split(flat: np.ndarray, gold: list[list[str]]) -> list[np.ndarray]:
+    return np.split(flat, np.cumsum([len(tags) for tags in gold])[:-1])
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One sentence as a tokenizer cuts it: pieces, the number of each piece's word (None for [CLS] and the like),
+    and the label of each piece, "" where it does not count."""
+
+    words: list[str]
+    tags: list[str]
+    pieces: list[str]
+    word_of: list[int | None]
+    labels: list[str]
+
+
+def short_example(data: TaskData, tokenizer: Any, longest: int = 13) -> Cut:
+    """The first training sentence of at most so many pieces that has an entity, and a word cut into several pieces.
+
+    Raises:
+        ValueError: no sentence is like that.
+    """
+    task = data.task
+    for tokens, codes in zip(data.train[task.text[0]], data.train[task.label], strict=True):
+        batch = tokenizer([list(tokens)], is_split_into_words=True)
+        word_of = batch.word_ids(0)
+        counted = [w for w in word_of if w is not None]
+        if len(word_of) <= longest and any(codes) and len(set(counted)) < len(counted) > 5:
+            labels = encode(pd.DataFrame({task.text[0]: [tokens], task.label: [codes]}), task, tokenizer)[0]["labels"]
+            return Cut(list(tokens), [task.labels[c] for c in codes],
+                       tokenizer.convert_ids_to_tokens(batch["input_ids"][0]), word_of,
+                       ["" if label == IGNORED else task.labels[label] for label in labels])
+    raise ValueError(f"no sentence of '{task.name}' with an entity and a cut word has at most {longest} pieces")

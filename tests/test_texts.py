@@ -1,0 +1,332 @@
+"""Texts: the rule for slot errors, scores from their sums, the pages and pictures, and how stored texts are made."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import EOS, PAD, shake, tiny
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from lowrank_teach import drawings, slots, text_metrics, texts
+from lowrank_teach.adapters import adapt
+from lowrank_teach.explorers.texts import HowManyInputs
+from lowrank_teach.methods import DeltaLoRA, LoRA
+from lowrank_teach.runs import Store
+from lowrank_teach.studies import generation
+from lowrank_teach.toys import beams
+
+FIELDS = ("name : The Mill | eatType : pub | food : French | priceRange : cheap | familyFriendly : no | "
+          "near : Café Rouge")
+VALUES = {"name": ["The Mill", "The Punter"], "eatType": ["pub", "restaurant", "coffee shop"],
+          "food": ["French", "Indian"], "priceRange": ["cheap", "high", "less than £20"],
+          "familyFriendly": ["yes", "no"], "near": ["Café Rouge", "Raja Indian Cuisine"],
+          "area": ["riverside", "city centre"]}
+
+
+def errors(text: str, source: str = FIELDS, values: slots.Values = VALUES) -> tuple[set[str], set[str]]:
+    """What is missing, and what is made up as it is written."""
+    found = slots.check(text, source, values)
+    return set(found.missing), {text[mark.start:mark.end] for mark in found.marks if not mark.right}
+
+
+# -- the rule
+
+def test_a_text_that_says_everything_has_no_error():
+    assert errors("The Mill is a cheap French pub near Café Rouge. It is not family-friendly.") == (set(), set())
+
+
+@pytest.mark.parametrize(("text", "missing", "made_up"), [
+    ("The Mill is an inexpensive French pub near Cafe Rouge, for adults.", set(), set()),   # other words, no accent
+    ("The Mill is a French pub near Café Rouge for less than £20, not for families.", set(), set()),   # a twin level
+    ("The Mill is an expensive french pub near Café Rouge, no kids.", {"priceRange"}, {"expensive"}),
+    ("The Mill, a public French bar, cheap, near Café Rouge. No children.", {"eatType"}, set()),       # no whole word
+    ("The Mill is a cheap, family friendly French pub near Café Rouge.", {"familyFriendly"}, {"family friendly"}),
+    ("The Mill is a cheap pub near Raja Indian Cuisine, no kids.", {"food", "near"}, {"Raja Indian Cuisine"}),
+    ("The Punter, a cheap French pub by the river, Café Rouge, no kids", {"name"}, {"The Punter", "by the river"}),
+    ("", {"name", "eatType", "food", "priceRange", "familyFriendly", "near"}, set())])
+def test_what_is_missing_and_what_is_made_up(text, missing, made_up):
+    assert errors(text) == (missing, made_up)
+
+
+def test_what_is_denied_is_not_said():
+    friendly = FIELDS.replace("familyFriendly : no", "familyFriendly : yes")
+    assert errors("The Mill is a cheap French pub near Café Rouge, not family friendly.", friendly) == (
+        {"familyFriendly"}, {"not family"})
+
+
+def test_a_place_called_restaurant_is_harmless():
+    assert errors("The Mill, a restaurant and pub, French and cheap, near Café Rouge, no kids.")[1] == set()
+
+
+def test_levels_have_twins_only_in_their_own_field():
+    assert slots._twins("priceRange", "high") == ["high", "more than £30"]
+    assert slots._twins("customer rating", "high") == ["high", "5 out of 5"]
+
+
+TRIPLES = ('Aenir : author : Garth_Nix | Aenir : country : Australia | Aenir : published : "2001-01-01" | '
+           "Aenir : pages : 1232.0 | Austin,_Texas : isPartOf : Texas")
+NAMES = {"value": ["Garth Nix", "Mark_Rutte", "English_language", "jazz", "12"]}
+
+
+def test_triples_are_looked_for_by_name_date_and_number():
+    text = "Aenir, by Garth Nix of Australia, came out in 2001 and has 1,232 pages. Austin is in Texas."
+    assert errors(text, TRIPLES, NAMES) == (set(), set())
+    assert [len(slots.fields(TRIPLES)), slots.check(text, TRIPLES, NAMES).slots] == [7, 7]   # Aenir counts once
+
+
+def test_names_of_the_task_and_new_numbers_are_made_up():
+    text = "Aenir by Mark Rutte has 1232 pages, 14 of them jazz. Austin is in Texas, Australia, since 2001."
+    assert errors(text, TRIPLES, NAMES) == ({"Garth Nix"}, {"Mark Rutte", "14"})
+
+
+def test_value_lists_hold_every_value_once_and_a_line_without_fields_is_refused():
+    assert slots.value_lists([FIELDS, "name : The Punter | area : riverside"])["name"] == ["The Mill", "The Punter"]
+    assert slots.value_lists([TRIPLES])["value"][:2] == ['"2001-01-01"', "1232.0"]
+    with pytest.raises(ValueError, match="no 'field : value'"):
+        slots.fields("a headline")
+
+
+def test_places_in_the_text_stay_where_letters_have_accents():
+    text = "Café Rouge is near The Mill."
+    [near] = [mark for mark in slots.check(text, FIELDS, VALUES).marks if mark.field == "near"]
+    assert text[near.start:near.end] == "Café Rouge"
+
+
+# -- scores from their sums
+
+SAID = ["the pub is cheap and near the river", "a place to eat", "The Mill serves French food by the river"]
+REFERENCES = [["the pub is cheap , near the river", "a cheap pub on the river"], ["a nice place to eat"],
+              ["The Mill serves French food", "French food is served in The Mill by the river"]]
+
+
+@pytest.mark.parametrize("name", texts.STATISTICS)
+def test_sums_give_the_corpus_score(name):
+    rows = texts.statistics(name, SAID, REFERENCES)
+    own = {"bleu": text_metrics.bleu, "ter": text_metrics.ter, "cider": text_metrics.cider,
+           "meteor": text_metrics.meteor, "rougeL": text_metrics.rouge("rougeL")}[name]
+    assert len(rows) == len(SAID)
+    assert texts.combined(name, rows) == pytest.approx(own(SAID, REFERENCES), abs=1e-6)
+
+
+def test_a_draw_of_every_text_once_is_the_score_itself():
+    rows = texts.statistics("bleu", SAID, REFERENCES)
+    whole, twice = texts.resampled("bleu", rows, np.array([[2, 0, 1], [0, 0, 1]]))
+    assert whole == pytest.approx(text_metrics.bleu(SAID, REFERENCES), abs=1e-9)
+    assert twice == pytest.approx(text_metrics.bleu([SAID[0], *SAID[:2]], [REFERENCES[0], *REFERENCES[:2]]), abs=1e-9)
+
+
+def stored_texts(shift: float = 0.0, n: int = 40) -> texts.Texts:
+    """Two arms on n inputs in two parts; the second needs `shift` more edits a text."""
+    draw = np.random.default_rng(0)
+    edits, lengths = draw.integers(0, 9, n).astype(float), draw.integers(8, 12, n).astype(float)
+    records = [{"arm": arm, "seed": 0, "scores": {"ter": 0.0}, "slots": [[1, 0, 4]] * n,
+                "statistics": {"ter": np.stack([edits + more, lengths], 1).tolist()}}
+               for arm, more in (("LoRA", 0.0), ("other", shift))]
+    about = {"task": "made up", "parts": ["seen", "unseen"] * (n // 2)}
+    return texts.Texts(about, records, [], {})
+
+
+def test_differences_are_paired_and_scores_are_not():
+    stored = stored_texts(shift=1.0)
+    one, two = stored.interval("LoRA", "ter"), stored.interval("other", "ter")
+    score, low, high = stored.interval("other", "ter", other="LoRA")
+    assert two[1] < one[2]                           # side by side the bars overlap
+    assert 0 < low <= score <= high                  # on the same inputs they are apart
+    assert score == pytest.approx(two[0] - one[0])
+    assert high - low < one[2] - one[1]
+
+
+def test_a_part_holds_its_own_inputs_only():
+    stored = stored_texts()
+    assert len(stored.rows("LoRA", "ter", part="seen")) == 20
+    assert np.array_equal(stored.rows("LoRA", "ter", part="unseen"), stored.rows("LoRA", "ter")[1::2])
+    with pytest.raises(KeyError, match="arms: \\['LoRA', 'other'\\]"):
+        stored.record("COLA")
+
+
+def test_the_task_is_the_packaged_one_where_rows_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    monkeypatch.setattr("lowrank_teach.hub.is_reachable", lambda: False)
+    name, why = texts.task_here("e2e")
+    assert name == "bbc-headline"
+    assert "no rows of e2e" in why
+    with pytest.raises(FileNotFoundError, match=r"python -m lowrank_teach\.texts webnlg"):
+        texts.load("webnlg", tmp_path)
+
+
+def test_the_task_is_the_wanted_one_where_its_rows_are(tmp_path, monkeypatch):
+    folder = tmp_path / "e2e_nlg"
+    folder.mkdir()
+    frame = pd.DataFrame({"meaning_representation": ["name[The Mill], eatType[pub]"],
+                          "human_reference": ["The Mill is a pub."]})
+    for split in ("train", "validation", "test"):
+        frame.to_parquet(folder / f"{split}.parquet")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    assert texts.task_here("e2e")[0] == "e2e"
+
+
+# -- pages and pictures
+
+NASTY = 'The Mill <script>alert("x")</script> & a pub'
+
+
+def test_every_piece_of_a_marked_text_is_escaped():
+    source, text = "name : <b>Mill | eatType : pub", "<i>1 <b>Mill <i>2 a <u>bar <i>3 pub <i>4"
+    check = slots.check(text, source, {"name": ["<b>Mill"], "eatType": ["pub", "<u>bar"]})
+    assert [mark.right for mark in check.marks] == [True, True]   # a word begins with a letter
+    check = slots.Check((*check.marks[:1], slots.Mark(20, 26, "eatType", False), *check.marks[1:]), ("<a>",), 2)
+    shown = drawings.marked(text, check)
+    assert re.findall(r"<(\w+)", shown) == ["b", "del", "b", "i"]    # the marks' own tags and no other
+    assert shown.count("&lt;") == 7
+
+
+def test_text_of_the_data_is_escaped_everywhere():
+    check = slots.check(NASTY, FIELDS, VALUES)
+    pages = [drawings.side_by_side(NASTY, [NASTY], {NASTY: (NASTY, check)}, NASTY),
+             drawings.texts_in_rows({NASTY: NASTY}, NASTY), drawings.tokens([NASTY, "b"], [True, False])]
+    for page in pages:
+        assert "<script" not in page.html
+        assert "&lt;script&gt;" in page.html
+        assert "<script>" in page.plain                     # plain text needs no escape
+        assert page._repr_mimebundle_()["text/html"] == page.html
+
+
+def test_marks_say_what_is_right_made_up_and_missing():
+    text = "The Mill is an expensive pub."
+    shown = drawings.marked(text, slots.check(text, FIELDS, VALUES))
+    assert ">The Mill</b>" in shown
+    assert ">expensive</del>" in shown
+    assert "[missing: food, priceRange, familyFriendly, near]" in shown
+    page = drawings.side_by_side(FIELDS, ["a", "b", "c"], {"LoRA": (text, slots.check(text, FIELDS, VALUES))}, "CC")
+    assert "expensive✗" in page.plain
+    assert page.html.count("reference") == 2 + 1            # two of three, and the line below
+
+
+def test_every_figure_draws_something():
+    from lowrank_teach.style import empty_panels
+
+    found = {"LoRA": (0.5, 0.4, 0.6), "other": (0.4, 0.3, 0.5)}
+    figures = [drawings.data_to_text(), drawings.score_intervals({"BLEU": found, "TER": found}, zero=True),
+               drawings.slot_error_bars({"LoRA": (0.3, 0.1), "people": (0.1, 0.0)}),
+               drawings.word_tree(beams.TREE, {"greedy": beams.best(1).words})]
+    assert not any(empty_panels(fig) for fig in figures)
+
+
+def test_more_inputs_leave_less_open():
+    picture = HowManyInputs(stored_texts(shift=1.0), ["LoRA", "other"], "ter")
+    few, many = picture.arrays(n=10), picture.arrays(n=40)
+    width = [np.ptp(found["scores"][:, 1:], axis=1).mean() for found in (few, many)]
+    assert width[1] < 0.7 * width[0]
+    assert many["differences"].shape == (1, 3)
+    assert "apart from LoRA: other" in picture.words(n=40)
+    assert (picture.frame(n=10).copy() != picture.frame(n=40)).any()
+
+
+# -- the toy
+
+def test_greedy_is_width_one_and_misses_the_likeliest_text():
+    assert beams.best(1).words == ("The", "pub")
+    assert beams.best(2).words == ("A", "pub")
+    likeliest = max(beams.search(99)[-1], key=lambda beam: beam.probability)
+    assert beams.best(2) == likeliest
+    assert sum(beam.probability for beam in beams.search(99)[-1]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="width = 0"):
+        beams.search(0)
+
+
+# -- how stored texts are made
+
+def language_model(folder, words):
+    """A folder with a tiny random Llama and a tokenizer of these words."""
+    numbers = {"[pad]": PAD, "[begin]": 1, "[end]": EOS} | {word: 3 + i for i, word in enumerate(sorted(words))}
+    made = Tokenizer(WordLevel(numbers, unk_token="[begin]"))
+    made.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[pad]", bos_token="[begin]", eos_token="[end]"
+                            ).save_pretrained(folder)
+    tiny("llama", head="causal", vocab_size=len(numbers), max_position_embeddings=256).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def restaurants(tmp_path, monkeypatch):
+    """A model folder, with LOWRANK_TEACH_DATA set to rows in E2E's form: three inputs, two texts of each."""
+    names, eaten = ("The Mill", "Zizzi", "The Punter"), ("French", "Indian", "Italian")
+    rows = [(f"name[{name}], food[{food}]", text) for name, food in zip(names, eaten, strict=True)
+            for text in (f"{name} serves {food} food .", f"eat {food} food at {name} .")]
+    frame = pd.DataFrame(rows, columns=["meaning_representation", "human_reference"])
+    (tmp_path / "e2e_nlg").mkdir()
+    for split in ("train", "validation", "test"):
+        frame.to_parquet(tmp_path / "e2e_nlg" / f"{split}.parquet")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    return language_model(tmp_path / "model", {word for row in rows for word in f"{row[1]} name : | food ||".split()})
+
+
+def test_what_a_run_learned_is_added_to_the_pretrained_matrices():
+    model = tiny("llama", head="causal")
+    adapters = adapt(model, LoRA(r=2, sites="qv"), seed=0)
+    shake(adapters)
+    batch = {"input_ids": torch.arange(3, 15).reshape(2, 6)}
+    fresh = tiny("llama", head="causal")
+    plain = fresh(**batch).logits
+    generation.deploy(fresh, {name: branch.factors() for name, branch in adapters.items()})
+    assert torch.allclose(fresh(**batch).logits, model(**batch).logits, atol=1e-4)
+    assert not torch.allclose(plain, model(**batch).logits, atol=1e-2)
+
+
+def test_texts_are_made_kept_and_read_back(restaurants, tmp_path):
+    told = []
+    arms = {"LoRA": LoRA(r=2), "Delta-LoRA": DeltaLoRA(r=2, lam=2.0, K=1, form="lazy")}
+    stored = generation.make("e2e", tmp_path, seeds=(0, 1), inputs=3, backbone=str(restaurants), arms=arms,
+                             beams=(1, 2), store=Store(tmp_path / "runs"), steps=3, batch_size=2,
+                             mixed_precision="no", on_run=lambda *found: told.append(found[:2]))
+    assert told == [("not trained", 0), ("LoRA", 0), ("Delta-LoRA", 0), ("LoRA", 1), ("Delta-LoRA", 1)]
+    assert stored.arms == ["not trained", *arms]
+    assert stored.about["licence"].endswith("CC BY-SA 4.0")
+    assert stored.about["training"]["steps"] == 3
+    assert str(tmp_path) not in texts.path_of("e2e", tmp_path).read_text()   # of a model's folder its name alone
+    assert stored.about["human"] == {"missing": 0.0, "made_up": 0.0}
+    assert stored.seeds("LoRA") == [0, 1]
+    record = stored.record("Delta-LoRA", 1)
+    assert texts.combined("bleu", np.array(record["statistics"]["bleu"])) == pytest.approx(record["scores"]["bleu"])
+    assert len(record["series"]["loss"][0]) == 3
+    source, references, written = stored.sample(0)
+    assert len(references) == 2
+    assert set(written) == set(stored.arms)
+    text, check = written["LoRA"]
+    assert check == slots.check(text, source, slots.value_lists([one["source"] for one in stored.samples]))
+    assert [one["num_beams"] for one in stored.beams["widths"]] == [1, 2]
+    assert stored.beams["widths"][0]["texts"][0] == text         # width 1 is what was written greedily
+    assert "python -m lowrank_teach.texts e2e --seeds 2 --inputs 3" in stored.line()
+
+
+def test_a_task_whose_samples_have_no_licence_here_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="e2e, webnlg, not for 'rt'"):
+        generation.make("rt", tmp_path)
+
+
+def test_the_command_line_makes_each_task_named(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(generation, "make", lambda task, folder, **how: asked.append((task, folder, how)))
+    monkeypatch.setattr("sys.argv", ["texts", "e2e", "webnlg", "--seeds", "2", "--folder", str(tmp_path)])
+    texts.main()
+    assert [(task, folder, list(how["seeds"]), how["inputs"]) for task, folder, how in asked] == [
+        ("e2e", tmp_path, [0, 1], 100), ("webnlg", tmp_path, [0, 1], 100)]
+
+
+def test_real_inputs_have_all_their_references(shared_data, monkeypatch):
+    from lowrank_teach.tasks import load_task
+
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))
+    data = load_task("webnlg")
+    inputs = generation.Inputs(data, 40)
+    assert len(inputs.sources) == len(set(inputs.rows["entry"])) == 40
+    assert set(inputs.parts) == {"seen", "unseen"}
+    row = inputs.rows.iloc[3]
+    assert row["references"] == data.test.loc[data.test["entry"] == row["entry"], "target"].tolist()
