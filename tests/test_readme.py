@@ -85,6 +85,25 @@ def test_the_six_lines_run_on_a_transformers_model(monkeypatch):
     example = next(block for block in BLOCKS if "from_pretrained" in block).replace("steps=1000", "steps=8")
     names = {"rows": make_rows(32), "collate": collate}
     exec(example.replace("r=8", "r=4"), names)
-    assert names["adapters"].state == "merged"
+    assert names["adapters"].state == "unloaded"
     with torch.no_grad():
         assert torch.isfinite(names["model"](**collate(make_rows(4))).logits).all()
+
+
+def test_the_lines_for_peft_and_transformers_run(monkeypatch, tmp_path):
+    """As printed, on a tiny model: what comes out loads in transformers alone, and answers alike."""
+    from helpers import collate, make_rows, tiny
+    from transformers import BertForSequenceClassification, TrainingArguments
+
+    monkeypatch.chdir(tmp_path)
+    example = next(block for block in BLOCKS if "LowRankTrainer" in block).replace("max_steps=1000", "max_steps=4")
+    adapters = lt.adapt(tiny(labels=3), lt.LoRA(r=2), seed=0)
+    names = {"lt": lt, "adapters": adapters, "base": tiny(labels=3), "rows": make_rows(32), "collate": collate,
+             "TrainingArguments": lambda *a, **k: TrainingArguments(*a, **k, use_cpu=True, report_to=[])}
+    exec(example, names)
+    plain = BertForSequenceClassification.from_pretrained("merged").eval()
+    batch = collate(make_rows(4))
+    with torch.no_grad():
+        trained = adapters.model.eval()(**batch).logits
+        assert (trained - tiny(labels=3)(**batch).logits).abs().max() > 1e-4
+        torch.testing.assert_close(plain(**batch).logits, trained, rtol=0, atol=1e-5)
