@@ -212,6 +212,13 @@ def test_what_stands_in_the_data_stays_text():
 def test_an_error_is_told_in_words_and_by_a_frame():
     words = ["the", "IL-2", "gene"]
     assert drawn.in_brackets(words, [(1, 3, "DNA", "missed")]) == "the [IL-2 gene | DNA, missed]"
+
+
+def test_an_address_in_a_tweet_is_not_passed_on():
+    words = ["see", "http://short.example/abc", "HTTPS://x.example", "now"]
+    for shown in (drawn.highlight(words, [(0, 2, "a", "")], ["a"]), drawn.in_brackets(words, [(0, 2, "a", "")])):
+        assert "example" not in shown
+        assert shown.count("[link]") == 2
     right, wrong = (drawn.highlight(words, [(1, 3, "DNA", remark)], ["DNA"]) for remark in ("right", "wrong border"))
     assert "dashed" in wrong
     assert "[DNA, wrong border]" in wrong

@@ -190,8 +190,9 @@ def test_a_stored_study_holds_what_it_says(path):
     found, study = studies.load(path.stem), STUDIES[path.stem]
     for record in found.records:
         assert 0.4 < record["test"]["accuracy"] <= 1
-        gated = record["method"]["method"] == "salora"
-        wanted = {"loss"} | (set(study.series) if gated else set())
+        members = record["method"]["method"].split("+")
+        gates, links = definitions.GATES if "salora" in members else (), ("link",) if "cola" in members else ()
+        wanted = {"loss", *gates, *links} & set(study.series)
         assert wanted <= set(record["series"])
         assert all(len(steps) == len(values) for steps, values in record["series"].values())
         assert record["seconds"]["steps.training"] == definitions.TRAINING["steps"]

@@ -228,7 +228,7 @@ def test_every_explorer_is_in_the_playground_and_in_the_benchmark():
     for name in explorers.__all__:
         assert f"= explorers.{name}(" in page
     assert page.count("widgets.explore(") == page.count("widgets.strip(") == len(explorers.__all__)
-    assert page.count("**Try:**") == len(explorers.__all__) + 1   # and the training
+    assert page.count("**Try:**") == len(explorers.__all__) + 2   # and two methods at once, and the training
 
 
 @pytest.mark.parametrize("name", explorers.__all__)

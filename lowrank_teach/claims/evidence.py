@@ -112,6 +112,14 @@ def _bench_setting(bench: Mapping[str, Any]) -> str:
     return f"{s['backbone']}, {s['rows']} rows of {s['tokens']} tokens, {s['device']}, {s['repeats']} repeats in turn"
 
 
+def absent(what: str) -> Measure:
+    """A claim that runs could settle, but for which no study is defined."""
+    def measure(folder: Folder) -> Evidence:
+        raise FileNotFoundError(f"no stored study trains {what}")
+
+    return measure
+
+
 def runs(arm: Arm, folder: Folder) -> dict[int, Record]:
     """Seed -> record of one arm; none where the study has no run of it yet.
 

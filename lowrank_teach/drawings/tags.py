@@ -32,7 +32,7 @@ def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str])
     words: of the sentence.  spans: not overlapping, by the numbers of words.  kinds: the order of the colours.
     Every word, type and remark is escaped: what is in the data stays text.
     """
-    parts, at = [], 0
+    words, parts, at = _unlinked(words), [], 0
     for start, end, kind, remark in sorted(spans):
         parts += [html.escape(word) for word in words[at:start]]
         name = html.escape(f"{kind}, {remark}" if remark else kind)
@@ -40,6 +40,11 @@ def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str])
                      f'{_edge(remark)}">{html.escape(" ".join(words[start:end]))} <small>[{name}]</small></mark>')
         at = end
     return " ".join([*parts, *(html.escape(word) for word in words[at:])])
+
+
+def _unlinked(words: Sequence[str]) -> list[str]:
+    """Addresses in tweets lead nowhere by now, or worse: that there was one is shown, and not which."""
+    return ["[link]" if word.lower().startswith(("http://", "https://")) else word for word in words]
 
 
 def _tint(kind: str, kinds: Sequence[str]) -> str:
@@ -69,7 +74,7 @@ def texts(rows: Sequence[Mapping[str, str]]) -> str:
 
 def in_brackets(words: Sequence[str], spans: Sequence[Span]) -> str:
     """The same sentence as plain text, for a reader without colours: [IL-2 | protein, missed]."""
-    parts, at = [], 0
+    words, parts, at = _unlinked(words), [], 0
     for start, end, kind, remark in sorted(spans):
         name = f"{kind}, {remark}" if remark else kind
         parts += [*words[at:start], f"[{' '.join(words[start:end])} | {name}]"]
