@@ -9,7 +9,6 @@ i directions, all but the first i, or i drawn at random. Stored in figures/data/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from . import measure
 from .changes import FineTuned, fine_tune
+from .comparison import made_on, read, write
 from .config import train_config
 from .course import references_folder
 from .runs import machine
@@ -65,7 +65,7 @@ def train(seeds: Iterable[int] = range(5), folder: Path | str | None = None, *, 
     found: list[dict[str, Any]] = []
     for seed in seeds:
         found += records(fine_tune(task, backbone, profile, seed, **training), seed)
-        path.write_text(json.dumps({**about, "records": found}, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(path, about, found)
         if on_seed is not None:
             on_seed(seed)
     return Results(about, found)
@@ -73,10 +73,10 @@ def train(seeds: Iterable[int] = range(5), folder: Path | str | None = None, *, 
 
 def line(found: Results) -> str:
     """One sentence on where the numbers come from."""
-    a, m = found.about, found.about["machine"]
+    a = found.about
     networks = len(found.values("loss")["all"])
     return (f"stored cuts: {networks} networks trained whole, {a['backbone']} on {a['task']}, "
-            f"{a['training']['steps']} steps; made on {m['processor']} with torch {m['torch']}, commit {m['commit']}")
+            f"{a['training']['steps']} steps; {made_on(a['machine'])}")
 
 
 def load(folder: Path | str | None = None) -> Results:
@@ -86,7 +86,4 @@ def load(folder: Path | str | None = None) -> Results:
         FileNotFoundError: it has not been trained here.
     """
     path = Path(folder or references_folder()) / FILE
-    if not path.exists():
-        raise FileNotFoundError("the cuts have no numbers yet; train them: lowrank_teach.cuts.train()")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return Results({key: value for key, value in stored.items() if key != "records"}, stored["records"])
+    return Results(*read(path, "the cuts have no numbers yet; train them: lowrank_teach.cuts.train()"))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import plots, style
+from .comparison import made_on
 from .course import references_folder
 from .methods.base import Clock
 from .outcome import Callback
@@ -119,10 +120,10 @@ def load_reference(name: str) -> tuple[dict[str, Curve], str]:
     if path is None:
         return {}, f"no stored reference {name} beside this package: your curve stands alone"
     stored = json.loads(path.read_text(encoding="utf-8"))
-    m, c = stored["machine"], stored["config"]
+    c = stored["config"]
     return ({label: (curve[0], curve[1]) for label, curve in stored["arrays"].items()},
-            f"reference: {c['backbone']} on {c['task']}, profile {c['profile']!r}, seed {c['seed']}; made on "
-            f"{m['processor']} with torch {m['torch']}, commit {m['commit']}")
+            f"reference: {c['backbone']} on {c['task']}, profile {c['profile']!r}, seed {c['seed']}; "
+            f"{made_on(stored['machine'])}")
 
 
 def keep_reference(name: str, make: Callable[[], Run]) -> None:

@@ -12,17 +12,16 @@ Taught in 09.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from . import entities, rewrites
+from . import comparison, entities, rewrites
+from .comparison import Scored, made_on, write
 from .config import train_config
 from .course import references_folder
 from .methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
@@ -41,17 +40,6 @@ TAG_TASKS: dict[str, dict[str, Any]] = {   # rates at which LoRA learns both in 
     "jnlpba": {**TAGGING, "batch_size": 16, "lr": 3e-3, "head_lr": 1e-2},
     "wnut16": {**TAGGING, "batch_size": 8, "lr": 2e-3, "head_lr": 1e-2},
 }
-
-
-def where_there_is_data(task: str, packaged: str, *folders: str) -> tuple[str, str]:
-    """(the task, why): `task` if LOWRANK_TEACH_DATA has its folder, else one whose text is packaged.
-
-    folders: what its folder is called, where not by its name.
-    """
-    data = os.environ.get("LOWRANK_TEACH_DATA")
-    if data and any((Path(data) / folder).is_dir() for folder in folders or (task,)):
-        return task, f"{task}, since LOWRANK_TEACH_DATA has it"
-    return packaged, f"{packaged}, which is packaged, since LOWRANK_TEACH_DATA names no folder with {task}"
 
 
 # ---- taggers -----------------------------------------------------------------------------------------------------
@@ -76,16 +64,10 @@ def read(strings: Iterable[str], labels: Sequence[str]) -> list[list[str]]:
     return [[tag[letter] for letter in string] for string in strings]
 
 
-@dataclass(frozen=True)
-class Taggers:
-    """What is stored of one task. records: one dict a run: arm, seed, test, tags, ranks, parameters, seconds."""
+class Taggers(Scored):
+    """What is stored of one task: of each run test, tags, ranks, parameters, seconds beside its arm and seed."""
 
-    about: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-
-    @property
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(record["arm"] for record in self.records))
+    metric = "entity_f1"
 
     @property
     def seeds(self) -> list[int]:
@@ -104,22 +86,9 @@ class Taggers:
         """Annotated tags of the test sentences."""
         return read(self.about["gold"], self.labels)
 
-    def of(self, arm: str) -> list[Mapping[str, Any]]:
-        """The runs of an arm, by seed."""
-        return sorted((r for r in self.records if r["arm"] == arm), key=lambda r: r["seed"])
-
     def tags(self, arm: str, seed: int = 0) -> list[list[str]]:
         """Predicted tags of the test sentences."""
-        return read(next(r["tags"] for r in self.of(arm) if r["seed"] == seed), self.labels)
-
-    def values(self, name: str = "entity_f1") -> dict[str, list[float]]:
-        """Arm -> one test score of each seed."""
-        return {arm: [r["test"][name] for r in self.of(arm)] for arm in self.arms}
-
-    def differences(self, arm: str, other: str, name: str = "entity_f1") -> list[float]:
-        """arm − other, seed by seed."""
-        a, b = ({r["seed"]: r["test"][name] for r in self.of(one)} for one in (arm, other))
-        return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+        return read(self.record(arm, seed)["tags"], self.labels)
 
     def counts(self, arm: str) -> np.ndarray:
         """(N, K, 3) as `entities.counts`, summed over the seeds of an arm."""
@@ -151,11 +120,7 @@ class Taggers:
         a = self.about
         return (f"stored taggers: {len(self.records)} runs ({len(self.seeds)} seeds), {a['backbone']} on "
                 f"{a['task']}, {a['training']['steps']} steps, {len(a['gold'])} test sentences; "
-                f"{_made(a['machine'])}")
-
-
-def _made(m: Mapping[str, Any]) -> str:
-    return f"made on {m['processor']} with torch {m['torch']}, commit {m['commit']}"
+                f"{made_on(a['machine'])}")
 
 
 def train_tags(task: str = "jnlpba", seeds: Iterable[int] = range(3), folder: Path | str | None = None, *,
@@ -182,7 +147,7 @@ def train_tags(task: str = "jnlpba", seeds: Iterable[int] = range(3), folder: Pa
                       "source": found.run.notes[0]}
             if on_run is not None:
                 on_run(arm, seed, test)
-        _write(path, {**about, "records": records})
+        write(path, about, records)
     return Taggers(about, records)
 
 
@@ -192,19 +157,9 @@ def load_tags(task: str = "jnlpba", folder: Path | str | None = None) -> Taggers
     Raises:
         FileNotFoundError: they have not been trained here.
     """
-    stored = _stored(f"09_more_tasks_{task}.json", f"tags --task {task}", folder)
-    return Taggers({key: value for key, value in stored.items() if key != "records"}, stored["records"])
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _stored(name: str, command: str, folder: Path | str | None) -> dict[str, Any]:
-    path = Path(folder or references_folder()) / name
-    if not path.exists():
-        raise FileNotFoundError(f"{name} is not there; make it: python -m lowrank_teach.more_tasks {command}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    path = Path(folder or references_folder()) / f"09_more_tasks_{task}.json"
+    again = f"python -m lowrank_teach.more_tasks tags --task {task}"
+    return Taggers(*comparison.read(path, f"{path.name} is not there; make it: {again}"))
 
 
 def seen_here(stored: Taggers, asked: Rewrites) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from . import cuts
 from .changes import FineTuned, fine_tune
+from .comparison import made_on
 from .course import references_folder
 from .experiment import fit
 from .gates import Stretch
@@ -64,10 +65,10 @@ class Stored:
 
     def line(self) -> str:
         """One sentence on where the numbers come from."""
-        s, m, steps = self.about["setting"], self.about["machine"], self.about["steps"].values()
+        s, steps = self.about["setting"], self.about["steps"].values()
         return (f"stored for the sliders: {len(self.losses) + 3} runs, {s['backbone']} on {s['task']}, seed "
-                f"{s['seed']}, {min(steps)} to {max(steps)} steps; made on {m['processor']} with torch {m['torch']}, "
-                f"commit {m['commit']}")
+                f"{s['seed']}, {min(steps)} to {max(steps)} steps; "
+                f"{made_on(self.about['machine'])}")
 
 
 def load(folder: Path | str | None = None) -> Stored:

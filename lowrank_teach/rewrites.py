@@ -10,15 +10,15 @@ stand two controls that no model is needed for: the source copied, and the human
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .comparison import Comparison, made_on, read, write
 from .config import fit_to_profile, train_config
 from .course import references_folder
 from .methods import LoRA, Method, SaLoRA
@@ -34,16 +34,8 @@ COPY, HUMAN, PLAIN, CHAT = "source copied", "human rewrite", "as it is", "as it 
 SENTENCES, NEW_TOKENS, SAMPLES = 40, 24, 6   # a direction; written at most; kept as text, the first and not the best
 
 
-@dataclass(frozen=True)
-class Rewrites:
-    """What is stored. records: one dict an arm, seed and direction: scores, hits (1: the wanted style), samples."""
-
-    about: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-
-    @property
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(record["arm"] for record in self.records))
+class Rewrites(Comparison):
+    """What is stored: one record an arm, seed and direction: scores, hits (1: the wanted style), samples."""
 
     @property
     def directions(self) -> list[str]:
@@ -90,10 +82,9 @@ class Rewrites:
 
     def line(self) -> str:
         """One sentence on where the numbers come from."""
-        a, m = self.about, self.about["machine"]
+        a = self.about
         return (f"stored rewrites: {a['backbone']}, {a['training']['steps']} steps of {a['training']['batch_size']} "
-                f"instructions, {a['sentences']} sentences a direction; made on {m['processor']} with torch "
-                f"{m['torch']}, commit {m['commit']}")
+                f"instructions, {a['sentences']} sentences a direction; {made_on(a['machine'])}")
 
 
 def in_words(scores: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +117,7 @@ def train(seeds: Iterable[int] = range(2), folder: Path | str | None = None, *, 
 
     def keep(arm: str, seed: int, written: pd.DataFrame, **more: Any) -> None:
         records.extend(_scored(arm, seed, written, classifier, judges, more))
-        path.write_text(json.dumps({**about, "records": records}, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(path, about, records)
         if on_arm is not None:
             on_arm(arm, seed)
 
@@ -183,7 +174,4 @@ def load(folder: Path | str | None = None) -> Rewrites:
         FileNotFoundError: it has not been made here.
     """
     path = Path(folder or references_folder()) / FILE
-    if not path.exists():
-        raise FileNotFoundError(f"{FILE} is not there; make it: python -m lowrank_teach.more_tasks style")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return Rewrites({key: value for key, value in stored.items() if key != "records"}, stored["records"])
+    return Rewrites(*read(path, f"{FILE} is not there; make it: python -m lowrank_teach.more_tasks style"))

@@ -26,19 +26,10 @@ import numpy as np
 
 from . import slots
 from . import text_metrics as scores
+from .comparison import Comparison, made_on
 from .course import references_folder
-from .tasks import load_task
 
 Array = np.ndarray
-
-
-def task_here(wanted: str = "e2e", packaged: str = "bbc-headline") -> tuple[str, str]:
-    """The task to train on, and why: the wanted one where its rows can be had, else one whose text is packaged."""
-    try:
-        load_task(wanted, n_train=1, n_validation=1, n_test=1)
-    except FileNotFoundError:
-        return packaged, f"no rows of {wanted} here (LOWRANK_TEACH_DATA names no folder that has them)"
-    return wanted, f"the rows of {wanted} are here"
 
 
 # -- what a score adds up
@@ -113,7 +104,7 @@ def draws_of(n: int, resamples: int = 500, seed: int = 0, out_of: int | None = N
 # -- what is stored
 
 @dataclass(frozen=True)
-class Texts:
+class Texts(Comparison):
     """Stored runs on one task.
 
     about: task, licence, backbone, training, generation, machine, command.
@@ -121,30 +112,13 @@ class Texts:
     samples: inputs with references, and of each arm a text and its check.  beams: an arm's texts by beam width.
     """
 
-    about: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
     beams: Mapping[str, Any]
-
-    @property
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(record["arm"] for record in self.records))
 
     @property
     def parts(self) -> list[str]:
         """Of each test input: such as "seen" or "unseen"; empty where a task has none."""
         return list(self.about["parts"])
-
-    def record(self, arm: str, seed: int = 0) -> Mapping[str, Any]:
-        """One run.
-
-        Raises:
-            KeyError: there is no such run.
-        """
-        for one in self.records:
-            if (one["arm"], one["seed"]) == (arm, seed):
-                return one
-        raise KeyError(f"no texts of {arm!r} with seed {seed} for {self.about['task']}; arms: {self.arms}")
 
     def seeds(self, arm: str) -> list[int]:
         return sorted(one["seed"] for one in self.records if one["arm"] == arm)
@@ -187,10 +161,10 @@ class Texts:
 
     def line(self) -> str:
         """One sentence on where the texts come from."""
-        a, m = self.about, self.about["machine"]
+        a = self.about
         return (f"stored texts for {a['task']}: {a['backbone']}, {a['training']['steps']} steps of "
-                f"{a['training']['batch_size']} rows, {a['inputs']} test inputs; made on {m['processor']} with torch "
-                f"{m['torch']}, commit {m['commit']}; again: {a['command']}")
+                f"{a['training']['batch_size']} rows, {a['inputs']} test inputs; "
+                f"{made_on(a['machine'])}; again: {a['command']}")
 
 
 def path_of(task: str, folder: Path | str | None = None) -> Path:

@@ -173,8 +173,9 @@ def explore(picture: Picture) -> Any:
     def redraw(change: Any = None) -> None:
         state = {name: tidy(slider.value) for name, slider in sliders.items()}
         try:
-            image.value, words = picture.png(**state), picture.words(**state)
-            image.tooltip = words
+            shown, words = picture.png(**state), picture.words(**state)
+            with image.hold_sync():   # one message: the name never belongs to another picture
+                image.value, image.tooltip = shown, words
             text.value = f"{html.escape(words)} <i>({picture.kind}.)</i>"
         except Exception as error:
             text.value = f"<b>This state could not be drawn: {html.escape(repr(error))}</b>"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(1)
 
@@ -26,3 +27,12 @@ def shared_data() -> Path:
 def _own_store(tmp_path, monkeypatch):
     """No test reads or writes the reader's own runs; packaged assets are shared, they are checked by hash."""
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def decoder():
+    """A causal model of two layers over 40 letters."""
+    torch.manual_seed(2)
+    return LlamaForCausalLM(LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40,
+        initializer_range=0.6, pad_token_id=0, eos_token_id=1, bos_token_id=1)).eval()  # fmt: skip

@@ -244,13 +244,14 @@ def boxes_follow(page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.type") == "number"
     picture = page.locator("img.widget-image").first
-    before = picture.get_attribute("src")
+    assert not picture.get_attribute("title").startswith("Rank 7 ")
     page.keyboard.press("Control+A")
     page.keyboard.type("7")
     page.keyboard.press("Enter")
-    page.wait_for_function("old => document.querySelector('img.widget-image').src !== old", arg=before)
-    assert float(slider_of(page, 0).get_attribute("aria-valuenow")) == 7
-    assert picture.get_attribute("title").startswith("Rank 7 ")
+    page.wait_for_function("() => document.querySelector('.noUi-handle').getAttribute('aria-valuenow') == 7")
+    page.wait_for_function("() => document.querySelector('img.widget-image').title.startsWith('Rank 7 ')")
+    page.wait_for_function("() => document.querySelector('img.widget-image').closest('.widget-vbox').innerText"
+                           ".includes('Rank 7 ')")
 
 
 def training_starts_and_stops(page) -> None:

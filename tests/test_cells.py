@@ -11,7 +11,8 @@ from small import command as run_command
 from small import data_folder, model_folder
 
 from lowrank_teach import cells
-from lowrank_teach.methods import METHODS
+from lowrank_teach.config import fit_to_profile, train_config
+from lowrank_teach.methods import METHODS, Clock
 from lowrank_teach.models import BACKBONES
 from lowrank_teach.tasks import TASKS
 
@@ -41,6 +42,13 @@ def test_every_name_of_the_table_exists():
 def test_every_task_has_a_line():
     """But those of style transfer, which no model is trained on: they have no pairs."""
     assert {line.task for line in cells.LINES} == set(TASKS) - set(cells.ELSEWHERE)
+
+
+@pytest.mark.parametrize("line", cells.LINES, ids=lambda line: line.name)
+def test_gates_have_time_to_reach_their_density(line):
+    method = fit_to_profile(cells.COLUMNS["salora"].configured(), cells.PROFILE)
+    clock = Clock(1, train_config(cells.PROFILE, **line.trains("salora")).steps, 1)
+    assert clock.resolve(method.t_end) - clock.resolve(method.t_start) >= method.shortest_window()
 
 
 def test_cells_are_trained_once_and_kept(little, monkeypatch):

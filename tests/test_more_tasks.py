@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from seqeval.metrics import f1_score
 
@@ -38,7 +39,7 @@ from lowrank_teach.entities import (
 from lowrank_teach.experiment import load_for
 from lowrank_teach.explorers.tagging import LINE, EntityThreshold, layout
 from lowrank_teach.runs import Store
-from lowrank_teach.tasks import load_task
+from lowrank_teach.tasks import load_task, task_here
 
 LABELS = ("O", "B-a", "I-a", "B-b", "I-b")
 QUICK = {"steps": 2, "n_train": 24, "n_validation": 8, "n_test": 12, "batch_size": 8, "max_length": 24}
@@ -326,14 +327,17 @@ def test_letters_are_read_back():
 
 
 def test_the_task_follows_the_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("lowrank_teach.hub.is_reachable", lambda: False)
     monkeypatch.delenv("LOWRANK_TEACH_DATA", raising=False)
-    assert more_tasks.where_there_is_data("jnlpba", "wnut16")[0] == "wnut16"
+    assert task_here("jnlpba", packaged="wnut16")[0] == "wnut16"
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
-    assert more_tasks.where_there_is_data("jnlpba", "wnut16")[0] == "wnut16"
-    (tmp_path / "jnlpba").mkdir()
-    task, why = more_tasks.where_there_is_data("jnlpba", "wnut16")
-    assert task == "jnlpba"
+    task, why = task_here("jnlpba", packaged="wnut16")
+    assert task == "wnut16"
     assert "LOWRANK_TEACH_DATA" in why
+    (tmp_path / "jnlpba").mkdir()
+    for split in ("train", "validation", "test"):
+        pd.DataFrame({"tokens": [["a"]], "ner_tags": [[0]]}).to_parquet(tmp_path / "jnlpba" / f"{split}.parquet")
+    assert task_here("jnlpba", packaged="wnut16")[0] == "jnlpba"
 
 
 @pytest.mark.parametrize("load", [more_tasks.load_tags, rewrites.load])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from helpers import Letters
 from small import model_folder
-from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, BertConfig, BertForTokenClassification
 
 from lowrank_teach.assets import fetch
 from lowrank_teach.evaluate import choose, evaluate
@@ -154,23 +155,6 @@ def test_first_pieces_carry_the_tags_of_real_words(name, shared_data, monkeypatc
 
 
 # ---- words scored by a causal model -------------------------------------------------------------------------
-
-
-class Letters:
-    """A tokenizer of letters; 0 pads, 1 ends."""
-
-    pad_token_id, eos_token_id = 0, 1
-
-    def __call__(self, text, **_):
-        return {"input_ids": [2 + ord(letter) % 38 for letter in text]}
-
-
-@pytest.fixture
-def decoder():
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40,
-        initializer_range=0.6, pad_token_id=0, eos_token_id=1, bos_token_id=1)).eval()  # fmt: skip
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import Letters
 from small import data_folder, model_folder
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowrank_teach import style_transfer as st
 from lowrank_teach.features import IGNORED, encode
@@ -20,26 +20,6 @@ from lowrank_teach.tasks.transfers import TRANSFERS, load_transfer, prompts
 
 pytest.importorskip("sacrebleu")
 nltk = pytest.importorskip("nltk")
-
-
-class Letters:
-    """A tokenizer of letters; 0 pads, 1 ends and starts, 2 is a new line."""
-
-    pad_token_id, eos_token_id, bos_token_id, chat_template = 0, 1, None, None
-
-    def __call__(self, text, **_):
-        return {"input_ids": [2 if letter == "\n" else 3 + ord(letter) % 37 for letter in text]}
-
-    def decode(self, ids, skip_special_tokens=True):
-        return "".join("\n" if int(i) == 2 else chr(62 + int(i)) for i in ids if int(i) > 1)
-
-
-@pytest.fixture
-def decoder():
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40,
-        initializer_range=0.6, pad_token_id=0, eos_token_id=1, bos_token_id=1)).eval()  # fmt: skip
 
 
 # ---- language models ----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.methods import DeltaLoRA, LoRA
 from lowrank_teach.runs import Store
 from lowrank_teach.studies import generation
+from lowrank_teach.tasks import task_here
 from lowrank_teach.toys import beams
 
 FIELDS = ("name : The Mill | eatType : pub | food : French | priceRange : cheap | familyFriendly : no | "
@@ -156,7 +157,7 @@ def test_a_part_holds_its_own_inputs_only():
 def test_the_task_is_the_packaged_one_where_rows_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
     monkeypatch.setattr("lowrank_teach.hub.is_reachable", lambda: False)
-    name, why = texts.task_here("e2e")
+    name, why = task_here("e2e", packaged="bbc-headline")
     assert name == "bbc-headline"
     assert "no rows of e2e" in why
     with pytest.raises(FileNotFoundError, match=r"python -m lowrank_teach\.texts webnlg"):
@@ -171,7 +172,7 @@ def test_the_task_is_the_wanted_one_where_its_rows_are(tmp_path, monkeypatch):
     for split in ("train", "validation", "test"):
         frame.to_parquet(folder / f"{split}.parquet")
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
-    assert texts.task_here("e2e")[0] == "e2e"
+    assert task_here("e2e", packaged="bbc-headline")[0] == "e2e"
 
 
 # -- pages and pictures

@@ -7,14 +7,13 @@ verdicts are computed from.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ..comparison import Scored, made_on, read, write
 from ..course import references_folder
 from ..experiment import fit
 from ..live import smooth
@@ -24,40 +23,10 @@ from .definitions import BACKBONE, PROFILE, STUDIES, TASK, TRAINING, Study
 Curve = tuple[list[float], list[float]]   # steps, values
 
 
-@dataclass(frozen=True)
-class Results:
-    """What a study found.
+class Results(Scored):
+    """What a study found: of each run test, validation, seconds, ranks, series, sites beside its arm and seed."""
 
-    records: one dict a run, with arm, seed, test, validation, seconds, ranks, series, sites.
-    about: the study's name, question, task, backbone, training and machine.
-    """
-
-    about: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-
-    @property
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(record["arm"] for record in self.records))
-
-    def values(self, name: str = "accuracy", split: str = "test") -> dict[str, list[float]]:
-        """Arm -> one metric of each seed, in the order of the seeds."""
-        return {arm: [r[split][name] for r in self._of(arm)] for arm in self.arms}
-
-    def differences(self, arm: str, other: str, name: str = "accuracy", split: str = "test") -> list[float]:
-        """arm − other on each seed that both have: what pairing leaves."""
-        a, b = ({r["seed"]: r[split][name] for r in self._of(one)} for one in (arm, other))
-        return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
-
-    def record(self, arm: str, seed: int = 0) -> Mapping[str, Any]:
-        """One run.
-
-        Raises:
-            KeyError: there is no such run.
-        """
-        for found in self._of(arm):
-            if found["seed"] == seed:
-                return found
-        raise KeyError(f"no run of {arm!r} with seed {seed} in study {self.about['name']!r}; arms: {self.arms}")
+    metric = "accuracy"
 
     def series(self, arm: str, name: str = "loss", seed: int = 0) -> Curve:
         """Steps and values of one name of a run's history (the loss: means of ten steps)."""
@@ -72,7 +41,7 @@ class Results:
         """One row an arm: seeds, mean and standard deviation of the metric, validation loss, seconds a run."""
         rows = []
         for arm in self.arms:
-            of, scores = self._of(arm), pd.Series(self.values(name)[arm])
+            of, scores = self.of(arm), pd.Series(self.values(name)[arm])
             rows.append({"arm": arm, "seeds": len(of), f"test {name}": scores.mean(), "± (seeds)": scores.std(),
                          "validation loss": pd.Series([r["validation"]["loss"] for r in of]).mean(),
                          "seconds": pd.Series([r["seconds"]["total"] for r in of]).mean()})
@@ -80,13 +49,9 @@ class Results:
 
     def line(self) -> str:
         """One sentence on where the numbers come from."""
-        a, m = self.about, self.about["machine"]
+        a = self.about
         return (f"stored study {a['name']!r}: {len(self.records)} runs, {a['backbone']} on {a['task']}, "
-                f"{a['training']['steps']} steps; made on {m['processor']} with torch {m['torch']}, commit "
-                f"{m['commit']}")
-
-    def _of(self, arm: str) -> list[Mapping[str, Any]]:
-        return sorted((r for r in self.records if r["arm"] == arm), key=lambda r: r["seed"])
+                f"{a['training']['steps']} steps; {made_on(a['machine'])}")
 
 
 def load(name: str, folder: Path | str | None = None) -> Results:
@@ -97,10 +62,7 @@ def load(name: str, folder: Path | str | None = None) -> Results:
     """
     _defined(name)
     path = Path(folder or references_folder() / "studies") / f"{name}.json"
-    if not path.exists():
-        raise FileNotFoundError(f"study {name!r} has no numbers yet; train it: lowrank-teach study {name}")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return Results({key: value for key, value in stored.items() if key != "records"}, stored["records"])
+    return Results(*read(path, f"study {name!r} has no numbers yet; train it: lowrank-teach study {name}"))
 
 
 def train(name: str, folder: Path | str | None = None, *, seeds: Iterable[int] | None = None,
@@ -114,7 +76,6 @@ def train(name: str, folder: Path | str | None = None, *, seeds: Iterable[int] |
     """
     study, training = _defined(name), {**TRAINING, **training}
     path = Path(folder or references_folder() / "studies") / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {"name": name, "question": study.question, "varies": study.varies, "task": task, "backbone": backbone,
              "profile": profile, "training": training, "machine": machine()}
     records: list[dict[str, Any]] = []
@@ -125,7 +86,7 @@ def train(name: str, folder: Path | str | None = None, *, seeds: Iterable[int] |
             records.append(_record(study, label, seed, run))
             if on_run is not None:
                 on_run(label, seed, run)
-        path.write_text(json.dumps({**about, "records": records}, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(path, about, records)
     return Results(about, records)
 
 

@@ -19,7 +19,7 @@ from .sources import SPLITS, find
 from .table import TASKS
 from .task import Task, TaskData
 
-__all__ = ["TASKS", "Collate", "Task", "TaskData", "encode", "load_task"]
+__all__ = ["TASKS", "Collate", "Task", "TaskData", "encode", "load_task", "task_here"]
 
 
 def load_task(
@@ -68,6 +68,15 @@ def load_task(
         source += f"; trained on {task.trained_on}: {other.source}"
     _check_classes(frames["train"], task)
     return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
+
+
+def task_here(wanted: str, packaged: str) -> tuple[str, str]:
+    """(a task, why): the wanted one where its rows can be had, else one whose text is packaged."""
+    try:
+        find(TASKS[wanted])
+    except FileNotFoundError:
+        return packaged, f"no rows of {wanted} here (LOWRANK_TEACH_DATA names no folder that has them)"
+    return wanted, f"the rows of {wanted} are here"
 
 
 def _prepared(frame: pd.DataFrame, task: Task, split: str) -> pd.DataFrame:

@@ -33,12 +33,13 @@ from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.features import Collate, encode
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.studies import generation
+from lowrank_teach.tasks import task_here
 from lowrank_teach.toys import beams
 from lowrank_teach.writing import generate
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "smollm2-135m"
-TASK, why = texts.task_here("e2e", packaged="bbc-headline")
+TASK, why = task_here("e2e", packaged="bbc-headline")
 print(course.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; trained live on: {TASK} ({why})")
 

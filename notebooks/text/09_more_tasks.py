@@ -35,16 +35,15 @@ from lowrank_teach.experiment import Rows, load_for
 from lowrank_teach.explorers.tagging import EntityThreshold
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.tagger import short_example, tag
+from lowrank_teach.tasks import task_here
 from lowrank_teach.widgets import explore, strip
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-TASK, why = more_tasks.where_there_is_data("jnlpba", "wnut16")  # or TASK = "bionlp13pc"
-STYLE, style_why = more_tasks.where_there_is_data(
-    "yelp-transfer", "rt-transfer", "yelp_style"
-)
+TASK, why = task_here("jnlpba", packaged="wnut16")  # or TASK = "bionlp13pc"
+STYLE, style_why = task_here("yelp-transfer", packaged="rt-transfer")
 print(course.machine_line(), f"profile: {PROFILE}; backbone: {BACKBONE}", sep="\n")
-print(f"tagging: {why}\nstyle:   {style_why}")
+print(f"tagging: {TASK} ({why})\nstyle:   {STYLE} ({style_why})")
 
 # %% [markdown]
 # ## 1 · Question
