@@ -45,9 +45,9 @@ glossary: $(READY)
 figures: $(READY)
 	$(BIN)/lowrank-teach figures
 
+# speed, against what one would pick instead: a table of ratios with the aims, and the records of figures/data/bench_*
 bench: $(READY)
-	$(BIN)/python tests/benchmarks/steps.py
-	$(BIN)/python tests/benchmarks/sliders.py
+	$(BIN)/python tests/benchmarks
 
 lint: $(READY)
 	$(BIN)/ruff check .

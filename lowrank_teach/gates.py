@@ -7,6 +7,7 @@ plot or a slider can call them too. Taught in 04 and 06.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,14 @@ class HardConcrete(nn.Module):
         if self.phase in ("open", "folded"):
             return torch.ones_like(self.log_theta)
         return self.stretch.deterministic(self.log_theta)
+
+
+def draw(gates: Sequence[HardConcrete], generator: torch.Generator) -> None:
+    """Noise of one step for all gates, which are sampled from now on: each takes the generator's next r numbers."""
+    counts = [len(gate.u) for gate in gates]
+    noise = torch.rand(sum(counts), generator=generator).clamp(1e-6, 1 - 1e-6).to(gates[0].u)
+    for gate, u in zip(gates, noise.split(counts), strict=True):
+        gate.phase, gate.u = "sampled", u.clone()
 
 
 class Selection(nn.Module):

@@ -1,31 +1,25 @@
 """What a move of a slider costs the kernel: the frame, its PNG and its sentence, for every explorer of the course.
 
-    python tests/benchmarks/sliders.py [--moves 30] [--out figures/data/bench_sliders.json]
-
-Every explorer stands on the numbers that 10 shows it with. The moves go through the range of each of its sliders;
-median, upper quartile and slowest are printed, by the clock and of the process's own time.
+Every explorer stands on the numbers that 10 shows it with. The moves go through the range of each of its sliders. The
+row is the median of the process's own time; median, upper quartile and slowest by the clock stand beside it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from lowrank_teach import explorers, playground, studies
-from lowrank_teach.runs import machine
 from lowrank_teach.widgets import Picture, tidy
 
-AIM = 50   # milliseconds on two cores that nobody else uses
-OUT = Path(__file__).resolve().parents[2] / "figures" / "data" / "bench_sliders.json"
+from .harness import Row, Settings
+
+TITLE, ONCE = "A move of a slider, the process's own time", True
+AIM, MOVES = 50.0, 30   # milliseconds; moves of each slider
 
 
 def salora_runs() -> Picture:
@@ -80,25 +74,8 @@ def summary(taken: dict[str, list[float]]) -> dict[str, float]:
             "slowest": max(taken["clock"]), "own": statistics.median(taken["own"])}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moves", type=int, default=30, help="of each slider")
-    parser.add_argument("--out", type=Path, default=OUT)
-    chosen = parser.parse_args()
-    print(f"{'explorer':18} {'median ms':>10} {'q3':>6} {'slowest':>8} {'own':>6}   (aim: {AIM} ms)")
-    rows = {}
-    for name, make in pictures().items():
-        rows[name] = summary(measure(make(), chosen.moves))
-        r = rows[name]
-        print(f"{name:18} {r['median']:10.1f} {r['q3']:6.1f} {r['slowest']:8.1f} {r['own']:6.1f}"
-              f"{'   over' if r['own'] > AIM else ''}", flush=True)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None   # what else the machine did meanwhile
-    record = {"name": "bench_sliders", "machine": {**machine(), "threads": torch.get_num_threads(), "load": load},
-              "settings": {"moves": chosen.moves, "aim": AIM}, "milliseconds": rows}
-    chosen.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {chosen.out}")
-    return int(any(row["own"] > AIM for row in rows.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def bench(s: Settings) -> tuple[list[Row], dict[str, Any]]:
+    moves = 3 if s.quick else MOVES
+    taken = {name: summary(measure(make(), moves)) for name, make in pictures().items()}
+    rows = [Row(name, found["own"], "ms", aim=AIM) for name, found in taken.items()]
+    return rows, {"settings": {"moves": moves, "aim": AIM}, "milliseconds": taken}

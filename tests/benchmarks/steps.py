@@ -1,208 +1,96 @@
-"""What a training step costs, as ratios within one run: our methods, `peft`'s LoRA, and the floor below all of them.
+"""What a training step costs in seconds and bytes: our methods, `peft`'s LoRA and AdaLoRA, and the floor below all.
 
-    python tests/benchmarks/steps.py [--quick] [--repeats 40] [--out figures/data/bench_steps.json]
-
-Every repeat takes one step of each candidate, in a rotating order, so that whatever else the machine does falls on
-all alike; a ratio is taken within its repeat, and the median and quartiles over repeats are printed. The floor is a
-frozen forward pass and a backward pass to the inputs only: no low-rank method can cost less. "loop" candidates run
-through the package's own training loop with its checks and its log; the others through the same five plain lines.
+"loop" candidates run through the package's own training loop with its checks and its log; the others through the
+same five plain lines. SaLoRA's gates train at every step, Delta-LoRA's W moves at every step.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 import lowrank_teach as lt
-from lowrank_teach import measure
-from lowrank_teach.runs import machine
 
-Step = Callable[[], None]
-ROWS, TOKENS, RANK, ALPHA, REFERENCE = 16, 32, 8, 16, "peft LoRA qv"
-PEFT_SITES = {
-    "qv": r".*attention\.self\.(query|value)",
-    "all": r".*encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense"
-           r"|intermediate\.dense|output\.dense)"}
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from .candidates import PEFT_SITES, floor, looped, ours, with_adalora, with_peft
+from .harness import Row, Settings, Step, in_turn, quartiles, ratio, ratios, weighed
 
+TITLE, REFERENCE = "One training step", "peft LoRA qv"
+AUTOLORA = ("first_order", "forward_difference", "finite_difference", "betty", "unrolled")
 
-def rows(n: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 20000, (n, TOKENS), generator=generator)
-    return [{"input_ids": row, "labels": i % 2} for i, row in enumerate(ids)]
-
-
-def collate(picked: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    ids = torch.stack([row["input_ids"] for row in picked])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids),
-            "labels": torch.tensor([row["labels"] for row in picked])}
-
-
-def backbone(name: str) -> Any:
-    return lt.load_backbone(name, num_labels=2)[0].to(DEVICE).train()
-
-
-def plain(model: torch.nn.Module) -> Step:
-    """One step of AdamW on what trains, with clipping."""
-    batch = {key: value.to(DEVICE) for key, value in collate(rows(ROWS)).items()}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-    return step
+# candidate, divided by, aim
+AIMS: tuple[tuple[str, str, float], ...] = (
+    ("LoRA qv", "peft LoRA qv", 1.0), ("LoRA all", "peft LoRA all", 1.0), ("LoRA qv", "floor", 1.15),
+    ("loop: COLA qv", "peft LoRA qv", 1.0), ("loop: COLA qv", "floor", 1.15),
+    ("loop: COLA qv, past a knot", "peft LoRA qv", 1.0),
+    ("loop: Delta-LoRA qv, in place", "loop: LoRA qv", 1.05), ("loop: Delta-LoRA qv, lazy", "loop: LoRA qv", 1.05),
+    ("loop: SaLoRA qv", "loop: LoRA qv", 1.08), ("loop: SaLoRA all", "loop: LoRA all", 1.08),
+    ("loop: AutoLoRA qv, first_order", "loop: LoRA qv", 2.0),
+    ("loop: AutoLoRA qv, forward_difference", "loop: LoRA qv", 4.0),
+    ("loop: AutoLoRA qv, finite_difference", "loop: LoRA qv", 4.0))
+KEPT = "W's pretrained bytes are kept aside, so that it can be given back exactly"
+WHY = {
+    "loop: AutoLoRA qv, finite_difference":
+        "five passes forward and back (∇_W, held-out rows, W + εv, W − εv, the step of W), each about as long as a "
+        "step of LoRA; forward_difference saves the fourth"}
+WHY_MEMORY = {
+    "loop: Delta-LoRA qv, in place": f"{KEPT}; form=\"lazy\" keeps none",
+    "loop: COLA qv, past a knot": f"{KEPT}; merge_knots=False keeps none",
+    "loop: AutoLoRA qv, unrolled": "the graph of ∇_W is kept, with unfused attention, for its second derivative"}
+COMPARED = (("loop: LoRA qv", "peft AdaLoRA qv"), ("loop: SaLoRA all", "peft AdaLoRA all"))
+MEMORY_AIM = 1.02
 
 
-def floor(name: str) -> Step:
-    """Forward, and backward to the inputs: nothing trains."""
-    model = backbone(name).requires_grad_(False)
-    batch = {key: value.to(DEVICE) for key, value in collate(rows(ROWS)).items()}
-    embedded = model.get_input_embeddings()(batch.pop("input_ids")).detach().requires_grad_()
-
-    def step() -> None:
-        embedded.grad = None
-        model(inputs_embeds=embedded, **batch).loss.backward()
-
-    return step
-
-
-def with_peft(name: str, sites: str) -> Step:
-    import peft
-
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=PEFT_SITES[sites], task_type="SEQ_CLS")
-    return plain(peft.get_peft_model(backbone(name), config).train())
-
-
-def ours(name: str, sites: str) -> Step:
-    model = backbone(name)
-    lt.adapt(model, lt.LoRA(r=RANK, lora_alpha=ALPHA, sites=sites), seed=0)
-    return plain(model.train())
-
-
-def looped(name: str, method: lt.Method) -> Step:
-    """A step of the package's loop, with all that the method does around it."""
-    config = lt.train_config("gpu", steps=100_000, batch_size=ROWS, lr=1e-4)
-    trainer = lt.Trainer(lt.adapt(backbone(name), method, seed=0), rows(4 * ROWS), collate, config)
-    trainer._prepare()
-    clock = type(trainer.clock)
-
-    def step() -> None:
-        trainer.outcome.step += 1
-        trainer.clock = clock(trainer.outcome.step, trainer.total, trainer.clock.per_epoch)
-        trainer._step()
-        trainer.outcome.history.clear()
-
-    return step
-
-
-def candidates() -> dict[str, Callable[[str], Step]]:
-    at: dict[str, Any] = {"r": RANK, "lora_alpha": ALPHA}
-    gates: dict[str, Any] = {"t_start": 0, "t_end": 1.0, **at}  # gates train at every step
-    methods: dict[str, lt.Method] = {
-        "LoRA qv": lt.LoRA(**at), "COLA qv": lt.COLA(knots=(0.5,), **at), "SaLoRA qv": lt.SaLoRA(sites="qv", **gates),
-        "SaLoRA all": lt.SaLoRA(**gates), "Delta-LoRA qv, in place": lt.DeltaLoRA(K=0, **at),
-        "Delta-LoRA qv, lazy": lt.DeltaLoRA(K=0, form="lazy", **at),
-        **{f"AutoLoRA qv, {kind}": lt.AutoLoRA(hypergradient=kind, **at)
-           for kind in ("first_order", "finite_difference", "betty", "unrolled")}}
+def methods(s: Settings) -> dict[str, Any]:
+    """Label -> configuration of what runs in the package's loop."""
+    at: dict[str, Any] = {"r": s.r, "lora_alpha": s.alpha}
+    gates: dict[str, Any] = {"t_start": 0, "t_end": 1.0, **at}
     return {
-        "floor": floor,
-        **{f"peft LoRA {sites}": lambda name, sites=sites: with_peft(name, sites) for sites in PEFT_SITES},
-        **{f"LoRA {sites}": lambda name, sites=sites: ours(name, sites) for sites in PEFT_SITES},
-        **{f"loop: {label}": lambda name, method=method: looped(name, method) for label, method in methods.items()}}
+        "LoRA qv": lt.LoRA(**at), "LoRA all": lt.LoRA(sites="all", **at), "COLA qv": lt.COLA(knots=(0.5,), **at),
+        "COLA qv, past a knot": lt.COLA(knots=(1,), **at),
+        "SaLoRA qv": lt.SaLoRA(sites="qv", **gates), "SaLoRA all": lt.SaLoRA(**gates),
+        "Delta-LoRA qv, in place": lt.DeltaLoRA(K=0, **at),
+        "Delta-LoRA qv, lazy": lt.DeltaLoRA(K=0, form="lazy", **at),
+        **{f"AutoLoRA qv, {kind}": lt.AutoLoRA(hypergradient=kind, **at) for kind in AUTOLORA}}
 
 
-def interleaved(steps: dict[str, Step], repeats: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of each candidate's step in every repeat."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for repeat in range(-warm_up, repeats):
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
-            steps[name]()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def candidates(s: Settings) -> dict[str, Callable[[], Step]]:
+    """Label -> what makes its step."""
+    return {
+        "floor": lambda: floor(s),
+        **{f"peft LoRA {sites}": lambda sites=sites: with_peft(s, sites) for sites in PEFT_SITES},
+        **{f"peft AdaLoRA {sites}": lambda sites=sites: with_adalora(s, sites) for sites in PEFT_SITES},
+        **{f"LoRA {sites}": lambda sites=sites: ours(s, sites) for sites in PEFT_SITES},
+        **{f"loop: {label}": lambda method=method: looped(s, method) for label, method in methods(s).items()}}
 
 
-def ratios(seconds: dict[str, list[float]], reference: str) -> dict[str, dict[str, float]]:
-    """Candidate -> median and quartiles of its ratio to the reference in the same repeat."""
-    out = {}
-    for name, taken in seconds.items():
-        each = [a / b for a, b in zip(taken, seconds[reference], strict=True)]
-        low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
-        out[name] = {"median": middle, "q1": low, "q3": high}
-    return out
+def bench(s: Settings) -> tuple[list[Row], dict[str, Any]]:
+    """Ratios of times and of peak bytes, with their aims; all medians and peaks beside them."""
+    steps: dict[str, Step] = {}
+    peaks: dict[str, int] = {}
+    for label, make in candidates(s).items():
+        steps[label], peaks[label] = weighed(make, s.device)
+    seconds = in_turn(steps, s)
+    rows = [ratio(seconds, first, second, aim, why=WHY.get(first, "")) for first, second, aim in AIMS]
+    rows += [ratio(seconds, *pair) for pair in COMPARED]
+    rows += _all_times(seconds) + _memory(peaks)
+    return rows, {
+        "settings": {"reference": REFERENCE},
+        "milliseconds": {label: 1000 * quartiles(taken)["median"] for label, taken in seconds.items()},
+        "to_reference": ratios(seconds, REFERENCE), "to_floor": ratios(seconds, "floor"), "peak_bytes": peaks}
 
 
-def peak(label: str, name: str) -> int | None:
-    """Peak bytes of a process that does nothing but this candidate: on the GPU, else resident."""
-    words = [sys.executable, __file__, "--backbone", name, "--peak-of", label]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def _all_times(seconds: Mapping[str, list[float]]) -> list[Row]:
+    """What has no line of its own among the aims, over the reference."""
+    named = {first for first, _, _ in AIMS} | {REFERENCE}
+    return [ratio(seconds, label, REFERENCE) for label in seconds if label not in named]
 
 
-def print_peak(label: str, name: str) -> None:
-    step = candidates()[label](name)
-    for _ in range(3):
-        step()
-    found = measure.peak_memory()
-    print(json.dumps(found["cuda_peak_bytes"] or found["rss_peak_bytes"]))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="minilm-l6")
-    parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
-    parser.add_argument("--quick", action="store_true", help="five repeats, no memory; written only to --out")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--peak-of", metavar="CANDIDATE", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
-    if chosen.peak_of:
-        return print_peak(chosen.peak_of, chosen.backbone)
-    repeats = 5 if chosen.quick else chosen.repeats
-    made = {label: make(chosen.backbone) for label, make in candidates().items()}
-    seconds = interleaved(made, repeats)
-    against, over_floor = ratios(seconds, REFERENCE), ratios(seconds, "floor")
-    memory = {} if chosen.quick else {label: peak(label, chosen.backbone) for label in made}
-    print(f"{chosen.backbone}, {ROWS} × {TOKENS} tokens, r = {RANK}, {repeats} interleaved repeats, "
-          f"{torch.get_num_threads()} threads, {DEVICE.type}")
-    print(f"{'candidate':36} {'ms':>7} {'/ ' + REFERENCE:>16} {'quartiles':>13} {'/ floor':>8} {'peak MB':>8}")
-    for label in made:
-        a, megabytes = against[label], memory.get(label)
-        print(f"{label:36} {1000 * statistics.median(seconds[label]):7.1f} {a['median']:16.2f} "
-              f"{a['q1']:6.2f}–{a['q3']:<6.2f} {over_floor[label]['median']:8.2f} "
-              f"{'' if megabytes is None else f'{megabytes / 1e6:8.0f}'}")
-    out = chosen.out or (None if chosen.quick else Path("figures/data/bench_steps.json"))
-    if out:
-        record = {"name": "bench_steps", "machine": {**machine(), "threads": torch.get_num_threads()},
-                  "settings": {"backbone": chosen.backbone, "rows": ROWS, "tokens": TOKENS, "r": RANK,
-                               "repeats": repeats, "device": DEVICE.type, "reference": REFERENCE},
-                  "milliseconds": {label: 1000 * statistics.median(taken) for label, taken in seconds.items()},
-                  "to_reference": against, "to_floor": over_floor, "peak_bytes": memory}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"wrote {out}")
-    return None
-
-
-if __name__ == "__main__":
-    main()
+def _memory(peaks: Mapping[str, int]) -> list[Row]:
+    """Peak bytes over those of `peft`'s LoRA on the same sites."""
+    rows = []
+    for label, found in peaks.items():
+        sites = "all" if " all" in label else "qv"
+        if label not in ("floor", f"peft LoRA {sites}"):
+            rows.append(Row(f"memory: {label} / peft LoRA {sites}", found / peaks[f"peft LoRA {sites}"],
+                            aim=None if label.startswith("peft") else MEMORY_AIM, why=WHY_MEMORY.get(label, "")))
+    return rows
