@@ -30,6 +30,8 @@ _WHERE = {
     "PROFILES": "config", "TrainConfig": "config", "train_config": "config", "Trainer": "train",
     "Callback": "outcome", "fit": "experiment", "Run": "runs", "Store": "runs", "compare": "lineup",
     "table": "lineup",
+    # grids of runs
+    "fit_many": "many_runs", "RunConfig": "run_config", "grid": "run_config", "sweep": "sweeps",
     # the papers' cells, and what a training would hold in memory
     "PRESETS": "presets", "preset": "presets", "plan_memory": "memory",
     # into peft and transformers, and back

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,23 @@ class Stored:
         if "best" in self.values:
             trainer.best = self.values["best"]["metric"], (self.part("best"), self.values["best"]["values"])
         random = self.part("random")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"])
+        own = {name: random.get(f"{name}.{trainer.team.rank}", random[name]) for name in ("cpu", "cuda")
+               if name in random}
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"])
 
 
-def save_checkpoint(path: Path, trainer: Trainer) -> None:
+def random_state() -> dict[str, Tensor]:
+    """Torch's own random state, of the CPU and of the GPU where there is one."""
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def save_checkpoint(path: Path, trainer: Trainer, random: Sequence[dict[str, Tensor]] = ()) -> None:
     """Write the state between two steps; the file is complete or the old one stays.
+
+    random: of each process its random state; of this one where it is left out.
 
     Raises:
         OSError: the folder cannot be written or is full.
@@ -71,9 +82,8 @@ def save_checkpoint(path: Path, trainer: Trainer) -> None:
         tensors |= {f"optimizer.{i}.{k}": v for k, v in trainer.optimizer.state.get(parameter, {}).items()}
     rule = trainer.rule.state_dict()
     tensors |= {f"rule.{k}": v for k, v in rule.items() if isinstance(v, Tensor)}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for rank, state in enumerate(random or [random_state()]):
+        tensors |= {f"random.{name}" + (f".{rank}" if rank else ""): value for name, value in state.items()}
     outcome = trainer.outcome
     values: dict[str, Any] = {
         "adapters": plain, "rule": {k: v for k, v in rule.items() if not isinstance(v, Tensor)},

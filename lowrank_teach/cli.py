@@ -38,7 +38,9 @@ from .cli_options import (
     choose,
     value,
 )
-from .cli_presets import plan, presets
+from .cli_presets import memory_plan, plan, presets
+from .cli_reproduce import reproduce
+from .cli_sweep import sweep
 from .errors import Refusal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -47,16 +49,21 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command(epilog="Example: `lowrank-teach plan lora --backbone llama-7b --memory --set base_dtype=bfloat16`")(plan)
 app.command(epilog="Example: `lowrank-teach presets salora/roberta-base/cola`")(presets)
 app.command(epilog="Example: `lowrank-teach cells --train cola rte`")(cells)
+app.command(epilog="Example: `lowrank-teach sweep -m lora -m salora -t rt --seeds 5 --set lr=1e-3,2e-3`")(sweep)
+app.command(epilog="Example: `lowrank-teach reproduce COLA 1 --plan`")(reproduce)
 
 
 @app.command(epilog="Example: `lowrank-teach train salora --task rt --profile laptop --set b=0.25`")
 def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone = None, profile: OwnProfile = None,
           seed: Seed = 0, settings: Settings = None, preset: PresetName = None, stand_in: StandIn = False,
+          dry_run: Annotated[bool, typer.Option("--plan", help="print a step's bytes by part, and stop")] = False,
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
     from .experiment import fit
 
     chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
+    if dry_run:
+        return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
     board = Board(f"{chosen.title}, seed {seed}", [chosen.label])
     with chosen.or_stand_in(), board.shown(not as_json):
         run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
@@ -104,16 +111,22 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
     from . import studies
 
     if not names:
+        defined: dict[str, Any] = {**studies.STUDIES, **studies.TASK_STUDIES}
         listed: dict[str, dict[str, Any]] = {
-            name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds}
-            for name, s in studies.STUDIES.items()}
+            name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds} for name, s in defined.items()}
         if as_json:
             return listed
         for name, one in listed.items():
             console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)", markup=False)
         return None
-    found = {}
+    found: dict[str, Any] = {}
     for name in names:
+        if name in studies.TASK_STUDIES:
+            over = studies.train_across(name, studies.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=_said)
+            found[name] = {arm: over.values(arm) for arm in over.arms}
+            if not as_json:
+                console.print(over.table().to_string(), markup=False)
+            continue
         done = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=lambda label, seed, run:
                              print(f"{label}, seed {seed}: {run.score()[1]:.3f}", file=sys.stderr, flush=True))
         found[name] = done.values(next(iter(done.records[0]["test"])))
@@ -125,13 +138,16 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
 def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-LoRA or AutoLoRA; all if left out")]
            = "", folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
-           as_json: AsJson = False) -> Document:
+           page: Annotated[bool, typer.Option("--markdown", help="the page of the README: what held, what did not")]
+           = False, as_json: AsJson = False) -> Document:
     """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
     from . import claims as book
 
     names = {name.lower(): name for name in book.CLAIMS}
     if paper and paper.lower() not in names:
         raise ValueError(f"no claims of {paper!r}; there are claims of {', '.join(book.CLAIMS)}")
+    if page:
+        return print(book.summary_markdown(folder))
     found = book.ledger(names[paper.lower()] if paper else None, folder)
     tally = book.counts(found)
     if as_json:
@@ -185,6 +201,11 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
     return None
 
 
+def _said(task: str, label: str, seed: int, rate: float, run: Any) -> None:
+    print(f"{task}, {label}, seed {seed}, rate {rate:g}: {run.score('validation')[1]:.3f} on validation rows",
+          file=sys.stderr, flush=True)
+
+
 def _say_written(paths: list[Path]) -> None:
     for path in paths:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
@@ -206,6 +227,8 @@ def _finite(value: Any) -> Any:
 def main() -> None:
     """Entry point: what is refused is one sentence on standard error and exit status 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if int(os.environ.get("RANK", "0")):  # of several processes on one run the first speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
     try:
         # under --json, what a library prints on the way (a first download says so) must not reach standard output
         with redirect_stdout(sys.stderr) if "--json" in sys.argv else nullcontext():

@@ -107,7 +107,7 @@ def plan(method: MethodName = None, backbone: OwnBackbone = None, preset: Preset
          as_json: AsJson = False) -> Document:
     """Show which matrices a method would adapt, and with how many parameters, or what memory a step would take."""
     chosen = choose(method, None, backbone, None, settings, preset, stand_in)
-    return _memory(chosen, length, card, as_json) if memory else _sites(chosen, as_json)
+    return memory_plan(chosen, length, card, as_json) if memory else _sites(chosen, as_json)
 
 
 def _sites(chosen: Chosen, as_json: bool) -> Document:
@@ -126,15 +126,19 @@ def _sites(chosen: Chosen, as_json: bool) -> Document:
     return None
 
 
-def _memory(chosen: Chosen, length: int | None, card: float, as_json: bool) -> Document:
-    from .config import TrainConfig
+def memory_plan(chosen: Chosen, length: int | None = None, card: float = 24.0, as_json: bool = False,
+                profile: str | None = None) -> Document:
+    """Bytes by part of a training step, without a weight; profile: of a run, with its task's head."""
+    from .config import PROFILES, TrainConfig
     from .memory import plan_memory
     from .tasks import TASKS
 
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
-    config = TrainConfig(**{name: v for name, v in chosen.arguments.items() if name in fields})
+    values = {name: v for name, v in chosen.arguments.items() if name in fields}
+    config = dataclasses.replace(PROFILES[profile] if profile in PROFILES else TrainConfig(), **values)
     task = TASKS[chosen.arguments["task"]]
-    kind = task.kind if chosen.preset and task.kind in ("classification", "tagging", "regression") else None
+    headed = task.kind in ("classification", "tagging", "regression") and (chosen.preset or profile)
+    kind = task.kind if headed else None
     found = plan_memory(chosen.arguments["method"], chosen.arguments["backbone"], config, length=length, kind=kind,
                         labels=len(task.labels) or 2)
     if as_json:

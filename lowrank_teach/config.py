@@ -17,7 +17,8 @@ from .methods.checks import require, require_types
 
 BASE_DTYPES = ("float32", "bfloat16", "4bit")
 # values that 0.2.0 did not have: at their default they leave a run's key as it was, so that older records are found
-LATER = ("base_dtype", "label_smoothing", "n_written", "num_beams", "length_penalty", "no_repeat_ngram_size")
+LATER = ("base_dtype", "label_smoothing", "n_written", "num_beams", "length_penalty", "no_repeat_ngram_size",
+         "validation_from_train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class TrainConfig:
         eval_every: steps between evaluations on the validation rows; 0 evaluates at the end only.
         best: end with the weights of the best evaluation rather than the last ones.
         n_written: inputs that a text is written for and scored at an evaluation (slow), all where None.
+        validation_from_train: where the published test rows have no labels (GLUE), cut validation rows out of train
+            and test on the published validation rows; for whatever is chosen on validation rows.
         num_beams, length_penalty, no_repeat_ngram_size: how it is written; see `writing.Generation`.
         mixed_precision: "no" or "bf16".  gradient_checkpointing: recompute activations in the backward pass.
         base_dtype: how the frozen weights are held: "float32", "bfloat16", or "4bit" (NF4 through bitsandbytes,
@@ -69,6 +72,7 @@ class TrainConfig:
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    validation_from_train: bool = False
 
     def __post_init__(self) -> None:
         require_types(self)

@@ -7,24 +7,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from . import measure
 from .adapters import Adapters, adapt
-from .config import TrainConfig, default_profile, fit_to_profile, train_config
+from .config import TrainConfig
+from .distributed import Team
 from .evaluate import evaluate
 from .features import Collate, encode
-from .methods import Method, as_method
+from .methods import Method
 from .methods.checks import require
 from .models import keep_head_wide, load_backbone, require_config
-from .outcome import Callback, Row, StoppedError
+from .outcome import Callback, Outcome, Row, StoppedError
 from .progress import TextProgress
+from .run_config import RunConfig
 from .runs import HISTORY, Run, Store, config_key, machine
 from .site_measures import site_measures
 from .sites import ARCHITECTURES, find_sites
@@ -36,7 +38,7 @@ from .writing import Generation, refuse_long
 def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbone: str = "minilm-l6",
         profile: str | None = None, seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (),
         progress: bool = True, store: Store | None = None, adjust: bool = True, notes: Sequence[str] = (),
-        **training: Any) -> Run:
+        autosave: float = math.inf, **training: Any) -> Run:
     """Train one method on one task, or find the run that did.
 
     Args:
@@ -46,67 +48,101 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
         profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE.
         cache: return a stored run of the same configuration, and take up an unfinished one.
         adjust: let the profile set what depends on the length of training and was left at its default.
-        notes: put in front of the run's own.
+        notes: put in front of the run's own.  autosave: seconds after which a checkpoint is due.
         training: fields of `TrainConfig` to change.
 
     Raises:
         ValueError: something in the configuration is refused; nothing was written.
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
-    method, backbone = as_method(method), str(backbone)
-    require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31,
-            f"seed = {seed!r} must be a whole number from 0 to 2³¹ − 1")
-    config = train_config(profile, **training)
-    if adjust:
-        method = fit_to_profile(method, profile)
-    store = store or Store()
-    described = {"method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed,
-                 "profile": profile or default_profile(), "training": config.to_dict()}
-    described = json.loads(json.dumps(described))  # a new run's record equals what is read back
-    key = config_key(described)
-    if cache and (found := store.get(key)):
+    config = RunConfig(method, task, backbone, profile, seed, training, adjust)  # type: ignore[arg-type]
+    store, team = store or Store(), Team.here()
+    key = team.recorded(config).key
+    if cache and (found := team.told(lambda: store.get(key))):
         found.notes = list(dict.fromkeys([*notes, *found.notes]))
         return found
     store.check()
-    job = _Job(described, config, store, key, cache, [*callbacks, *([TextProgress()] if progress else [])])
-    run = job.train(method, task, backbone, seed)
+    callbacks = [*callbacks, *([TextProgress()] if progress else [])]
+    stages = Job(config, store, cache, callbacks, autosave).stages()
+    try:
+        trainer = next(stages)
+        while True:
+            trainer = stages.send(trainer.run())
+    except StopIteration as end:
+        run: Run = end.value
     run.notes = [*notes, *run.notes]
-    store.put(run)
-    store.forget_checkpoints(key)
+    if team.leads:
+        store.put(run)
+        store.forget_checkpoints(key)
     return run
 
 
+class Materials:
+    """What runs are made of: rows and networks."""
+
+    def data(self, task: str, c: TrainConfig, seed: int) -> TaskData:
+        return load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed,
+                         validation_from_train=c.validation_from_train)
+
+    def model(self, backbone: str, data: TaskData, seed: int, c: TrainConfig) -> tuple[Any, Any]:
+        return load_for(backbone, data, seed, c.base_dtype)
+
+    def rows(self, data: TaskData, tokenizer: Any, c: TrainConfig, model: Any) -> Rows:
+        return Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
+
+
 @dataclass
-class _Job:
-    """One run in the making."""
+class Job:
+    """One run in the making.
 
-    described: dict[str, Any]
-    config: TrainConfig
+    form: the method as it is put on the network, where that is another form of the same one.
+    alone: whether nothing else trains meanwhile; else a run's seconds are its share of the steps, and its own work.
+    """
+
+    config: RunConfig
     store: Store
-    key: str
-    cache: bool
-    callbacks: list[Any]
+    cache: bool = True
+    callbacks: Sequence[Callback] = ()
+    autosave: float = math.inf
+    materials: Materials = field(default_factory=Materials)
+    form: Callable[[Method], Method] = lambda method: method
+    alone: bool = True
 
-    def train(self, method: Method, task: str, backbone: str, seed: int) -> Run:
+    def __post_init__(self) -> None:
+        self.team = Team.here()
+        self.recorded = self.team.recorded(self.config)  # `config` is of one process of several
+
+    def _machine(self) -> dict[str, Any]:
+        return machine() if self.team.size == 1 else {**machine(), "processes": self.team.size}
+
+    def stages(self) -> Generator[Trainer, Outcome, Run]:
+        """Yields a trainer for each stage that the method has, is sent its outcome, and returns the record."""
         started = time.perf_counter()
-        c = self.config
+        c, task, backbone, seed = self.config.train, self.config.task, self.config.backbone, self.config.seed
         require_config(backbone)  # before minutes of reading rows
-        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
+        data = self.materials.data(task, c, seed)
         measure.reset_peak_memory()
         history: list[Row] = []
         seconds: dict[str, float] = {}
         notes = [data.source]
-        stage: Method | None = method
+        stage: Method | None = self.config.adjusted
         while stage is not None:
-            model, tokenizer = load_for(backbone, data, seed, c.base_dtype)
-            rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
+            model, tokenizer = self.materials.model(backbone, data, seed, c)
+            rows = self.materials.rows(data, tokenizer, c, model)
             rows.refuse_long(model)
-            adapters = adapt(model, stage, seed=seed)
+            adapters = adapt(model, self.form(stage), seed=seed)
             require(c.base_dtype == "float32" or not adapters.base_names,
                     f"{stage.name} trains W itself, which needs float32: leave base_dtype out, or choose a method "
                     "that leaves W frozen")
-            flops = _step_flops(adapters, rows.train, c.batch_size)
-            outcome = self._stage(adapters, rows, seed, stage)
+            flops = _step_flops(adapters, rows.train, self.recorded.train.batch_size)
+            trainer = self._trainer(adapters, rows, stage)
+            paused = time.perf_counter()
+            outcome = yield trainer
+            if not self.alone:
+                started += time.perf_counter() - paused - outcome.seconds
+            if not outcome.finished:
+                raise StoppedError(f"stopped after step {outcome.step} of {trainer.total}; the same call goes on "
+                                   "there")
             offset = int(sum(seconds.get(f"steps.{name}", 0) for name in ("search", "training")))
             history += [(step + offset, site, name, value) for step, site, name, value in outcome.history]
             notes += adapters.rule.notes()
@@ -114,28 +150,25 @@ class _Job:
             part = "training" if stage is None else "search"
             seconds[part] = outcome.seconds
             seconds[f"steps.{part}"] = outcome.step
-        metrics = {"validation": rows.score(model, "validation"), "test": rows.score(model, "test")}
+        metrics = {split: self.team.told(lambda split=split: rows.score(model, split))  # type: ignore[misc]
+                   for split in ("validation", "test")}
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started
         still = sum(site.d * site.k for site in adapters.rule.still_sites())
-        return Run(config=self.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
+        return Run(config=self.recorded.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
                    ranks=adapters.ranks(), parameters=measure.parameter_counts(model, still), seconds=seconds,
-                   memory=measure.peak_memory(), flops=flops, notes=notes, machine=machine(),
+                   memory=measure.peak_memory(), flops=flops, notes=notes, machine=self._machine(),
                    factors=_factors(adapters))
 
-    def _stage(self, adapters: Adapters, rows: Rows, seed: int, stage: Method) -> Any:
-        identity = f"{self.key}:{config_key(stage.to_dict())}"
-        checkpoint = self.store.checkpoint(f"{self.key}.{config_key(stage.to_dict())[:6]}")
-        if not self.cache:
+    def _trainer(self, adapters: Adapters, rows: Rows, stage: Method) -> Trainer:
+        key, which = self.recorded.key, config_key(stage.to_dict())
+        checkpoint = self.store.checkpoint(f"{key}.{which[:6]}")
+        if not self.cache and self.team.leads:
             checkpoint.unlink(missing_ok=True)
-        trainer = Trainer(adapters, rows.train, rows.collate, self.config, seed=seed, callbacks=self.callbacks,
-                          evaluate=lambda model: rows.score(model, "validation"), checkpoint=checkpoint,
-                          identity=identity)
-        outcome = trainer.run()
-        if not outcome.finished:
-            raise StoppedError(f"stopped after step {outcome.step} of {trainer.total}; the same call goes on there")
-        return outcome
+        return Trainer(adapters, rows.train, rows.collate, self.config.train, seed=self.config.seed,
+                       callbacks=self.callbacks, evaluate=lambda model: rows.score(model, "validation"),
+                       checkpoint=checkpoint, identity=f"{key}:{which}", autosave=self.autosave)
 
 
 class Rows:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .adapters import Adapters
 from .config import TrainConfig
+from .distributed import Team
 from .methods.base import Clock, Rule
 from .outcome import DivergedError, LivenessError, Outcome
-from .steps import activations_kept, batch_order, linear_schedule, shares, task_loss
+from .steps import activations_kept, batch_order, linear_schedule, task_loss
 
 Batch = dict[str, Tensor]
 
@@ -38,9 +39,11 @@ class RuleLoop:
     clock: Clock
     total: int
     outcome: Outcome
-    micro_batches: list[Batch]
+    micro_batches: list[Batch]  # of the step in progress
+    held: Sequence[Batch] = ()  # of its held-out rows, where they were made already
     schedules: list[str]      # of each group: "linear" or "constant"
     peaks: list[float]
+    team = Team()             # the processes of this run
 
     # -- what a rule may ask for
 
@@ -48,13 +51,18 @@ class RuleLoop:
         """Mean task loss of one micro-batch."""
         if parameters is None:
             return task_loss(self.model(**batch), batch, self.config.label_smoothing, self.adapters.model)
+        parameters = self.team.joined(self.adapters.model, parameters)
         with activations_kept(self.adapters.model):  # to recompute would read the model's own parameters, not these
             output = torch.func.functional_call(self.model, parameters, (), batch)
         return task_loss(output, batch, self.config.label_smoothing, self.adapters.model)
 
     def mean_loss(self, batches: list[Batch], parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """The loss over several micro-batches as one batch would give it; refused where it is not finite."""
-        losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, shares(batches), strict=True)]
+        """The loss over several micro-batches as one batch would give it; refused where it is not finite.
+
+        Of several processes each gets its part of the sum, with gradients of the whole.
+        """
+        weights = self.team.shares(batches)
+        losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, weights, strict=True)]
         return self.refuse_non_finite(torch.stack(losses).sum(), "loss")
 
     @torch.no_grad()
@@ -76,7 +84,7 @@ class RuleLoop:
 
     def held_out(self) -> list[Batch]:
         """The held-out micro-batches of the step in progress."""
-        return self._batches("held_out", self.clock.step)
+        return list(self.held) or self._batches("held_out", self.clock.step)
 
     # -- before the first step
 
@@ -123,7 +131,13 @@ class RuleLoop:
         return self.accelerator.clip_grad_norm_(parameters, limit)  # type: ignore[return-value]
 
     def _batches(self, stream: str, step: int) -> list[Batch]:
-        """The micro-batches of a step: a function of the seed and the step alone, so a resume needs no position."""
+        """The micro-batches of a step."""
+        device = self.accelerator.device
+        return [{k: v.to(device) for k, v in self.collate(rows).items()} for rows in self.rows_of(stream, step)]
+
+    def rows_of(self, stream: str, step: int) -> list[list[dict[str, Any]]]:
+        """The rows of a step's micro-batches: a function of the seed and the step alone, so a resume needs no
+        position."""
         rows, size = self.streams[stream], self.config.batch_size
         per_epoch = self.config.steps_per_epoch(len(rows))
         epoch, at = divmod(step - 1, per_epoch)
@@ -131,10 +145,8 @@ class RuleLoop:
             generator = torch.Generator().manual_seed(7919 * self.seed + 2 * epoch + (stream == "held_out"))
             setattr(self, f"_order_{stream}", (epoch, batch_order(rows, size, generator)))
         picked = getattr(self, f"_order_{stream}")[1][at]
-        pieces = min(self.config.accumulation, len(picked))
-        device = self.accelerator.device
-        return [{k: v.to(device) for k, v in self.collate([rows[i] for i in picked[j::pieces]]).items()}
-                for j in range(pieces)]
+        pieces, own = self.team.pieces(len(picked), self.config.accumulation), self.team.part(picked)
+        return [[rows[i] for i in own[j::pieces]] for j in range(pieces)]
 
     def _assert_alive(self) -> None:
         for invariant in self.rule.invariants(self.clock):
@@ -153,7 +165,7 @@ class RuleLoop:
         Raises:
             DivergedError: it is nan or infinite.
         """
-        if not torch.isfinite(value.detach()):
+        if self.team.any(not torch.isfinite(value.detach()))[0]:
             raise DivergedError(f"the {what} is {float(value.detach())} at step {self.clock.step} of {self.total}, "
                                 f"and nothing was updated; lower lr (now {self.config.lr:g}), lengthen the "
                                 "warm-up, or clip gradients (max_grad_norm)")

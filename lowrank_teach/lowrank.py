@@ -75,23 +75,30 @@ class LowRank(nn.Module):
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
         x = x if _autocast(x) else x.to(self.lora_A.dtype)
-        if self.r:  # a gate may have closed every direction
-            z = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)                     # (*, r)
-            h = _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
-        if self.in_base:
+        held = not self.in_base and (self.echo or self.fixed_left.shape[1])
+        h = self._add_with_held(h, x, rows) if held else self._add_live(h, x, rows)
+        return h if self.in_base or self.drift is None else _add_product(h, x, self.drift, 1.0, rows)
+
+    def _add_live(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
+        """h[..., rows] + s · B diag(g) A x."""
+        if not self.r:  # a gate may have closed every direction
             return h
-        if self.echo and self.r:  # a constant for the factors, but not for x: it stands for a part of W
-            z = F.linear(x, self.lora_A.detach())                                                    # (*, r)
-            g = 1.0 if self._gate is None else self.settled_gate().detach()
-            h = _add_product(h, z * g, self.lora_B.detach(), self.echo * self.scaling, rows)
-        if self.fixed_left.shape[1]:
-            h = _add_product(h, F.linear(x, self.fixed_right), self.fixed_left, 1.0, rows)           # m wide
-        return h if self.drift is None else _add_product(h, x, self.drift, 1.0, rows)
+        z = F.linear(F.dropout(x, self.dropout) if self.dropout and self.training else x, self.lora_A)    # (*, r)
+        return _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
+
+    def _add_with_held(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
+        """The same and what W would hold: constants for the factors, but not for x. One product where none drops."""
+        left, right = self.held_factors()                                                            # (d, R), (R, k)
+        if self.dropout and self.training:
+            h = self._add_live(h, x, rows)
+        else:
+            B = self.lora_B if self._gate is None else self.lora_B * self._gate()
+            left, right = torch.cat([self.scaling * B, left], 1), torch.cat([self.lora_A, right], 0)
+        return _add_product(h, F.linear(x, right), left, 1.0, rows) if len(right) else h  # all may be closed
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch alone: (*, k) -> (*, d)."""
-        h = torch.zeros(*x.shape[:-1], self.lora_B.shape[0], dtype=self.lora_B.dtype, device=x.device)
-        return self.add_to(h, x)
+        return self.add_to(torch.zeros(*x.shape[:-1], len(self.lora_B), dtype=self.lora_B.dtype, device=x.device), x)
 
     @torch.no_grad()
     def live_factors(self) -> tuple[Tensor, Tensor]:
@@ -197,8 +204,8 @@ class Adapted(nn.Module):
             raise RuntimeError("this layer is merged: call restore() before training it again")
         h = self.base(x)                                                                             # (*, d)
         if not self.merged:
-            for name, branch in self.branches.items():
-                h = branch.add_to(h, x, self.rows[name])
+            for branch, rows in zip(self.lora.values(), self.rows.values(), strict=True):
+                h = branch.add_to(h, x, rows)  # type: ignore[operator]
         return h
 
     def keep_pretrained(self) -> None:

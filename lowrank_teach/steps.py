@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
 
@@ -75,6 +77,18 @@ def task_loss(output: Any, batch: dict[str, torch.Tensor], smoothing: float, mod
         raise ValueError("label_smoothing is for classes and words: leave it out of a regression")
     shift = model.can_generate() and not model.config.is_encoder_decoder  # a causal model predicts the next word
     return LabelSmoother(smoothing)(output, batch["labels"], shift_labels=shift)
+
+
+def loss_from(logits: torch.Tensor, batch: dict[str, torch.Tensor], smoothing: float, model: Any) -> torch.Tensor:
+    """`task_loss` where only the logits are at hand; the formulae are those of transformers' models."""
+    labels, writes = batch["labels"], model.can_generate()
+    if smoothing:
+        return task_loss({"logits": logits}, batch, smoothing, model)
+    if writes and not model.config.is_encoder_decoder:
+        return ForCausalLMLoss(logits, labels, logits.shape[-1])
+    if labels.is_floating_point():
+        return F.mse_loss(logits.squeeze(), labels.squeeze())
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
 
 
 @contextmanager

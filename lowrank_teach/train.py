@@ -7,6 +7,7 @@ taken up again, bit for bit on a CPU. Taught in 02.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +20,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from .adapters import Adapters
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
+from .distributed import Team
 from .loop import Batch, RuleLoop
 from .methods.base import Clock
 from .outcome import Callback, Outcome
-from .steps import hold_out, interrupt_between_steps, shares
+from .steps import hold_out
 
 
 class Trainer(RuleLoop):
@@ -33,23 +35,29 @@ class Trainer(RuleLoop):
     Args:
         adapters: from `adapt`.
         rows: encoded training rows (dicts of lists).  collate: rows -> batch of tensors, with "labels".
-        config: lengths and rates.  seed: order of the rows, dropout.
+        config: lengths and rates; of several processes each takes `batch_size` rows a step.
+        seed: order of the rows, dropout.
         evaluate: model -> metrics, called every `eval_every` steps; the first metric decides what is best.
         checkpoint: file for the state of an unfinished run; taken up where it is there.
         identity: what the checkpoint must belong to; another run's is refused.
+        autosave: seconds after which a checkpoint is due, whatever the configuration says.
     """
 
     def __init__(self, adapters: Adapters, rows: Sequence[dict[str, Any]], collate: Callable[[list], Batch],
                  config: TrainConfig, *, seed: int = 0, callbacks: Sequence[Callback] = (),
                  evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-                 checkpoint: Path | None = None, identity: str = "", cpu: bool = False) -> None:
+                 checkpoint: Path | None = None, identity: str = "", autosave: float = math.inf,
+                 cpu: bool = False) -> None:
         if adapters.state != "adapted":
             raise RuntimeError(f"the adapters are {adapters.state}: call restore() before training")
         if not rows:
             raise ValueError("there are no rows to train on")
+        self.team = Team.here(cpu)
+        config = self.team.whole(config)
         self.adapters, self.rule, self.config, self.seed = adapters, adapters.rule, config, seed
-        self.collate, self.callbacks, self.evaluate = collate, callbacks, evaluate
+        self.collate, self.callbacks, self.evaluate = collate, callbacks if self.team.leads else (), evaluate
         self.checkpoint, self.identity = checkpoint, identity
+        self.autosave, self.saved_at = autosave, time.monotonic()
         parts = zip(("train", "held_out"), hold_out(len(rows), adapters.method.held_out, seed), strict=True)
         self.streams = {name: [rows[i] for i in part] for name, part in parts}
         per_epoch = config.steps_per_epoch(len(self.streams["train"]))
@@ -69,46 +77,49 @@ class Trainer(RuleLoop):
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
-        self._prepare()
+        self.prepare()
         try:
-            with interrupt_between_steps() as interrupted:
+            with self.team.interrupts() as interrupted:
                 for step in range(self.outcome.step + 1, self.total + 1):
                     if self._one_more(step, interrupted):
                         return self.outcome
-            self._save()  # what comes now (another stage, the evaluation) can be taken up again from here
-            if self.best is not None:
-                self.adapters.load_state_dict(*self.best[1])
-            self.outcome.finished = True
-            self.outcome.following = self.rule.finish()
-        finally:  # takes accelerate's precision wrapper off the model
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            self.complete()
+        finally:
+            self.unwrap()
         return self.outcome
 
     def _one_more(self, step: int, interrupted: threading.Event) -> bool:
         """One step and what comes after it; True if a callback wants to stop here."""
         start = time.perf_counter()
-        self.clock = Clock(step, self.total, self.clock.per_epoch)
-        values = self._step()
+        values = self.step(step)
         self.outcome.seconds += time.perf_counter() - start
-        self.outcome.step = step
+        return self.conclude_step(values, interrupted)
+
+    def conclude_step(self, values: dict[str, float], interrupted: threading.Event) -> bool:
+        """Callbacks, an evaluation, a checkpoint where one is due; True if a callback wants to stop here."""
+        step = self.outcome.step = self.clock.step
         stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # each hears of each step
-        stop = any(stops)
         self._maybe_evaluate(step)
         every = self.config.checkpoint_every
-        if stop or interrupted.is_set() or (every and step % every == 0):
-            self._save()
-        if interrupted.is_set():
+        due = (bool(every) and step % every == 0) or time.monotonic() - self.saved_at >= self.autosave
+        stop, asked, due = self.team.any(any(stops), interrupted.is_set(), due)
+        if stop or asked or due:
+            self.save()
+        if asked:
             advice = "run the same line again to go on from there" if self.checkpoint else "nothing was kept"
             raise KeyboardInterrupt(f"stopped after step {step} of {self.total}; {advice}")
         return stop
 
-    def _prepare(self) -> None:
-        torch.manual_seed(self.seed)
-        stored = load_checkpoint(self.checkpoint, self.identity) if self.checkpoint else None
+    def prepare(self) -> None:
+        """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
+        torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
+        path = self.checkpoint
+        stored = self.team.told(lambda: load_checkpoint(path, self.identity)) if path else None
         if stored:
             self.adapters.load_state_dict(stored.part("adapters"), stored.values["adapters"])
         self._checkpoint_activations()
-        self.model = self.accelerator.prepare(self.adapters.model).train()
+        # as for evaluation: no wrapper that sums gradients, the team does
+        self.model = self.accelerator.prepare_model(self.adapters.model, evaluation_mode=True).train()
         groups = self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -117,19 +128,47 @@ class Trainer(RuleLoop):
         if stored:
             stored.into(self)
 
-    def _step(self) -> dict[str, float]:
-        """One optimizer step; values for the callbacks."""
-        clock, rule = self.clock, self.rule
-        self.micro_batches = self._batches("train", clock.step)
-        for group, rate in zip(self.optimizer.param_groups, self._rates(clock.step), strict=True):
+    def complete(self) -> None:
+        """What follows the last step: the best state back, the rule's own end."""
+        self.save()  # what comes now (another stage, the evaluation) can be taken up again from here
+        if self.best is not None:
+            self.adapters.load_state_dict(*self.best[1])
+        self.outcome.finished = True
+        self.outcome.following = self.rule.finish()
+
+    def unwrap(self) -> None:
+        """Take accelerate's precision wrapper off the model."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+    # -- one optimizer step: opened, descended, closed (replicas share the middle)
+
+    def step(self, number: int) -> dict[str, float]:
+        """Step 1 … total; values for the callbacks."""
+        self.open_step(number, self._batches("train", number))
+        self.rule.before_step(self.clock)
+        return self.close_step(self._descend())
+
+    def open_step(self, number: int, batches: list[Batch], held: list[Batch] | None = None) -> None:
+        """The clock, the rows and the rates of a step; no gradients."""
+        self.held = held or []
+        self.clock, self.micro_batches = Clock(number, self.total, self.clock.per_epoch), batches
+        for group, rate in zip(self.optimizer.param_groups, self._rates(number), strict=True):
             group["lr"] = rate
-        rule.before_step(clock)
+
+    def _descend(self) -> float:
+        """Gradients of the task loss; the loss."""
         self.accelerated.zero_grad()
         task_loss = 0.0
-        for batch, share in zip(self.micro_batches, shares(self.micro_batches), strict=True):
+        for batch, share in zip(self.micro_batches, self.team.shares(self.micro_batches), strict=True):
             loss = self.refuse_non_finite(self.loss(batch) * share, "loss")
             self.backward(loss)
             task_loss += float(loss.detach())
+        self.team.add_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        return self.team.total(task_loss)
+
+    def close_step(self, task_loss: float) -> dict[str, float]:
+        """The penalty's gradients, the optimizer's step and the rule's; values for the callbacks."""
+        clock, rule = self.clock, self.rule
         penalty = rule.penalty()
         if penalty is not None and penalty.requires_grad:
             self.backward(self.refuse_non_finite(penalty, "penalty"))
@@ -148,8 +187,8 @@ class Trainer(RuleLoop):
         due = every and (step % every == 0 or step == self.total)
         if self.evaluate is None or not due or not self.rule.settled(self.clock):
             return
-        state = torch.get_rng_state()
-        metrics = self.evaluate(self.model)
+        state, evaluate = torch.get_rng_state(), self.evaluate
+        metrics = self.team.told(lambda: evaluate(self.model))
         torch.set_rng_state(state)
         self.model.train()
         self._log({f"validation.{name}": value for name, value in metrics.items()})
@@ -163,6 +202,9 @@ class Trainer(RuleLoop):
 
     # -- between two steps
 
-    def _save(self) -> None:
-        if self.checkpoint:
-            save_checkpoint(self.checkpoint, self)
+    def save(self) -> None:
+        """Write the checkpoint, where one was named."""
+        if path := self.checkpoint:
+            random = self.team.gathered(random_state())
+            self.team.told(lambda: save_checkpoint(path, self, random))
+            self.saved_at = time.monotonic()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -20,7 +21,10 @@ def model_folder(folder: Path, **changes: Any) -> Path:
     words = [*SPECIAL, *GOOD, *BAD, *FILLER]
     config = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
               "initializer_range": 0.2, "max_position_embeddings": 64, "vocab_size": len(words), **changes}
-    BertModel(BertConfig(**config)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same weights in every test, whatever ran before
+        model = BertModel(BertConfig(**config))
+    model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

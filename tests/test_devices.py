@@ -7,6 +7,9 @@ import torch
 from helpers import collate, make_rows, tiny
 
 import lowrank_teach as lt
+from lowrank_teach.outcome import Outcome
+from lowrank_teach.replicas import train_together
+from lowrank_teach.stacked import share_weights
 from lowrank_teach.train import Trainer
 
 METHODS = {
@@ -25,13 +28,20 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipi
     not torch.cuda.is_available(), reason="no CUDA device here")])]
 
 
+def trainer_on(device: str, method: lt.Method, model, steps: int = 12, **training) -> Trainer:
+    config = lt.TrainConfig(steps=steps, batch_size=8, lr=3e-3, **training)
+    return Trainer(lt.adapt(model, method, seed=0), make_rows(64), collate, config, seed=0, cpu=device == "cpu")
+
+
+def losses_of(outcome: Outcome) -> torch.Tensor:
+    return torch.tensor([value for _, _, name, value in outcome.history if name == "loss"])
+
+
 def train(method: lt.Method, device: str, dtype: torch.dtype = torch.float32, steps: int = 12, **training):
     """The adapters and the losses of a short run without dropout."""
-    model = tiny("bert", dropout=0.0).to(dtype)
-    adapters = lt.adapt(model, method, seed=0)
-    config = lt.TrainConfig(steps=steps, batch_size=8, lr=3e-3, **training)
-    outcome = Trainer(adapters, make_rows(64), collate, config, seed=0, cpu=device == "cpu").run()
-    return adapters, torch.tensor([value for _, _, name, value in outcome.history if name == "loss"])
+    trainer = trainer_on(device, method, tiny("bert", dropout=0.0).to(dtype), steps, **training)
+    outcome = trainer.run()
+    return trainer.adapters, losses_of(outcome)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -55,6 +65,23 @@ def test_trains_and_merges(name: str, dtype: torch.dtype, mixed: str, device: st
         merged = adapters.model(**batch).logits.float()
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(merged, before, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "mixed"), [(torch.float32, "no"), (torch.float32, "bf16"), (torch.bfloat16, "no")],
+                         ids=["float32", "autocast-bf16", "bf16-base"])
+def test_replicas_follow_their_single_runs(dtype: torch.dtype, mixed: str, device: str) -> None:
+    names = [name for name, method in METHODS.items() if not (method.beside().writes_base or method.trains_base)]
+    base, trainers = tiny("bert", dropout=0.0).to(dtype), []
+    for name in names:
+        model = tiny("bert", dropout=0.0).to(dtype)
+        share_weights(model, base, ["classifier.weight", "classifier.bias"])
+        trainers.append(trainer_on(device, METHODS[name].beside(), model, mixed_precision=mixed))
+    tolerance = 1e-3 if (dtype, mixed) == (torch.float32, "no") else 5e-2
+    for name, outcome in zip(names, train_together(trainers), strict=True):
+        assert isinstance(outcome, Outcome), f"{name}: {outcome}"
+        _, alone = train(METHODS[name].beside(), device, dtype, mixed_precision=mixed)
+        torch.testing.assert_close(losses_of(outcome), alone, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.gpu

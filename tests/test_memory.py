@@ -201,6 +201,19 @@ def test_the_plan_from_a_terminal(monkeypatch, capsys):
     assert out.splitlines()[-1].startswith("48 matrices, 1,572,864 parameters in branches")
 
 
+def test_a_training_can_be_planned_instead(monkeypatch, capsys):
+    """`train --plan`: the bytes of this very training, at its profile's lengths and with its task's head."""
+    words = ("train", "lora", "--backbone", "llama-7b", "--profile", "gpu", "--set", "base_dtype=bfloat16", "--plan")
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
+    status, out, err = command(monkeypatch, capsys, *words, "--task", "alpaca")
+    assert status == 0, err
+    assert out.startswith("lora on llama-7b: 32 rows of 128 tokens at a time, base in bfloat16, activations kept")
+    assert "\nlogits " in out
+    classes = json.loads(command(monkeypatch, capsys, *words, "--task", "rt", "--json")[1])
+    written = json.loads(command(monkeypatch, capsys, *words, "--task", "alpaca", "--json")[1])
+    assert classes["bytes"].get("logits", 0) < written["bytes"]["logits"] / 100
+
+
 # ---- a bf16 base, recomputed activations ----------------------------------------------------------------
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach import cells, claims, course
+from lowrank_teach import cells, claims, course, many_runs
 from lowrank_teach.lineup import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,18 @@ def test_the_presets_are_counted():
 
 def test_the_verdicts_are_counted_from_the_stored_runs():
     assert between("ledger") == claims.markdown(claims.ledger())
+
+
+def test_the_grids_are_real(monkeypatch):
+    """The example's lists of runs, as printed; training them is tested with smaller ones."""
+    block, asked = next(block for block in BLOCKS if "lt.fit_many" in block), []
+    for name in ("fit_many", "sweep"):
+        takes = inspect.signature(getattr(lt, name))
+        monkeypatch.setattr(lt, name, lambda *a, takes=takes, **k: asked.append(takes.bind(*a, **k).args[0]))
+    exec(block, {"lt": lt})
+    assert [len(configs) for configs in asked] == [60, 15]
+    assert len({config.key for configs in asked for config in configs}) == 75
+    assert len(many_runs.groups(asked[0])) == 1, "methods, tasks of two classes, seeds and rates share a pass"
 
 
 @pytest.mark.asset

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from lowrank_teach.checkpoint import FORMAT, CheckpointError, load_checkpoint
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
-from lowrank_teach.methods.autolora import HYPERGRADIENTS
+from lowrank_teach.methods.autolora import KINDS
 
 # method -> the steps of a twelve-step run after which something of its own begins or ends
 RUNS = {
@@ -32,7 +32,7 @@ RUNS = {
     "delta-schedule": (DeltaLoRA(r=4, K=4, lam=2.0, lam_end=0.5), (1, 4, 5, 9)),
     "salora": (SaLoRA(r=4, eta_c=0.5, t_start=3, t_end=9), (1, 3, 5, 9, 10)),
     "salora-sgd": (SaLoRA(r=4, eta_c=0.5, t_start=3, t_end=9, ascent="sgd"), (4, 9)),
-    **{f"autolora-{kind}": (AutoLoRA(r=4, eta_beta=0.05, hypergradient=kind), (1, 6)) for kind in HYPERGRADIENTS},
+    **{f"autolora-{kind}": (AutoLoRA(r=4, eta_beta=0.05, hypergradient=kind), (1, 6)) for kind in KINDS},
     "autolora-shuffled": (AutoLoRA(r=4, eta_beta=0.2, shuffle_ranks=True), (6, 12)),
     "full": (FullFineTuning(), (1, 6)),
     "head": (HeadOnly(), (6,)),

@@ -32,7 +32,7 @@ def test_the_density_starts_at_sigma_of_log_11():
     """log θ = 0 gives P(g > 0) = σ(log 11) = 11/12 = 0.9167, for one gate and for the whole model."""
     assert Stretch().open_probability(torch.zeros((), dtype=F64)).item() == pytest.approx(11 / 12, abs=1e-12)
     made = trainer(SaLoRA(r=4, eta_c=0.5, t_end=10), callbacks=[Stop(1)])
-    made._prepare()
+    made.prepare()
     assert float(made.rule.density().detach()) == pytest.approx(11 / 12, abs=1e-6)
 
 

@@ -16,7 +16,7 @@ from lowrank_teach.models import load_backbone
 from lowrank_teach.runs import Run, Store
 from lowrank_teach.studies import STUDIES, Arm, Results, Study, definitions, engine
 
-STORED = sorted((references_folder() / "studies").glob("*.json"))
+STORED = sorted(path for path in (references_folder() / "studies").glob("*.json") if path.stem in STUDIES)
 
 
 def made_up(score: float, seed: int, method: dict | None = None) -> Run:
@@ -59,6 +59,25 @@ def test_an_arm_s_own_training_values_win(trained, tmp_path):
     (_, _, a), (_, _, b) = trained
     assert (a["steps"], a["batch_size"], "lr" in a) == (definitions.TRAINING["steps"], 4, False)
     assert b["lr"] == 0.1
+
+
+def test_some_arms_can_be_trained_alone(trained, tmp_path):
+    found = studies.train("small", tmp_path, arms=["b"], seeds=[1])
+    assert [(arm, seed) for arm, seed, _ in trained] == [("b", 1)]
+    assert found.arms == ["b"]
+
+
+def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
+    """A run found in the store may be older than the file."""
+    def found(method, task, backbone, profile, seed, **values):
+        run = made_up(0.7, seed)
+        run.machine = {"commit": f"c{seed}"}
+        return run
+
+    monkeypatch.setattr(engine, "fit", found)
+    monkeypatch.setitem(STUDIES, "small", Study("?", "rank", {"a": Arm(LoRA(r=2))}, seeds=2))
+    studies.train("small", tmp_path)
+    assert studies.load("small", tmp_path).about["commits"] == ["c0", "c1"]
 
 
 def test_the_file_is_whole_after_each_seed(trained, tmp_path):

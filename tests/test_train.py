@@ -323,7 +323,7 @@ def test_nothing_but_the_listed_parameters_moves(method):
 def test_frozen_embeddings_and_fused_q_v():
     """FT† leaves every embedding alone; FT‡ on GPT-2 steps the fused matrix once a step, not twice."""
     made = trainer(FullFineTuning(trains="qv"), tiny("gpt2"))
-    made._prepare()
+    made.prepare()
     held = [id(p) for group in made.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(set(held)) == 2 + 1  # c_attn of two layers, and the head
 

@@ -2,6 +2,7 @@
 
     claims.table("COLA")          # statement, the paper's number, ours, interval, verdict
     claims.ledger()               # the same as rows, for all papers
+    claims.reproduce("COLA 1")    # its runs once more, and the new verdict beside the stored one
 
 A verdict comes from stored studies (`lowrank_teach.studies`) by the rule in `verdicts`, from a check run on the spot,
 or says what is missing. Taught in 11; `lowrank-teach claims` prints it.
@@ -10,12 +11,16 @@ or says what is missing. Taught in 11; `lowrank-teach claims` prints it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
+from ..runs import Store
 from . import autolora, cola, delta_lora, lora, salora
 from .reported import REPORTED
+from .reproduction import OnRun, Reproduction, RunPlan, find, plan_again, said, train_again
 from .rows import Beyond, Claim, Compared, Exact, Folder, Row, rows
+from .summary import from_runs, summary
 from .verdicts import (
     HOLDS,
     LEVEL,
@@ -39,8 +44,9 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "AutoLoRA": autolora.CLAIMS}
 
 __all__ = ["CLAIMS", "HOLDS", "LEVEL", "NO_RUNS", "OPEN", "OPPOSITE", "REPORTED", "SEEDS", "UNTESTABLE", "VERDICTS",
-           "Beyond", "Compared", "Exact", "Row", "counts", "judge", "ledger", "markdown", "paired_bootstrap",
-           "percentile_interval", "power", "seeds_needed", "t_interval", "table", "verdict"]
+           "Beyond", "Compared", "Exact", "Reproduction", "Row", "RunPlan", "counts", "from_runs", "judge", "ledger",
+           "markdown", "paired_bootstrap", "percentile_interval", "plan", "power", "reproduce", "said",
+           "seeds_needed", "summary_markdown", "t_interval", "table", "verdict"]
 
 
 def ledger(paper: str | Iterable[str] | None = None, folder: Folder = None) -> list[Row]:
@@ -86,3 +92,32 @@ def markdown(found: Iterable[Row]) -> str:
     lines += [f"| {paper} | {' | '.join(str(n) for n in row)} |" for paper, row in zip(tally.index, tally.to_numpy(),
                                                                                      strict=True)]
     return "\n".join(lines)
+
+
+def summary_markdown(folder: Folder = None) -> str:
+    """The page of the README that says which claims held here and which did not; computed from the ledger."""
+    found = ledger(folder=folder)
+    return summary(found, markdown(found))
+
+
+def reproduce(claim: str, *, seeds: int | None = None, store: Store | None = None, on_run: OnRun | None = None,
+              stored: Folder = None, **training: Any) -> Reproduction:
+    """Train the runs behind one row again, as far as the store lacks them, and judge the row anew.
+
+    Args:
+        claim: a key of the ledger, such as "COLA 3".  seeds: how many from 0; None takes the study's own.
+        stored: the folder of the verdict to hold it against; None takes the checkout's own. It is not written.
+        on_run: called as each run is done, as `studies.train` or `studies.train_across` do.
+        training: fields of `TrainConfig` that differ from the study's, such as steps for a short try.
+
+    Raises:
+        ValueError: there is no such claim, or a value is refused.
+    """
+    key, paper, one = find(claim, dict(CLAIMS))
+    return train_again(key, paper, one, seeds=seeds, store=store, on_run=on_run, stored=stored, **training)
+
+
+def plan(claim: str, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
+         **training: Any) -> RunPlan:
+    """What `reproduce` would train, and how long that would take. As `reproduce`."""
+    return plan_again(find(claim, dict(CLAIMS))[2], seeds=seeds, store=store, stored=stored, **training)

@@ -6,6 +6,7 @@ from functools import partial
 
 from . import identities
 from .evidence import between, spread
+from .over_tasks import average_claim, most_claim
 from .reported import says
 from .rows import Beyond, Claim, Compared, Exact
 
@@ -44,4 +45,7 @@ CLAIMS: tuple[Claim, ...] = (
           partial(identities.frank_wolfe_gap, "of the proof"), _COMPLETION, tolerance=0.0),
     Exact("Theorem", "it stays under 2 √(M β D) / √T, as printed", partial(identities.frank_wolfe_gap, "as printed"),
           _COMPLETION + "; D is misplaced", tolerance=0.0),
+    average_claim("T1, T2", "over tasks, a chain of 2 beats LoRA, each at its best rate", "COLA", "LoRA",
+                  says("COLA: gains")),
+    most_claim("T1, T2", "a chain of 2 beats LoRA on more than half of the tasks", "COLA", "LoRA"),
 )

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,37 @@ FULL: Arm = ("fine_tuning", "full fine-tuning")
 TURNED: Arm = ("fine_tuning", "FT‡, cosine kept")
 
 
+@dataclass(frozen=True)
+class FromRuns:
+    """A measure, and the runs that it reads, so that they can be made again.
+
+    arms: of stored studies.  find: as `rows.Measure`.
+    """
+
+    arms: tuple[Arm, ...]
+    find: Measure
+
+    def __call__(self, folder: Folder) -> Evidence:
+        return self.find(folder)
+
+
+@dataclass(frozen=True)
+class FromBench:
+    """A measure read from figures/data.  command: what measures it.  find: as `rows.Measure`."""
+
+    command: str
+    find: Measure
+
+    def __call__(self, folder: Folder) -> Evidence:
+        return self.find(folder)
+
+
 def score(record: Record) -> float:
     """The headline metric on the test rows."""
     return float(next(iter(record["test"].values())))
 
 
-def between(first: Arm, second: Arm, value: Value = score) -> Measure:
+def between(first: Arm, second: Arm, value: Value = score) -> FromRuns:
     """first − second on each seed that both have.
 
     Args:
@@ -41,10 +67,10 @@ def between(first: Arm, second: Arm, value: Value = score) -> Measure:
         one, two = ours.values()
         return Evidence([x - y for x, y in zip(one, two, strict=True)], ours, setting(first[0], folder))
 
-    return measure
+    return FromRuns((first, second), measure)
 
 
-def spread(first: Arm, second: Arm, value: Value = score) -> Measure:
+def spread(first: Arm, second: Arm, value: Value = score) -> FromRuns:
     """Distance from the arm's median, first − second: is the first less scattered over seeds?
 
     The scores are paired by seed as everywhere here; absolute deviations from the median are what Brown and Forsythe
@@ -56,10 +82,10 @@ def spread(first: Arm, second: Arm, value: Value = score) -> Measure:
         return Evidence([x - y for x, y in zip(one, two, strict=True)],
                         dict(zip(found.ours, (one, two), strict=True)), found.setting)
 
-    return measure
+    return FromRuns((first, second), measure)
 
 
-def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> Measure:
+def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
     """One number a run, less what the claim compares it with (a number, or one read from the record)."""
     def measure(folder: Folder) -> Evidence:
         found = [record for _, record in sorted(runs(arm, folder).items())]
@@ -68,17 +94,30 @@ def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> Me
         return Evidence([v - a for v, a in zip(values, aims, strict=True)], {name or label(arm): values},
                         setting(arm[0], folder))
 
-    return measure
+    return FromRuns((arm,), measure)
 
 
-def step_time(first: str, second: str, aim: float = 1.0) -> Measure:
+def ratio(first: Arm, second: Arm, value: Value, aim: float = 1.0) -> FromRuns:
+    """first / second on each seed that both have, less `aim`."""
+    def measure(folder: Folder) -> Evidence:
+        found = between(first, second, value)(folder)
+        quotients = [x / y for x, y in zip(*found.ours.values(), strict=True)]
+        return Evidence([q - aim for q in quotients], {f"{label(first)} / {label(second)}": quotients},
+                        found.setting)
+
+    return FromRuns((first, second), measure)
+
+
+def step_time(first: str, second: str, aim: float = 1.0) -> FromBench:
     """Quotient of two step times of figures/data/bench_steps.json, less `aim`; its interval is over repeats.
 
     Both stand there as quotients to one reference, taken in turns: median and quartiles. A median's 95 % interval is
     ± 1.57 (q3 − q1) / √n (McGill, Tukey and Larsen 1978); the two relative widths add as if independent.
     """
+    command = "python tests/benchmarks steps"
+
     def measure(folder: Folder) -> Evidence:
-        bench = _bench(folder)
+        bench = _bench("bench_steps", folder, command)
         one, two = (bench["to_reference"][name] for name in (first, second))
         n = bench["settings"]["repeats"]
         widths = [1.57 * (x["q3"] - x["q1"]) / math.sqrt(n) / x["median"] for x in (one, two)]
@@ -87,37 +126,36 @@ def step_time(first: str, second: str, aim: float = 1.0) -> Measure:
         return Evidence((), {f"{first} / {second}": [middle]}, _bench_setting(bench),
                         (middle - half - aim, middle + half - aim))
 
-    return measure
+    return FromBench(command, measure)
 
 
-def peak_memory(first: str, second: str) -> Measure:
-    """Peak memory of two candidates there, once each: to be shown, not to be judged."""
+def peak_memory(first: str, second: str) -> FromBench:
+    """By how many percent one candidate's peak of figures/data/bench_memory.json is above another's, one a repeat.
+
+    Each repeat measures each candidate in a process of its own, in turns.
+    """
+    command = "python tests/benchmarks/peak_memory.py"
+
     def measure(folder: Folder) -> Evidence:
-        bench = _bench(folder)
-        ours = {name: [bench["peak_bytes"][name] / 2**20] for name in (first, second)}
-        return Evidence((), ours, f"{_bench_setting(bench)}; measured once each, in a process of its own")
+        bench = _bench("bench_memory", folder, command)
+        one, two = (bench["peak_bytes"][name] for name in (first, second))
+        ours = {f"{name}, MiB": [x / 2**20 for x in bench["peak_bytes"][name]] for name in (first, second)}
+        return Evidence([100 * (x / y - 1) for x, y in zip(one, two, strict=True)], ours,
+                        f"{_bench_setting(bench)}, each in a process of its own")
 
-    return measure
+    return FromBench(command, measure)
 
 
-def _bench(folder: Folder) -> Mapping[str, Any]:
-    path = (Path(folder).parent if folder else references_folder()) / "bench_steps.json"
+def _bench(name: str, folder: Folder, command: str) -> Mapping[str, Any]:
+    path = (Path(folder).parent if folder else references_folder()) / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError("no step times yet; measure them: python tests/benchmarks/steps.py")
+        raise FileNotFoundError(f"not measured yet; measure it: {command}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _bench_setting(bench: Mapping[str, Any]) -> str:
     s = bench["settings"]
     return f"{s['backbone']}, {s['rows']} rows of {s['tokens']} tokens, {s['device']}, {s['repeats']} repeats in turn"
-
-
-def absent(what: str) -> Measure:
-    """A claim that runs could settle, but for which no study is defined."""
-    def measure(folder: Folder) -> Evidence:
-        raise FileNotFoundError(f"no stored study trains {what}")
-
-    return measure
 
 
 def runs(arm: Arm, folder: Folder) -> dict[int, Record]:

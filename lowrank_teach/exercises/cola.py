@@ -14,8 +14,8 @@ from .. import measure
 from ..adapters import Adapters, adapt
 from ..lowrank import initial_A
 from ..methods import COLA, Clock
-from ..methods.base import reset_moments
 from ..methods.cola import COLARule
+from ..methods.moments import reset_moments
 from ..toys import frank_wolfe as toy
 from .engine import Task
 

@@ -10,8 +10,7 @@ Taught in 06.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,11 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..gates import Selection
 from ..lowrank import LowRank
 from ..sites import Site
+from .asks import Ask, Asks, Noise, answer
 from .base import Clock, Invariant, Loop, Method, Rule, require
 from .lora import LoRA
 
 Weights = dict[str, Tensor]
+Gradients = Sequence[Tensor]
 HYPERGRADIENTS = ("first_order", "finite_difference", "unrolled", "betty")
+KINDS = (*HYPERGRADIENTS, "forward_difference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class AutoLoRA(Method):
         hypergradient: "unrolled" differentiates through the virtual step exactly (double backward);
             "finite_difference" takes its second-order part from two more passes, weighted by η; "betty" weighs
             it by 1 instead, as the authors' code does; "first_order" drops it (the ablation η = 0).
+            "forward_difference" is the finite one with one pass fewer: ∇_β at W itself comes free with ∇_W.
         radius: the finite difference's step is radius / ‖v‖.
         constraint: "softmax"; ablations "sigmoid" (element-wise) and "none".
         split: share of the training rows that β is learned on.
@@ -69,8 +72,8 @@ class AutoLoRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.hypergradient in HYPERGRADIENTS, f"hypergradient {self.hypergradient!r} must be one of "
-                                                      f"{', '.join(HYPERGRADIENTS)}")
+        require(self.hypergradient in KINDS, f"hypergradient {self.hypergradient!r} must be one of "
+                                             f"{', '.join(KINDS)}")
         require(self.constraint in ("softmax", "sigmoid", "none"), f"constraint {self.constraint!r} must be "
                                                                    "'softmax', 'sigmoid' or 'none'")
         require(self.search_steps > 0, f"search_steps = {self.search_steps} must be above 0")
@@ -110,26 +113,38 @@ class AutoLoRARule(Rule):
         self.head_start = [p.detach().clone() for p in self.adapters.head_parameters()]
 
     def before_step(self, clock: Clock) -> None:
+        answer(self.asks(clock), self.loop)
+
+    def asks(self, clock: Clock) -> Asks:
         """One step of β, at the weights that a virtual step of W would give."""
         betas = self.own_parameters()
         for beta in betas:
             beta.requires_grad_(True)
         weights: Weights = {n: p for n, p in self.adapters.model.named_parameters()
                             if p.requires_grad and not n.endswith(".beta")}
-        train, select, mean_loss = self.loop.micro_batches, self.loop.held_out(), self.loop.mean_loss
-        eta = self.loop.optimizer.param_groups[0]["lr"]
-        # fused attention has no second derivative
-        exact = sdpa_kernel(SDPBackend.MATH) if self.method.hypergradient == "unrolled" else nullcontext()
-        with exact:
-            gradients = hypergradient(
-                self.method.hypergradient, same_noise(lambda w: mean_loss(train, w)),
-                lambda w: mean_loss(select, w), weights, betas, eta, self.method.radius)
+        gradients = yield from self._gradients(weights, betas)
         for beta, gradient in zip(betas, gradients, strict=True):
             beta.grad = gradient
         self.outer.step()
         for beta in betas:  # the step of W that follows leaves β alone
             beta.grad = None
             beta.requires_grad_(False)
+
+    def _gradients(self, weights: Weights, betas: list[nn.Parameter]) -> Generator[Ask, Gradients, Gradients]:
+        m, mean_loss, eta = self.method, self.loop.mean_loss, self.loop.optimizer.param_groups[0]["lr"]
+        rows = {"train": self.loop.micro_batches, "held_out": self.loop.held_out()}
+        if m.hypergradient == "unrolled":  # one graph through both losses; fused attention has no second derivative
+            with sdpa_kernel(SDPBackend.MATH):
+                return hypergradient(m.hypergradient, same_noise(lambda w: mean_loss(rows["train"], w)),
+                                     lambda w: mean_loss(rows["held_out"], w), weights, betas, eta, m.radius)
+        wanted = requests(m.hypergradient, weights, betas, eta, m.radius)
+        found: Gradients | None = None
+        while True:
+            try:
+                part, at, of = wanted.send(found)  # type: ignore[arg-type]
+            except StopIteration as end:
+                return end.value
+            found = yield Ask(rows[part], at, of, same_noise=part == "train")
 
     def ranks(self) -> dict[str, int]:
         """Site -> rank, from the selection weights as they are now."""
@@ -192,28 +207,45 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
     """∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA, equations 5 to 8).
 
     Args:
-        kind: one of HYPERGRADIENTS.
+        kind: one of KINDS.
         train_loss, held_out_loss: scalar losses as functions of the weights by name; both see β by themselves.
         weights: the inner parameters W, by name.  betas: the outer parameters.
         eta: rate of the virtual step.  radius: ε = radius / ‖∇L_held-out‖ of the finite difference.
     """
-    if kind == "first_order":
-        return list(torch.autograd.grad(held_out_loss(weights), betas))
-    inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=kind == "unrolled")
-    virtual = virtual_step(weights, inner, eta)
     if kind == "unrolled":
-        return list(torch.autograd.grad(held_out_loss(virtual), betas))
-    virtual = {name: w.detach().requires_grad_() for name, w in virtual.items()}
-    both = torch.autograd.grad(held_out_loss(virtual), [*virtual.values(), *betas])
+        inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=True)
+        return list(torch.autograd.grad(held_out_loss(virtual_step(weights, inner, eta)), betas))
+    losses, wanted = {"train": train_loss, "held_out": held_out_loss}, requests(kind, weights, betas, eta, radius)
+    found: Gradients | None = None
+    while True:
+        try:
+            part, at, of = wanted.send(found)  # type: ignore[arg-type]
+        except StopIteration as end:
+            return end.value
+        found = torch.autograd.grad(losses[part](at), list(of))
+
+
+def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float, radius: float
+             ) -> Generator[tuple[str, Weights, Sequence[Tensor]], Gradients, list[Tensor]]:
+    """The gradients that `hypergradient` is made of, but for "unrolled": yields which loss, where, by what."""
+    if kind == "first_order":
+        return list((yield "held_out", weights, betas))
+    one_sided = kind == "forward_difference"
+    inner = yield "train", weights, [*weights.values(), *(betas if one_sided else ())]
+    inner, here = inner[:len(weights)], inner[len(weights):]
+    virtual = {n: w.detach().requires_grad_() for n, w in virtual_step(weights, inner, eta).items()}
+    both = yield "held_out", virtual, [*virtual.values(), *betas]
     v, direct = both[:len(virtual)], both[len(virtual):]
-    epsilon = radius / float(torch.stack([g.norm() for g in v]).norm().clamp_min(1e-12))
+    norm = torch.stack([g.norm() for g in v]).norm().clamp_min(1e-12)
+    epsilon = radius / norm.double()  # a tensor: where the norm is infinite, nan comes out and the loop refuses it
 
-    def at(sign: int) -> tuple[Tensor, ...]:
-        moved = {n: w.detach() + sign * epsilon * g for (n, w), g in zip(weights.items(), v, strict=True)}
-        return torch.autograd.grad(train_loss(moved), betas)
+    def moved(sign: int) -> Weights:
+        return {n: w.detach() + sign * epsilon * g for (n, w), g in zip(weights.items(), v, strict=True)}
 
-    factor = (1.0 if kind == "betty" else eta) / (2 * epsilon)
-    return [d - factor * (plus - minus) for d, plus, minus in zip(direct, at(+1), at(-1), strict=True)]
+    plus = yield "train", moved(+1), betas
+    minus = here if one_sided else (yield "train", moved(-1), betas)
+    factor = (1.0 if kind == "betty" else eta) / ((1 if one_sided else 2) * epsilon)
+    return [d - factor * (p - m) for d, p, m in zip(direct, plus, minus, strict=True)]
 
 
 def virtual_step(weights: Weights, gradients: Sequence[Tensor], eta: float) -> Weights:
@@ -223,14 +255,10 @@ def virtual_step(weights: Weights, gradients: Sequence[Tensor], eta: float) -> W
 
 def same_noise(loss: Callable[[Weights], Tensor]) -> Callable[[Weights], Tensor]:
     """The loss with the same dropout masks at every call: else their difference drowns the finite one."""
-    state = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    noise = Noise()
 
     def call(weights: Weights) -> Tensor:
-        with torch.random.fork_rng():
-            torch.set_rng_state(state)
-            if cuda is not None:
-                torch.cuda.set_rng_state_all(cuda)
+        with noise.again():
             return loss(weights)
 
     return call

@@ -8,7 +8,6 @@ optimizer step. The training loop calls the rule's hooks and never asks which me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ..lowrank import LowRank
 from ..sites import Site
+from .asks import Asks
 from .attach import Attachments
 from .checks import require, require_types
 from .registry import Registry
@@ -99,6 +99,7 @@ class Method:
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    trains_base: ClassVar[bool] = False  # whether pretrained parameters train (`base_parameters`)
     held_out: ClassVar[float] = 0.0  # share of the training rows that the rule takes for itself
     # what `compose` asks: what it must be the only one to do (keys of compose.SOLE; None: it shares no branch), why
     # nothing can go with it, and whether what it learned stands in W (True), beside W (False), or either (None)
@@ -129,6 +130,10 @@ class Method:
     def steps(self, total: int) -> int:
         """How long this method trains when the run's configuration says `total` steps."""
         return total
+
+    def beside(self) -> Method:
+        """The same method with all it learns kept beside W, where it has such a form: many then share one W."""
+        return self
 
     def base_parameters(self, model: nn.Module) -> list[str]:
         """Names of pretrained parameters that train too (none, but for full fine-tuning)."""
@@ -219,6 +224,11 @@ class Rule(Attachments):
 
     def before_step(self, clock: Clock) -> None: ...
 
+    def asks(self, clock: Clock) -> Asks:
+        """`before_step`, with the gradients it needs asked for one by one; none, where it needs none."""
+        self.before_step(clock)
+        yield from ()
+
     def penalty(self) -> Tensor | None:
         """Added to the task loss, once per optimizer step; None for nothing."""
         return None
@@ -274,21 +284,3 @@ def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> I
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
     return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "
                                        f"{tolerance:g}: the function should have stayed the same")
-
-
-def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
-    """Zero the moments and the step counts of these parameters, in place; all others keep theirs."""
-    for parameter in parameters:
-        for value in optimizer.state.get(parameter, {}).values():
-            value.zero_()
-
-
-def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter,
-                      keep: Tensor | None, dim: int) -> None:
-    """Let `new` take `old`'s place in its group, with the rows `keep` of its moments along `dim` (None: none)."""
-    for group in optimizer.param_groups:
-        group["params"] = [new if p is old else p for p in group["params"]]
-    state = optimizer.state.pop(old, {})
-    if keep is not None and state:
-        optimizer.state[new] = {name: value.index_select(dim, keep) if value.shape == old.shape else value
-                                for name, value in state.items()}

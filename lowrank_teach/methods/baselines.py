@@ -35,6 +35,7 @@ class FullFineTuning(Method):
 
     sites: str | tuple[str, ...] = ()
     trains: str = "all"
+    trains_base: ClassVar[bool] = True
     name: ClassVar[str] = "full"
 
     def __post_init__(self) -> None:

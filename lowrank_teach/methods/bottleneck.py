@@ -50,6 +50,10 @@ class _Bottlenecked(Method):
         require(self.nonlinearity in NONLINEARITIES, f"nonlinearity {self.nonlinearity!r} must be one of "
                                                      f"{', '.join(NONLINEARITIES)}")
 
+    @property
+    def trains_base(self) -> bool:  # type: ignore[override]
+        return self.layer_norms
+
     def base_parameters(self, model: nn.Module) -> list[str]:
         """The layer norms, where they train too."""
         norms = [(path, module) for path, module in model.named_modules() if type(module).__name__.endswith("Norm")]

@@ -6,6 +6,7 @@ moments of A and B start from zero. The function is the same before and after a 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,18 +14,8 @@ import torch
 
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import (
-    Clock,
-    Invariant,
-    Loop,
-    Method,
-    Rule,
-    replace_parameter,
-    require,
-    require_rank,
-    reset_moments,
-    unchanged,
-)
+from .base import Clock, Invariant, Loop, Method, Rule, require, require_rank, unchanged
+from .moments import replace_parameter, reset_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +75,9 @@ class COLA(Method):
     @property
     def writes_base(self) -> bool:  # type: ignore[override]
         return self.merge_knots
+
+    def beside(self) -> COLA:
+        return dataclasses.replace(self, merge_knots=False)
 
     def rule(self) -> COLARule:
         return COLARule(self)

@@ -88,6 +88,9 @@ class Composed(Method):
     def held_out(self) -> float:  # type: ignore[override]
         return sum(m.held_out for m in self.first)
 
+    def beside(self) -> Method:
+        return compose(*(m.beside() for m in self.members))
+
     @property
     def owns(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset().union(*map(_owned, self.members))

@@ -9,6 +9,7 @@ function. Taught in 05.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,6 +60,9 @@ class DeltaLoRA(Method):
         require(self.form in ("in_place", "lazy"), f"form {self.form!r} must be 'in_place' or 'lazy'")
         require(self.lam_end is None or self.form == "in_place",
                 "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")
+
+    def beside(self) -> DeltaLoRA:
+        return self if self.lam_end is not None else dataclasses.replace(self, form="lazy")
 
     def rule(self) -> DeltaLoRARule:
         return DeltaLoRARule(self)
@@ -151,11 +155,14 @@ class DeltaLoRARule(Rule):
             owner.write_held(name)
 
     def log(self) -> dict[str, float | dict[str, float]]:
-        moved = {}
-        for name in self.adapters:
-            owner = self.adapters.owner(name)
-            moved[name] = float((owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm())
-        return {"moved": moved} if self.method.form == "in_place" else {}
+        return {"moved": {name: self._moved(name, branch) for name, branch in self.adapters.items()}}
+
+    def _moved(self, name: str, branch: LowRank) -> float:
+        """How far W has moved, ‖W_t − W‖; lazily, how far it would have."""
+        if self.method.form == "lazy":
+            return product_norm(*branch.held_factors())
+        owner = self.adapters.owner(name)
+        return float((owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm())
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **{f"gate.{name}": g for name, g in self.held_gates.items()}}
@@ -180,6 +187,11 @@ def product(branch: LowRank) -> tuple[Tensor, Tensor]:
     """B diag(g) (d, r) and A (r, k) as they are now, g without noise: W follows what is deployed."""
     B = branch.lora_B.detach()
     return B.clone() if branch._gate is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
+
+
+def product_norm(left: Tensor, right: Tensor) -> float:
+    """‖left right‖ for left (d, R) and right (R, k), from products of R columns: nothing d × k is formed."""
+    return float(((left.t() @ left) * (right @ right.t())).sum().clamp_min(0).sqrt())
 
 
 def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..gates import HardConcrete, Stretch
+from ..gates import HardConcrete, Stretch, draw
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require, unchanged
+from .base import Clock, Invariant, Loop, Method, Rule, require, unchanged
+from .moments import replace_parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,24 +146,28 @@ class SaLoRARule(Rule):
         self.all_directions = sum(m.r * size for size in self.sizes.values())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        gates = [gate.log_theta for gate in self.gates().values()]
-        return [*super().parameter_groups(),
-                {"params": gates, "lr": self.method.eta_c, "betas": tuple(self.method.gate_betas),
-                 "weight_decay": 0.0, "schedule": "constant"}]
+        m, gates = self.method, [gate.log_theta for gate in self.gates().values()]
+        return [*super().parameter_groups(), {"params": gates, "lr": m.eta_c, "betas": tuple(m.gate_betas),
+                                              "weight_decay": 0.0, "schedule": "constant"}]
 
     def before_step(self, clock: Clock) -> None:
-        inside = self.t_start < clock.step <= self.t_end
-        for gate in self.gates().values():
-            if inside:
-                gate.phase = "sampled"
-                gate.u = torch.rand(gate.u.shape, generator=self.generator).clamp(1e-6, 1 - 1e-6).to(gate.u)
+        inside, gates = self.t_start < clock.step <= self.t_end, self.gates().values()
+        for gate in gates:
             gate.log_theta.requires_grad_(inside)
+        if inside:
+            draw(list(gates), self.generator)
+
+    def log_theta(self) -> tuple[Tensor, list[int]]:
+        """log θ of all directions, site after site (Σ r,), and how many each site has."""
+        gates = self.gates().values()
+        return torch.cat([gate.log_theta for gate in gates]), [len(gate.log_theta) for gate in gates]
 
     def density(self) -> Tensor:
         """C: expected share of directions kept, weighted by their size d + k."""
-        is_open = self.method.stretch.open_probability
-        kept = [is_open(gate.log_theta).sum() * self.sizes[name] for name, gate in self.gates().items()]
-        return torch.stack(kept).sum() / self.all_directions
+        log_theta, counts = self.log_theta()
+        sizes = [size for size, r in zip(self.sizes.values(), counts, strict=True) for _ in range(r)]
+        kept = self.method.stretch.open_probability(log_theta) * log_theta.new_tensor(sizes)
+        return kept.sum() / self.all_directions
 
     def orthogonality(self) -> tuple[Tensor, Tensor]:
         """‖A Aᵀ − I‖² and ‖Bᵀ B − I‖², each over all sites (mean or sum), as one batched product a shape."""
@@ -242,8 +247,9 @@ class SaLoRARule(Rule):
     def log(self) -> dict[str, float | dict[str, float]]:
         lam, (R_A, R_B) = self.lam.item(), self.last_R
         C = self.density().item() if self.closed_at is None else self.closed_at
-        fixed = self.method.stretch.deterministic  # what pruning would keep now, whatever this step's noise
-        kept = {name: float((fixed(gate.log_theta) > 0).sum()) for name, gate in self.gates().items()}
+        log_theta, counts = self.log_theta()  # what pruning would keep now, whatever this step's noise
+        is_kept = (self.method.stretch.deterministic(log_theta) > 0).cpu()
+        kept = dict(zip(self.sizes, (float(part.sum()) for part in is_kept.split(counts)), strict=True))
         share = sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
         closing = {f"log_theta.{j}": {name: values[j] for name, values in self.last_gates.items()}
                    for j in range(self.method.r) if self.last_gates}

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import PROFILES
 from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, LoRA, Method, SaLoRA, compose
+from ..peft_backed import AdaLoRA
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ GATES = ("loss", "density", "lambda", "budget_penalty", "orth_A", "orth_B", "kep
 SIGMA = tuple(f"sigma.{i}" for i in range(24))
 
 
-def _salora(**switches: Any) -> SaLoRA:
+def salora(**switches: Any) -> SaLoRA:
     """SaLoRA with the rate and window that so short a training asks for."""
     return SaLoRA(**{"eta_c": 0.1, "t_start": 0.05, "t_end": 0.9, **switches})
 
 
-def _autolora(**switches: Any) -> AutoLoRA:
+def autolora(**switches: Any) -> AutoLoRA:
+    """AutoLoRA with the search and the rate of β that so short a training asks for."""
     return AutoLoRA(**{"search_steps": 0.25, "eta_beta": 0.01, **switches})
 
 
@@ -68,13 +70,13 @@ STUDIES: dict[str, Study] = {
          "Delta-LoRA, dropout 0.1": Arm(DeltaLoRA(lora_dropout=0.1, allow_dropout=True))}),
     "salora_parts": Study(
         "What does each part of SaLoRA do?", "what is left out",
-        {"all parts": Arm(_salora()), "λ = 0": Arm(_salora(lambda_max=0.0)), "β = 0": Arm(_salora(beta=0.0)),
-         "λ by SGD": Arm(_salora(ascent="sgd")), "LoRA, all six": Arm(LoRA(sites="all"))}, series=GATES),
+        {"all parts": Arm(salora()), "λ = 0": Arm(salora(lambda_max=0.0)), "β = 0": Arm(salora(beta=0.0)),
+         "λ by SGD": Arm(salora(ascent="sgd")), "LoRA, all six": Arm(LoRA(sites="all"))}, series=GATES),
     "autolora_parts": Study(
         "What does each part of AutoLoRA's search do?", "what is changed",
-        {"AutoLoRA": Arm(_autolora()), "η = 0": Arm(_autolora(hypergradient="first_order")),
-         "no constraint": Arm(_autolora(constraint="none")), "sigmoid": Arm(_autolora(constraint="sigmoid")),
-         "ranks dealt at random": Arm(_autolora(shuffle_ranks=True)), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))},
+        {"AutoLoRA": Arm(autolora()), "η = 0": Arm(autolora(hypergradient="first_order")),
+         "no constraint": Arm(autolora(constraint="none")), "sigmoid": Arm(autolora(constraint="sigmoid")),
+         "ranks dealt at random": Arm(autolora(shuffle_ranks=True)), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))},
         sites=("rank",)),
     "delta_strong": Study(
         "The same with λ = 2, where the controls move further, too", "method",
@@ -89,10 +91,10 @@ STUDIES: dict[str, Study] = {
         sites=("norm", "effective_rank", *SIGMA)),
     "salora_b": Study(
         "How few directions will do?", "target density b",
-        {f"{b:g}": Arm(_salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, series=GATES, sites=("rank",)),
+        {f"{b:g}": Arm(salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, series=GATES, sites=("rank",)),
     "salora_r": Study(
         "SaLoRA beside LoRA at every rank", "starting rank r",
-        {**{f"SaLoRA {r}": Arm(_salora(r=r, lora_alpha=2.0 * r)) for r in (2, 4, 8, 16)},
+        {**{f"SaLoRA {r}": Arm(salora(r=r, lora_alpha=2.0 * r)) for r in (2, 4, 8, 16)},
          **{f"LoRA {r}": Arm(LoRA(r=r, lora_alpha=2.0 * r, sites="all")) for r in (2, 4, 8, 16)}},
         sites=("rank",)),
     "delta_lam": Study(
@@ -105,14 +107,21 @@ STUDIES: dict[str, Study] = {
     "delta_K": Study(
         "When should W start to move?", "K, as a share of the steps",
         {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}),
+    # both end with four directions a matrix; AdaLoRA's rate: the best of 2e-3, 6e-3 and 2e-2 on the validation rows
+    # of two other seeds
+    "adalora": Study(
+        "Is learning the ranks on held-out rows better than dropping the least important directions?", "method",
+        {"AutoLoRA": Arm(autolora()),
+         "AdaLoRA, 8 to 4": Arm(AdaLoRA(r=8, target_r=4, sites="qv"), {"lr": 2e-2, "head_lr": LR}),
+         "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))}, sites=("rank",)),
     # 16 directions a matrix are trained, by one link or by two, and half of them kept where there are gates; the
     # last arm trains only as many as the gates keep. A starts alike everywhere. A link has half of the steps, so
     # its gates have twice the rate.
     "composition": Study(
         "Is a chain of gated links more than the chain, or than the gates?", "method",
-        {"COLA + SaLoRA": Arm(compose(COLA(chain=2), _salora(eta_c=0.2))),
+        {"COLA + SaLoRA": Arm(compose(COLA(chain=2), salora(eta_c=0.2))),
          "COLA": Arm(COLA(chain=2, sites="all", init="unit_rows")),
-         "SaLoRA": Arm(_salora(r=16, lora_alpha=32.0)),
+         "SaLoRA": Arm(salora(r=16, lora_alpha=32.0)),
          "COLA, r = 4": Arm(COLA(chain=2, r=4, lora_alpha=8.0, sites="all", init="unit_rows"))},
         series=(*GATES, "link"), sites=("rank", "norm", "effective_rank")),
 }

@@ -66,26 +66,31 @@ def load(name: str, folder: Path | str | None = None) -> Results:
 
 
 def train(name: str, folder: Path | str | None = None, *, seeds: Iterable[int] | None = None,
-          task: str = TASK, backbone: str = BACKBONE, profile: str = PROFILE, store: Store | None = None,
+          arms: Iterable[str] | None = None, task: str = TASK, backbone: str = BACKBONE, profile: str = PROFILE,
+          store: Store | None = None,
           on_run: Callable[[str, int, Run], None] | None = None, **training: Any) -> Results:
     """Train a study, or find the runs that were; its file is written anew after each seed.
 
     Args:
-        seeds: None takes the study's own.  on_run: called as each run is done.
+        seeds, arms: None takes the study's own.  on_run: called as each run is done.
         task, backbone, profile, training: another setting than the stored one.
     """
     study, training = _defined(name), {**TRAINING, **training}
+    chosen = {label: study.arms[label] for label in (study.arms if arms is None else arms)}
     path = Path(folder or references_folder() / "studies") / f"{name}.json"
-    about = {"name": name, "question": study.question, "varies": study.varies, "task": task, "backbone": backbone,
-             "profile": profile, "training": training, "machine": machine()}
+    about: dict[str, Any] = {"name": name, "question": study.question, "varies": study.varies, "task": task,
+                             "backbone": backbone, "profile": profile, "training": training, "machine": machine()}
     records: list[dict[str, Any]] = []
+    commits: set[str] = set()   # of the code that trained, which may be older than the code that writes the file
     for seed in range(study.seeds) if seeds is None else seeds:
-        for label, arm in study.arms.items():
+        for label, arm in chosen.items():
             run = fit(arm.method, task, backbone, profile, seed, progress=False, store=store,
                       **{**training, **arm.training})
             records.append(_record(study, label, seed, run))
+            commits.add(str(run.machine.get("commit")))
             if on_run is not None:
                 on_run(label, seed, run)
+        about["commits"] = sorted(commits)
         write(path, about, records)
     return Results(about, records)
 

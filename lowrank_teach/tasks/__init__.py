@@ -15,6 +15,7 @@ from lowrank_teach import corpora
 from lowrank_teach.features import Collate, encode
 from lowrank_teach.rows import check_rows, codes_for_tags
 
+from .prepare import validation_cut_from_train
 from .sources import SPLITS, find
 from .table import TASKS
 from .task import Task, TaskData
@@ -29,6 +30,7 @@ def load_task(
     n_validation: int | None = None,
     n_test: int | None = None,
     seed: int = 0,
+    validation_from_train: bool = False,
 ) -> TaskData:
     """The rows of a task, checked, in a fixed order.
 
@@ -37,6 +39,8 @@ def load_task(
         hash of their text, so the first 400 are the same everywhere and are part of the first 1,600.
     seed: only decides the rows of tasks whose published setting draws them by seed (SuperGLUE); elsewhere runs
         that differ in seed share their rows, so that they can be compared in pairs.
+    validation_from_train: where no test rows have labels, cut validation rows out of train, the same for every
+        seed, and make the published validation rows the test.
     Raises ValueError for an unknown task and for rows that cannot be used (task, split, column and row are
     named), FileNotFoundError where a file is missing or no source has the task, AssetError where packaged
     text cannot be fetched.
@@ -56,14 +60,20 @@ def load_task(
     published = {split: len(frame) for split, frame in frames.items()}
     if task.resplit is not None:
         frames = task.resplit(frames, seed)
+    cut = validation_from_train and "test" not in frames
+    if cut:
+        frames = validation_cut_from_train(frames, task.text)
     counts = {split: len(frame) for split, frame in frames.items()}
     for split, frame in frames.items():
         check_rows(frame, task, split)
         ordered = _in_fixed_order(codes_for_tags(frame, task), task)
         frames[split] = _first(ordered, wanted[split], task)
     source = _describe(task, place, frames, counts, published)
+    if cut:
+        source += "; validation rows are cut from the training rows, published validation rows are the test"
     if task.trained_on:
-        other = load_task(task.trained_on, n_train=n_train, n_validation=n_validation, seed=seed)
+        other = load_task(task.trained_on, n_train=n_train, n_validation=n_validation, seed=seed,
+                          validation_from_train=validation_from_train)
         frames = _with_training_rows(frames, task, other)
         source += f"; trained on {task.trained_on}: {other.source}"
     _check_classes(frames["train"], task)

@@ -79,6 +79,19 @@ def paper_subset(splits: corpora.Splits, seed: int) -> corpora.Splits:
             "test": test.iloc[:PAPER_TEST]}
 
 
+def validation_cut_from_train(splits: corpora.Splits, text: tuple[str, ...]) -> corpora.Splits:
+    """About a tenth of the training rows validate, by a hash of their first text; validation rows become the test.
+
+    Rows that share their first text stay together, so that no validation row was trained on.
+    """
+    if "train" not in splits:   # it trains on another task's rows
+        return {"test": splits["validation"]}
+    train = splits["train"]
+    part = pd.Series([corpora.stable_hash("validation", key) % 10 for key in train[text[0]]], index=train.index)
+    return {"train": train[part > 0].reset_index(drop=True),
+            "validation": train[part == 0].reset_index(drop=True), "test": splits["validation"]}
+
+
 # ---- text from data -------------------------------------------------------------------------------------
 
 

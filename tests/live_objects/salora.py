@@ -10,7 +10,7 @@ R = 3
 
 def live():
     made = trainer(SaLoRA(r=R, lora_alpha=6.0, sites=("0.up",), eta_c=0.5, t_end=10), tiny())
-    made._prepare()
+    made.prepare()
     adapters = made.adapters
     branch, site = adapters["0.up"], adapters.sites["0.up"]
     x = torch.randn(2, 5, site.k)

@@ -1,0 +1,77 @@
+"""`lowrank-teach reproduce CLAIM`: the runs behind one row of the ledger, made again."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from .board import console
+from .cli_options import AsJson, Document
+from .runs import Store
+
+QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
+
+
+def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank-teach claims`, such as COLA 1")],
+              plan: Annotated[bool, typer.Option("--plan", help="only say how many runs and minutes")] = False,
+              seeds: Annotated[int, typer.Option(help="how many; 0 takes the study's own")] = 0,
+              steps: Annotated[int, typer.Option(help="of each run; 0 takes the study's own")] = 0,
+              quick: Annotated[bool, typer.Option("--quick", help="2 seeds of 10 steps: no verdict, a try")] = False,
+              again: Annotated[bool, typer.Option("--again", help="train all, whatever the store has")] = False,
+              folder: Annotated[Path | None, typer.Option(help="the stored studies to hold it against")] = None,
+              as_json: AsJson = False) -> Document:
+    """Make the runs behind one claim again, and print the stored verdict beside the new one."""
+    from . import claims
+
+    key = " ".join(claim)
+    seeds, steps = (seeds or QUICK["seeds"], steps or QUICK["steps"]) if quick else (seeds, steps)
+    options: dict[str, Any] = {"seeds": seeds or None, "stored": folder, **({"steps": steps} if steps else {})}
+    if plan:
+        return _planned(claims.plan(key, **options), as_json)
+    with tempfile.TemporaryDirectory() as empty:
+        found = claims.reproduce(key, store=Store(empty) if again else None, on_run=_say, **options)
+    if as_json:
+        return {"stored": asdict(found.stored), "new": found.new and asdict(found.new), "runs": found.runs,
+                "largest_change": found.gap, "said": claims.said(found)}
+    _print(found.stored, found.new)
+    console.print(claims.said(found), markup=False, highlight=False)
+    return None
+
+
+def _planned(found: Any, as_json: bool) -> Document:
+    if as_json:
+        return asdict(found)
+    time = ("an unknown time: no stored run says how long" if found.minutes is None else
+            f"about {math.ceil(found.minutes)} min, by the seconds of the stored runs")
+    words = found.why or (f"{found.runs} runs, all of them in the store" if found.stored == found.runs else
+                          f"{found.runs} runs, {found.stored} of them in the store; the others take {time}")
+    console.print(words, markup=False, highlight=False)
+    return None
+
+
+def _print(stored: Any, new: Any) -> None:
+    shown = Table("", "stored", "now", title=f"{stored.key} ({stored.where}): {stored.statement}", box=None,
+                  header_style="bold", title_justify="left")
+    rows = {"paper": [stored.says, ""], "verdict": [row.verdict if row else "–" for row in (stored, new)],
+            "difference": [row.interval_words() if row else "–" for row in (stored, new)],
+            "ours": [row.ours if row else "–" for row in (stored, new)],
+            "setting": [row.why if row else "–" for row in (stored, new)]}
+    for name, cells in rows.items():
+        shown.add_row(*map(Text, (name, *cells)))
+    console.print(shown)
+
+
+def _say(*values: Any) -> None:
+    """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks."""
+    *where, run = values
+    words = "{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}"
+    name, score = run.score("validation")
+    print(f"{words.format(*where)}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)

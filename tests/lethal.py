@@ -1,0 +1,66 @@
+"""Methods that end badly, for sweeps: importable, since a worker of its own must find them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from lowrank_teach.errors import Refusal
+from lowrank_teach.methods import METHODS, LoRA
+from lowrank_teach.methods.lora import LoRARule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lethal(LoRA):
+    """LoRA that kills its process (signal 9) or raises after one step, so many times; its diary has all steps.
+
+    ends: "kill", "raise", "refuse", or "wait" for a file "go" beside the diary.
+    """
+
+    diary: str = ""
+    at: int = 0
+    times: int = 1
+    ends: str = "kill"
+
+    name: ClassVar[str] = "lethal"
+
+    def rule(self):
+        return LethalRule(self)
+
+
+class LethalRule(LoRARule):
+    def after_step(self, clock):
+        super().after_step(clock)
+        diary = Path(self.method.diary)
+        diary.with_suffix(".pid").write_text(str(os.getpid()))
+        with diary.open("a") as file:
+            file.write(f"{clock.step}\n")
+        while self.method.ends == "wait" and clock.step == self.method.at and not diary.with_name("go").exists():
+            time.sleep(0.05)
+        if self.method.ends == "wait":
+            return
+        if clock.step == self.method.at and steps(diary).count(clock.step) <= self.method.times:
+            if self.method.ends != "kill":
+                raise RuntimeError("it went wrong") if self.method.ends == "raise" else Refusal("it went wrong")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lives(diary: Path) -> bool:
+    """Whether the process that wrote last is there."""
+    try:
+        os.kill(int(diary.with_suffix(".pid").read_text()), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def steps(diary: Path) -> list[int]:
+    """The steps that were taken, over all processes."""
+    return [int(line) for line in diary.read_text().splitlines()]
+
+
+del METHODS["lethal"]  # no other test shall find it among the methods
