@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from .lora import LoRA
 
 Weights = dict[str, Tensor]
 Gradients = Sequence[Tensor]
+T = TypeVar("T")
 HYPERGRADIENTS = ("first_order", "finite_difference", "unrolled", "betty")
 KINDS = (*HYPERGRADIENTS, "forward_difference")
 
@@ -137,14 +138,8 @@ class AutoLoRARule(Rule):
             with sdpa_kernel(SDPBackend.MATH):
                 return hypergradient(m.hypergradient, same_noise(lambda w: mean_loss(rows["train"], w)),
                                      lambda w: mean_loss(rows["held_out"], w), weights, betas, eta, m.radius)
-        wanted = requests(m.hypergradient, weights, betas, eta, m.radius)
-        found: Gradients | None = None
-        while True:
-            try:
-                part, at, of = wanted.send(found)  # type: ignore[arg-type]
-            except StopIteration as end:
-                return end.value
-            found = yield Ask(rows[part], at, of, same_noise=part == "train")
+        return (yield from requests(m.hypergradient, weights, betas, eta, m.radius, lambda part, at, of: Ask(
+            rows[part], at, of, same_noise=part == "train")))
 
     def ranks(self) -> dict[str, int]:
         """Site -> rank, from the selection weights as they are now."""
@@ -215,26 +210,29 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
     if kind == "unrolled":
         inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=True)
         return list(torch.autograd.grad(held_out_loss(virtual_step(weights, inner, eta)), betas))
-    losses, wanted = {"train": train_loss, "held_out": held_out_loss}, requests(kind, weights, betas, eta, radius)
-    found: Gradients | None = None
+    losses, found = {"train": train_loss, "held_out": held_out_loss}, None
+    wanted = requests(kind, weights, betas, eta, radius, lambda part, at, of: (losses[part](at), list(of)))
     while True:
         try:
-            part, at, of = wanted.send(found)  # type: ignore[arg-type]
+            loss, of = wanted.send(found)  # type: ignore[arg-type]
         except StopIteration as end:
             return end.value
-        found = torch.autograd.grad(losses[part](at), list(of))
+        found = torch.autograd.grad(loss, of)
 
 
-def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float, radius: float
-             ) -> Generator[tuple[str, Weights, Sequence[Tensor]], Gradients, list[Tensor]]:
-    """The gradients that `hypergradient` is made of, but for "unrolled": yields which loss, where, by what."""
+def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float, radius: float,
+             ask: Callable[[str, Weights, Gradients], T]) -> Generator[T, Gradients, list[Tensor]]:
+    """`hypergradient`, but for "unrolled", as a generator: yields requests, is sent gradients, returns ∇_β.
+
+    ask: makes a request of which loss ("train" or "held_out"), at which weights, by which tensors.
+    """
     if kind == "first_order":
-        return list((yield "held_out", weights, betas))
+        return list((yield ask("held_out", weights, betas)))
     one_sided = kind == "forward_difference"
-    inner = yield "train", weights, [*weights.values(), *(betas if one_sided else ())]
+    inner = yield ask("train", weights, [*weights.values(), *(betas if one_sided else ())])
     inner, here = inner[:len(weights)], inner[len(weights):]
     virtual = {n: w.detach().requires_grad_() for n, w in virtual_step(weights, inner, eta).items()}
-    both = yield "held_out", virtual, [*virtual.values(), *betas]
+    both = yield ask("held_out", virtual, [*virtual.values(), *betas])
     v, direct = both[:len(virtual)], both[len(virtual):]
     norm = torch.stack([g.norm() for g in v]).norm().clamp_min(1e-12)
     epsilon = radius / norm.double()  # a tensor: where the norm is infinite, nan comes out and the loop refuses it
@@ -242,8 +240,8 @@ def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float,
     def moved(sign: int) -> Weights:
         return {n: w.detach() + sign * epsilon * g for (n, w), g in zip(weights.items(), v, strict=True)}
 
-    plus = yield "train", moved(+1), betas
-    minus = here if one_sided else (yield "train", moved(-1), betas)
+    plus = yield ask("train", moved(+1), betas)
+    minus = here if one_sided else (yield ask("train", moved(-1), betas))
     factor = (1.0 if kind == "betty" else eta) / ((1 if one_sided else 2) * epsilon)
     return [d - factor * (p - m) for d, p, m in zip(direct, plus, minus, strict=True)]
 
