@@ -74,7 +74,7 @@ class LowRank(nn.Module):
 
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
-        x = x if _autocast(x) else x.to(self.lora_A.dtype)
+        x = x if under_autocast(x) else x.to(self.lora_A.dtype)
         held = not self.in_base and (self.echo or self.fixed_left.shape[1])
         h = self._add_with_held(h, x, rows) if held else self._add_live(h, x, rows)
         return h if self.in_base or self.drift is None else _add_product(h, x, self.drift, 1.0, rows)
@@ -276,14 +276,14 @@ def is_conv1d(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
-def _autocast(x: Tensor) -> bool:
+def under_autocast(x: Tensor) -> bool:
     """Whether autocast is on where x is; the meta device knows none."""
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice | None) -> Tensor:
     """h[..., rows] + scale · z leftᵀ for h (*, D), z (*, r), left (d, r)."""
-    plain = h.dtype == z.dtype == left.dtype and not _autocast(h)
+    plain = h.dtype == z.dtype == left.dtype and not under_autocast(h)
     if plain and h.is_contiguous():  # one addmm and no temporary; a linear layer's backward never reads h
         flat = h.view(-1, h.shape[-1])
         part = flat if rows is None else flat[:, rows]

@@ -59,7 +59,6 @@ class Kept(Materials):
         first, tokenizer = self._once(key, lambda: load_for(backbone, data, seed, c.base_dtype))
         model, _ = load_for(backbone, data, seed, c.base_dtype)
         share_weights(model, first, model.lowrank_new_parameters)
-        model.lowrank_base = id(first)
         return model, tokenizer
 
 

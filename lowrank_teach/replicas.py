@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import Refusal
 from .loop import Batch
 from .methods.asks import Ask, Asks, Noise
 from .outcome import Outcome
@@ -45,12 +44,13 @@ class Lane:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """What is refused in here ends this replica and no other."""
+        """What goes wrong in a replica's own work ends this replica and no other; memory is everybody's."""
         try:
             yield
-        except (Refusal, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
             self.error = error
-
 
     def next(self, asks: Asks, found: Sequence[Tensor] | None, loss: Tensor | None = None) -> Ask | None:
         """What its rule asks for next, given what it asked for last; None when it asks no more."""
@@ -199,9 +199,11 @@ class Passes:
 
     def _before(self, lanes: list[Lane]) -> None:
         """What each rule does before the step, and the gradients they ask for: those of like rows in one pass."""
-        noise = Noise()
         asking = [(lane, lane.trainer.rule.asks(lane.trainer.clock)) for lane in lanes]
         pending = [(lane, asks, lane.next(asks, None)) for lane, asks in asking]
+        if all(ask is None for _, _, ask in pending):
+            return
+        noise = Noise()
         while pending := [(lane, asks, ask) for lane, asks, ask in pending if ask is not None]:
             alike: dict[tuple, list[tuple[Lane, Asks, Ask]]] = {}
             for one in pending:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import Adapters
-from .lowrank import Adapted, LowRank, _autocast
+from .lowrank import Adapted, LowRank, under_autocast
 
 Weights = Mapping[str, Tensor]   # tensors that stand in for the parameters of one model, by name
 
@@ -63,7 +63,7 @@ class StackedSite(nn.Module):
         pairs = [(owner.branches[name], instead) if owner and name in owner.rows else None
                  for owner, instead in zip(self.owners, self.instead, strict=True)]
         some = next(pair[0] for pair in pairs if pair)
-        z = x if _autocast(x) else x.to(some.lora_A.dtype)
+        z = x if under_autocast(x) else x.to(some.lora_A.dtype)
         z = z.reshape(len(pairs), -1, z.shape[-1])                                                # (R, N, k)
         prefix = f"{self.path}.lora.{name.replace('.', '_')}"
         live = _stack([_live(*pair, prefix) if pair else None for pair in pairs], some)
@@ -92,7 +92,7 @@ class StackedLinear(nn.Module):
                                 for layer, instead in zip(self.layers, self.instead, strict=True)])
 
         weight = of("weight")                                                                     # (R, d, k)
-        x = x if _autocast(x) else x.to(weight.dtype)
+        x = x if under_autocast(x) else x.to(weight.dtype)
         flat = x.reshape(len(self.layers), -1, x.shape[-1])                                       # (R, N, k)
         if self.layers[0].bias is None:
             h = torch.bmm(flat, weight.mT)
@@ -202,7 +202,7 @@ def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None]) -> Tens
 def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice | None) -> Tensor:
     """h[..., part] + x rightᵀ leftᵀ for h (R, N, D), x (R, N, k), left (R, d, r), right (R, r, k)."""
     y = torch.bmm(x, right.mT)                                                                    # (R, N, r)
-    if part is None and h.dtype == y.dtype == left.dtype and not _autocast(h):
+    if part is None and h.dtype == y.dtype == left.dtype and not under_autocast(h):
         return torch.baddbmm(h, y, left.mT)
     y = torch.bmm(y, left.mT).to(h.dtype)                                                         # (R, N, d)
     if part is None:

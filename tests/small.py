@@ -51,6 +51,13 @@ def data_folder(folder: Path, task: str = "rt", text: str = "text") -> Path:
     return folder
 
 
+def place_in(folder: Path) -> Path:
+    """The folder with a tiny model in tiny/ and rows in data/."""
+    model_folder(folder / "tiny")
+    data_folder(folder / "data")
+    return folder
+
+
 def command(monkeypatch: Any, capsys: Any, *words: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `lowrank-teach WORDS`, run in this process."""
     from lowrank_teach import cli

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from screen import final_screen
-from small import command, data_folder, model_folder
+from small import command, place_in
 
 import lowrank_teach as lt
 from lowrank_teach import board, cli
@@ -32,10 +32,7 @@ FAST = [f"--set={pair}" for pair in ("steps=24", "batch_size=8", "n_train=96")]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a tiny model, rows, and one store for the whole file."""
-    folder = tmp_path_factory.mktemp("cli")
-    model_folder(folder / "tiny")
-    data_folder(folder / "data")
-    return folder
+    return place_in(tmp_path_factory.mktemp("cli"))
 
 
 @pytest.fixture

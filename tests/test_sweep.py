@@ -17,7 +17,7 @@ import pytest
 from helpers import trainer
 from lethal import Lethal, lives, steps
 from rich.console import Console
-from small import command, data_folder, model_folder
+from small import command, place_in
 
 import lowrank_teach as lt
 from lowrank_teach.cli_sweep import several
@@ -33,10 +33,7 @@ FAST = {"steps": 12, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
-    model_folder(folder / "tiny")
-    data_folder(folder / "data")
-    return folder
+    return place_in(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -110,7 +111,9 @@ def _fit_together(group: Group, store: Store, say: Callable[[Message], None], re
     try:
         return fit_many(group, store=store, callbacks=reporters, say=None, autosave=AUTOSAVE_S,
                         on_run=lambda config, run: say(ending(config, run)))
-    except Exception:
+    except Exception as error:
+        warnings.warn(f"a pass of {len(group)} runs broke ({type(error).__name__}: {error}); each of them is trained "
+                      "alone", stacklevel=2)
         return [_fit(config, store, reporters) for config in group]
 
 
