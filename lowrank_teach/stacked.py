@@ -69,7 +69,7 @@ class StackedSite(nn.Module):
         live = _stack([_live(*pair, prefix) if pair else None for pair in pairs], some)
         if live:
             h = _add_products(h, _dropped(z, pairs), *live, part)
-        still = _stack([_still(*pair, prefix) if pair else None for pair in pairs], some)
+        still = _stack([_still(pair[0]) if pair else None for pair in pairs], some)
         return _add_products(h, z, *still, part) if still else h
 
 
@@ -165,16 +165,12 @@ def _live(branch: LowRank, instead: Weights, prefix: str) -> Pair | None:
     return branch.scaling * (B if branch._gate is None else B * branch._gate()), A
 
 
-def _still(branch: LowRank, instead: Weights, prefix: str) -> Pair | None:
+def _still(branch: LowRank) -> Pair | None:
     """The factors that the forward pass adds and no step moves: the echo's and the fixed ones."""
-    lefts, rights = [], []
-    if branch.echo and branch.r:
-        A, B = (instead.get(f"{prefix}.{name}", getattr(branch, name)).detach() for name in ("lora_A", "lora_B"))
-        g = 1.0 if branch._gate is None else branch.settled_gate().detach()
-        lefts, rights = [branch.echo * branch.scaling * B * g], [A]
-    if branch.fixed_left.shape[1]:
-        lefts, rights = [*lefts, branch.fixed_left], [*rights, branch.fixed_right]
-    return (torch.cat(lefts, 1), torch.cat(rights, 0)) if lefts else None
+    if not (branch.echo or branch.fixed_left.shape[1]):
+        return None
+    left, right = branch.held_factors()
+    return (left, right) if len(right) else None
 
 
 def _stack(pairs: Sequence[Pair | None], like: LowRank) -> Pair | None:

@@ -124,7 +124,7 @@ def step_time(first: str, second: str, aim: float = 1.0) -> FromBench:
         middle = one["median"] / two["median"]
         half = middle * math.hypot(*widths)
         return Evidence((), {f"{first} / {second}": [middle]}, _bench_setting(bench),
-                        (middle - half - aim, middle + half - aim))
+                        (middle - half - aim, middle + half - aim), over="repeats")
 
     return FromBench(command, measure)
 
@@ -141,7 +141,7 @@ def peak_memory(first: str, second: str) -> FromBench:
         one, two = (bench["peak_bytes"][name] for name in (first, second))
         ours = {f"{name}, MiB": [x / 2**20 for x in bench["peak_bytes"][name]] for name in (first, second)}
         return Evidence([100 * (x / y - 1) for x, y in zip(one, two, strict=True)], ours,
-                        f"{_bench_setting(bench)}, each in a process of its own")
+                        f"{_bench_setting(bench)}, each in a process of its own", over="repeats")
 
     return FromBench(command, measure)
 

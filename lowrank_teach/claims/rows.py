@@ -21,7 +21,8 @@ class Row:
 
     key: such as "COLA 3".  where: table or figure.  says: the paper's number, "–" where none is verified.
     ours: mean and spread by arm.  differences: one a seed, in `unit`.  interval: 95 %, as `paired_bootstrap`.
-    side, margin: what the claim says of the difference.  why: setting, or the reason for there being no verdict.
+    side, margin: what the claim says of the difference.  over: as in `Evidence`.
+    why: setting, or the reason for there being no verdict.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Row:
     unit: str = ""
     side: str = ""
     margin: float = 0.0
+    over: str = "seeds"
 
     @property
     def difference(self) -> float | None:
@@ -86,7 +88,7 @@ class Compared:
         few = f"{len(scaled)} of {verdicts.SEEDS} seeds" if said == verdicts.NO_RUNS else ""
         why = "; ".join(filter(None, (few, found.setting, self.note)))
         return Row(key, paper, self.where, self.statement, self.says, ours(found.ours, self.scale), scaled, interval,
-                   said, why, self.unit, self.side, self.margin)
+                   said, why, self.unit, self.side, self.margin, found.over)
 
 
 @dataclass(frozen=True)

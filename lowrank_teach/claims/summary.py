@@ -16,8 +16,8 @@ HEADS = {
 
 def from_runs(found: Iterable[Row]) -> list[Row]:
     """Rows whose verdict is computed from stored runs of five seeds or more."""
-    return [row for row in found if row.interval is not None and len(row.differences) >= SEEDS and "repeats" not in
-            row.why]
+    return [row for row in found
+            if row.interval is not None and row.over == "seeds" and len(row.differences) >= SEEDS]
 
 
 def summary(found: Sequence[Row], table: str) -> str:

@@ -27,12 +27,14 @@ class Evidence:
     differences: one a seed; the claim is about the side of zero that their mean lies on.
     interval: (low, high) of what was measured without seeds, such as a time over repeats; else None.
     ours: arm -> its values, one a seed, to be shown.  setting: what was trained on what.
+    over: what the differences were repeated over; "repeats" of a measurement are no "seeds".
     """
 
     differences: Sequence[float]
     ours: Mapping[str, Sequence[float]] = field(default_factory=dict)
     setting: str = ""
     interval: tuple[float, float] | None = None
+    over: str = "seeds"
 
 
 def paired_bootstrap(differences: Sequence[float], level: float = LEVEL, *, seed: int = 0, resamples: int = 4000,
