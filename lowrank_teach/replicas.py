@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import joint
 from .loop import Batch
 from .methods.asks import Ask, Asks, Noise
 from .outcome import Outcome
@@ -186,11 +187,7 @@ class Passes:
         self._before(lanes)
         lanes = [lane for lane in lanes if lane.runs]
         losses = self._descend(lanes) if lanes else []
-        values = []
-        for lane, loss in zip(lanes, losses, strict=True):
-            with lane.alone():
-                if lane.runs:
-                    values.append((lane, lane.trainer.close_step(loss)))
+        values = _close([(lane, loss) for lane, loss in zip(lanes, losses, strict=True) if lane.runs])
         seconds = (time.perf_counter() - start) / max(len(lanes), 1)
         for lane, found in values:
             lane.trainer.outcome.seconds += seconds
@@ -222,7 +219,7 @@ class Passes:
         shared = self.of(lanes)
         totals = [0.0] * len(lanes)
         for lane in lanes:
-            lane.trainer.accelerated.zero_grad()
+            lane.trainer.optimizer.zero_grad()
         weights = [shares(lane.trainer.micro_batches) for lane in lanes]
         for j in range(len(weights[0])):
             losses = shared.losses([lane.trainer.micro_batches[j] for lane in lanes])
@@ -237,6 +234,37 @@ class Passes:
             if well:  # the rows of another replica get no gradient from these, nor these from it
                 torch.stack(well).sum().backward()
         return totals
+
+
+def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, float]]]:
+    """`Trainer.close_step` of all, clipping and the optimizers' steps in one; values of those that got through."""
+    penalties, values = {}, []
+    for lane, _ in lanes:
+        with lane.alone():
+            penalties[lane] = lane.trainer.add_penalty()
+    running = [(lane, loss) for lane, loss in lanes if lane.runs]
+    norms = dict(zip((lane for lane, _ in running), _clip([lane for lane, _ in running]), strict=True))
+    running = [(lane, loss) for lane, loss in running if lane.runs]
+    joint.step([lane.trainer.optimizer for lane, _ in running])
+    for lane, loss in running:
+        with lane.alone():
+            values.append((lane, lane.trainer.after_step(loss, norms[lane], penalties[lane])))
+    return values
+
+
+def _clip(lanes: Sequence[Lane]) -> list[float]:
+    """The gradient norm of each, clipped where it is finite; one that is not ends its replica."""
+    if not lanes:
+        return []
+    norms = joint.gradient_norms([lane.trainer.optimizer for lane in lanes])
+    found = norms.tolist()
+    for lane, norm, value in zip(lanes, norms, found, strict=True):
+        if not math.isfinite(value):
+            with lane.alone():
+                lane.trainer.refuse_non_finite(norm, "gradient norm")
+    joint.clip([lane.trainer.optimizer for lane in lanes], norms,
+               [lane.trainer.config.max_grad_norm or math.inf for lane in lanes])
+    return found
 
 
 def together(trainer: Trainer, rows: Sequence[Rows]) -> list[list[Batch]]:

@@ -66,8 +66,7 @@ class StackedSite(nn.Module):
         z = x if under_autocast(x) else x.to(some.lora_A.dtype)
         z = z.reshape(len(pairs), -1, z.shape[-1])                                                # (R, N, k)
         prefix = f"{self.path}.lora.{name.replace('.', '_')}"
-        live = _stack([_live(*pair, prefix) if pair else None for pair in pairs], some)
-        if live:
+        if live := _live(pairs, prefix, some):
             h = _add_products(h, _dropped(z, pairs), *live, part)
         still = _stack([_still(pair[0]) if pair else None for pair in pairs], some)
         return _add_products(h, z, *still, part) if still else h
@@ -157,12 +156,23 @@ def _heads(adapters: Adapters) -> list[str]:
 Pair = tuple[Tensor, Tensor]   # left (d, r), right (r, k)
 
 
-def _live(branch: LowRank, instead: Weights, prefix: str) -> Pair | None:
-    """The factors that train, s and g on the left one."""
-    if not branch.r:
+def _live(pairs: Sequence[tuple[LowRank, Weights] | None], prefix: str, like: LowRank) -> Pair | None:
+    """(R, d, r) and (R, r, k): the factors that train, s and g on the left one; None if no model has any."""
+    found = [_own(*pair, prefix) if pair and pair[0].r else None for pair in pairs]
+    if (factors := _stack(found, like)) is None:
         return None
+    left, right = factors
+    scales = {pair[0].scaling for pair in pairs if pair}
+    if len(scales) == 1:
+        return left * scales.pop(), right
+    of_each = [pair[0].scaling if pair else 0.0 for pair in pairs]
+    return left * left.new_tensor(of_each)[:, None, None], right
+
+
+def _own(branch: LowRank, instead: Weights, prefix: str) -> Pair:
+    """One model's factors, g on the left one."""
     A, B = (instead.get(f"{prefix}.{name}", getattr(branch, name)) for name in ("lora_A", "lora_B"))
-    return branch.scaling * (B if branch._gate is None else B * branch._gate()), A
+    return B if branch._gate is None else B * branch._gate(), A
 
 
 def _still(branch: LowRank) -> Pair | None:

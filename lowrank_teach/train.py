@@ -123,7 +123,6 @@ class Trainer(RuleLoop):
         groups = self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.accelerated = self.accelerator.prepare(self.optimizer)
         self.rule.start(Clock(self.outcome.step, self.total, self.clock.per_epoch), self)
         if stored:
             stored.into(self)
@@ -157,7 +156,7 @@ class Trainer(RuleLoop):
 
     def _descend(self) -> float:
         """Gradients of the task loss; the loss."""
-        self.accelerated.zero_grad()
+        self.optimizer.zero_grad()
         task_loss = 0.0
         for batch, share in zip(self.micro_batches, self.team.shares(self.micro_batches), strict=True):
             loss = self.refuse_non_finite(self.loss(batch) * share, "loss")
@@ -168,15 +167,24 @@ class Trainer(RuleLoop):
 
     def close_step(self, task_loss: float) -> dict[str, float]:
         """The penalty's gradients, the optimizer's step and the rule's; values for the callbacks."""
-        clock, rule = self.clock, self.rule
-        penalty = rule.penalty()
+        penalty = self.add_penalty()
+        norm = self.refuse_non_finite(self._clip(), "gradient norm")
+        self.optimizer.step()   # gradients are summed by the team and need no scaling: nothing here is accelerate's
+        return self.after_step(task_loss, float(norm), penalty)
+
+    def add_penalty(self) -> Tensor | None:
+        """What the rule adds to the loss, its gradients added, too."""
+        penalty = self.rule.penalty()
         if penalty is not None and penalty.requires_grad:
             self.backward(self.refuse_non_finite(penalty, "penalty"))
-        norm = self.refuse_non_finite(self._clip(), "gradient norm")
-        self.accelerated.step()
-        rule.after_step(clock)
+        return penalty
+
+    def after_step(self, task_loss: float, norm: float, penalty: Tensor | None) -> dict[str, float]:
+        """The rule's part after the optimizer's step, the invariants, the log; values for the callbacks."""
+        rule = self.rule
+        rule.after_step(self.clock)
         self._assert_alive()
-        values = {"loss": task_loss, "grad_norm": float(norm), "lr": self.optimizer.param_groups[0]["lr"]}
+        values = {"loss": task_loss, "grad_norm": norm, "lr": self.optimizer.param_groups[0]["lr"]}
         if penalty is not None:
             values["penalty"] = penalty.item()
         self._log({**values, **rule.log()})
