@@ -19,6 +19,7 @@ from .cola import chain_idea, powers, saving_bars
 from .delta_lora import delta_idea, paired_differences, rank_cliff, trajectories
 from .ledger import forest, power_curves, repeated_intervals, verdict_counts, verdict_in_steps
 from .lora import idea, ratio_bars, score_grid
+from .over_tasks import difference_table, dots_from_zero, intervals_by_task, on_top, over_all_tasks
 from .ranks import scores_by_rank, sum_of_directions
 from .result import own_result
 from .salora import density_sweep, dots_by_arm, gate_histogram, gate_readings, gated_directions, two_ascents
@@ -35,8 +36,9 @@ from .text import (
 )
 
 __all__ = ["Page", "arms", "chain_idea", "correlations", "cost_and_cosine", "data_to_text", "delta_idea",
-           "density_sweep", "dots_by_arm", "forest", "gate_histogram", "gate_readings", "gated_directions", "idea",
-           "implicit_share", "marked", "own_result", "paired_differences", "power_curves", "powers", "push_arrows",
+           "density_sweep", "difference_table", "dots_by_arm", "dots_from_zero", "forest", "gate_histogram",
+           "gate_readings", "gated_directions", "idea", "implicit_share", "intervals_by_task", "marked", "on_top",
+           "over_all_tasks", "own_result", "paired_differences", "power_curves", "powers", "push_arrows",
            "rank_cliff", "rank_histogram", "ratio_bars", "repeated_intervals", "saving_bars", "score_grid",
            "score_intervals", "scores_by_rank", "side_by_side", "slot_error_bars", "sum_of_directions",
            "texts_in_rows", "tokens", "trajectories", "two_ascents", "two_level_surface", "two_levels",
