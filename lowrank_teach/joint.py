@@ -42,7 +42,7 @@ def gradient_norms(optimizers: Sequence[AdamW]) -> Tensor:
 @torch.no_grad()
 def clip(optimizers: Sequence[AdamW], norms: Tensor, limits: Sequence[float]) -> None:
     """Scale each optimizer's gradients to a norm of `limits` where their norm (R,) is above it, as torch does."""
-    factors = (norms.new_tensor(limits) / (norms + 1e-6)).clamp(max=1.0).tolist()
+    factors = (norms.new_tensor(limits) / (norms + 1e-6)).tolist()
     pairs = [(gradient, factor) for optimizer, factor in zip(optimizers, factors, strict=True) if factor < 1.0
              for gradient in _gradients(optimizer)]
     if pairs:
