@@ -34,9 +34,11 @@ def _gradients(optimizer: AdamW) -> list[Tensor]:
 def gradient_norms(optimizers: Sequence[AdamW]) -> Tensor:
     """(R,) Euclidean norm of the gradients of all that each optimizer steps."""
     of_each = [_gradients(optimizer) for optimizer in optimizers]
-    norms = iter(torch._foreach_norm([grad for grads in of_each for grad in grads]))
-    return torch.stack([torch.linalg.vector_norm(torch.stack([next(norms) for _ in grads])) if grads
-                        else torch.zeros(()) for grads in of_each])
+    if not (every := [gradient for gradients in of_each for gradient in gradients]):
+        return torch.zeros(len(optimizers))
+    norms, none = iter(torch._foreach_norm(every)), every[0].new_zeros(())
+    return torch.stack([torch.linalg.vector_norm(torch.stack([next(norms) for _ in gradients])) if gradients else none
+                        for gradients in of_each])
 
 
 @torch.no_grad()

@@ -107,3 +107,11 @@ def test_what_has_no_gradient_stays():
         joint.step(ours)
         assert all(torch.equal(a, b) for a, b in zip(kept, [*nets[1].parameters(), nets[0][2].bias], strict=True))
         assert not torch.equal(moved, nets[0][0].weight)
+
+
+def test_nothing_at_all_to_step():
+    ours = optimizers(networks())
+    norms = joint.gradient_norms(ours)
+    assert norms.tolist() == [0.0] * 3
+    joint.clip(ours, norms, [1.0] * 3)
+    joint.step(ours)
