@@ -88,8 +88,9 @@ class Rewrites(Comparison):
 
 
 def in_words(scores: pd.DataFrame) -> pd.DataFrame:
-    """A table of `score_transfer`'s numbers with names to read: "self_bleu" becomes "self bleu"."""
-    return scores.rename(columns=lambda name: name.replace("_", " "))
+    """A table of `score_transfer`'s numbers with names to read, which a narrow page can break: "self_bleu" becomes
+    "self bleu", "perplexity.3-gram" "perplexity 3-gram"."""
+    return scores.rename(columns=lambda name: name.replace("_", " ").replace(".", " ", 1))
 
 
 def train(seeds: Iterable[int] = range(2), folder: Path | str | None = None, *, tuned: Mapping[str, Method] = TUNED,

@@ -2,7 +2,7 @@
 
 00 is run to its slider. 10 is run whole: every slider is moved, its own picture and sentence must follow within
 300 ms (the median of its moves, read in the page itself), nothing may stick out or hide an error, and a training
-is started, stopped and gone on with.
+is started, stopped and gone on with. The slider that 09 makes of a run of its own is moved on a page without it.
 
 Skipped where there is no Chromium (on Debian: `apt-get install chromium`) or no JupyterLab.
 """
@@ -33,6 +33,14 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 SETTLED = 0.300   # seconds from the key to the new picture and sentence, median
 MOVES = 4         # of each slider, after one to warm up
 STDERR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
+# 09's slider, on numbers of the size of its own
+ENTITIES = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from benchmarks.sliders import entity_threshold
+from lowrank_teach.widgets import explore
+explore(entity_threshold())
+"""
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 
 
@@ -44,6 +52,9 @@ def lab(tmp_path_factory):
     shutil.copy(ROOT / "notebooks" / "00_start_here.ipynb", folder)
     fresh = run_notebooks.from_text(ROOT / "notebooks" / "text" / "10_playground.py")   # no outputs: what shows, ran
     nbformat.write(fresh, folder / "10_playground.ipynb")
+    entities = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ENTITIES)],
+                                        metadata={"kernelspec": run_notebooks.KERNEL})
+    nbformat.write(entities, folder / "entities.ipynb")
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))   # else cells out of sight are not in the page
@@ -210,6 +221,17 @@ def keys_for(page, i: int) -> list[str]:
     return [*there_and_back] * (MOVES // 2)
 
 
+@pytest.mark.parametrize("width", [1000, 1400])
+def test_the_sliders_of_entities(open_notebook, capsys, width):
+    page = open_notebook("entities")
+    page.set_viewport_size({"width": width, "height": 1400})
+    run_all(page)
+    assert_nothing_went_wrong(page)
+    assert page.evaluate(STICKS_OUT) == []
+    with capsys.disabled():
+        every_slider_moves(page, 2)
+
+
 def test_the_playground(open_notebook, capsys):
     page = open_notebook("10_playground")
     run_all(page)
@@ -217,15 +239,15 @@ def test_the_playground(open_notebook, capsys):
     assert page.evaluate(STICKS_OUT) == []
     boxes_follow(page)
     with capsys.disabled():
-        every_slider_moves(page)
+        every_slider_moves(page, 10)
         training_starts_and_stops(page)
     assert_nothing_went_wrong(page)
     assert page.evaluate(STICKS_OUT) == []
 
 
-def every_slider_moves(page) -> None:
+def every_slider_moves(page, at_least: int) -> None:
     count = page.locator(".noUi-handle").count()
-    assert count >= 10
+    assert count >= at_least
     medians = {}
     for i in range(count):
         keys = keys_for(page, i)

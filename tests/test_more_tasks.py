@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pandas as pd
+import picture_checks
 import pytest
+from matplotlib.colors import to_hex
 from seqeval.metrics import f1_score
 
 from lowrank_teach import HeadOnly, LoRA, more_tasks, rewrites, style, tagger, widgets
@@ -37,7 +39,7 @@ from lowrank_teach.entities import (
     token_accuracy,
 )
 from lowrank_teach.experiment import load_for
-from lowrank_teach.explorers.tagging import LINE, EntityThreshold, layout
+from lowrank_teach.explorers.tagging import KEPT_LOOK, LINE, EntityThreshold, layout, pieces
 from lowrank_teach.runs import Store
 from lowrank_teach.tasks import load_task, task_here
 
@@ -175,7 +177,8 @@ def test_the_explorer_keeps_what_is_sure_and_leaves_out_what_does_not_fit(pictur
     assert a["right"] == []
     assert a["found"] == 2
     assert "“$x$ $y <b>” (a)" in picture.words(threshold=0.0, sentence=1)
-    assert picture.words(threshold=0.99, sentence=2).startswith("At 0.99, 0 of 3")
+    assert picture.words(threshold=0.99, sentence=2).startswith(
+        "At 0.99, 0 of 3 predicted entities are kept: no precision, recall 0.00")
 
 
 def test_the_explorer_s_picture_changes_with_both_sliders(picture):
@@ -183,6 +186,46 @@ def test_the_explorer_s_picture_changes_with_both_sliders(picture):
     assert not np.array_equal(frames[0], frames[1])
     assert not np.array_equal(frames[1], frames[2])
     assert widgets.strip(picture, [{"threshold": 0.2, "sentence": 1}]).images
+    picture_checks.arrays_are_pure(picture)
+    for control in picture.controls:
+        picture_checks.a_slider_moves(picture, control)
+
+
+def test_the_threshold_s_mark_is_seen_at_both_ends(picture):
+    low, high = picture.axes[0].get_xlim()
+    assert low < picture.controls[0].low < picture.controls[0].high < high
+
+
+def test_an_entity_is_one_piece_a_line():
+    words = ["a", "bb", "ccc", "x" * LINE, "dd"]
+    assert pieces(words, Entity(0, 3, "a")) == [(0, 8, 0)]            # with the blanks between its words
+    assert pieces(words, Entity(1, 5, "a")) == [(2, 8, 0), (0, LINE, 1), (0, 2, 2)]
+
+
+def test_each_kind_of_entity_has_its_look_and_its_place(picture):
+    """At 0.6 in sentence 1: the last word is kept and wrong, two words are dropped, two of three are annotated."""
+    picture.update(picture.arrays(threshold=0.6, sentence=1))
+    shown = [(round(box.get_x() + 0.2), round(box.get_width() - 0.4), box.get_linestyle())
+             for box in picture.boxes if box.get_visible()]
+    words = ["a", "$x$ $y", "<b>", "long" * 20]
+    (kept,), (dropped,) = (pieces(words, Entity(*span, "a")) for span in ((3, 4), (1, 3)))
+    assert shown == [(kept[0], kept[1] - kept[0], "-"), (dropped[0], dropped[1] - dropped[0], "--")]
+    under = [line.get_xdata() for line in picture.under if line.get_visible()]
+    assert [tuple(x) for x in under] == [dropped[:2], kept[:2]]
+    picture.update(picture.arrays(threshold=0.0, sentence=1))
+    fills = [to_hex(box.get_facecolor()).upper() for box in picture.boxes if box.get_visible()]
+    assert fills == [KEPT_LOOK[right]["facecolor"] for right in (True, False)]
+    picture.update(picture.arrays(threshold=0.6, sentence=2))
+    assert sum(box.get_visible() for box in picture.boxes) == 1        # nothing stays of the sentence before
+    assert [text.get_text() for text in picture.letters if text.get_visible()] == ["z", "."]
+
+
+def test_the_explorer_passes_no_address_on():
+    tables, words = [soft(["O", "B-a"], [0.9, 0.8])], ["see", "http://no.such.name.invalid/" + "x" * 400]
+    shown = EntityThreshold(tables, [words], [["O", "B-a"]], LABELS, [0])
+    shown.update(shown.arrays(**shown.start()))
+    assert [text.get_text() for text in shown.letters if text.get_visible()] == ["see", "[link]"]
+    assert "“[link]” (a)" in shown.words(**shown.start())
 
 
 def test_words_stand_one_after_the_other_and_none_leaves_its_line():
@@ -227,6 +270,11 @@ def test_an_address_in_a_tweet_is_not_passed_on():
     annotated, predicted = remarks(["O", "B-a", "I-a"], ["B-b", "B-a", "O"])
     assert annotated == [(1, 3, "a", "")]
     assert predicted == [(0, 1, "b", INVENTED), (1, 2, "a", WRONG_BORDER)]
+
+
+def test_names_of_scores_are_words_that_a_line_can_break_between():
+    table = pd.DataFrame({"self_bleu": [1.0], "perplexity.3-gram": [2.0]})
+    assert list(rewrites.in_words(table)) == ["self bleu", "perplexity 3-gram"]
 
 
 def test_figures_have_something_in_every_panel():

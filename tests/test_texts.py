@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import picture_checks
 import pytest
 import torch
 from helpers import EOS, PAD, shake, tiny
@@ -229,7 +230,23 @@ def test_more_inputs_leave_less_open():
     assert width[1] < 0.7 * width[0]
     assert many["differences"].shape == (1, 3)
     assert "apart from LoRA: other" in picture.words(n=40)
-    assert (picture.frame(n=10).copy() != picture.frame(n=40)).any()
+    picture_checks.arrays_are_pure(picture)
+    picture_checks.a_slider_moves(picture, picture.controls[0])
+
+
+def test_with_all_inputs_the_slider_agrees_with_the_figure():
+    stored = stored_texts(shift=0.3)
+    picture = HowManyInputs(stored, ["LoRA", "other"], "ter")
+    at_the_end = picture.arrays(n=picture.controls[0].high)
+    np.testing.assert_allclose(at_the_end["scores"], [stored.interval(arm, "ter") for arm in ("LoRA", "other")])
+    np.testing.assert_allclose(at_the_end["differences"], [stored.interval("other", "ter", other="LoRA")])
+
+
+def test_a_text_without_blanks_stays_in_its_table_and_a_dollar_is_a_dollar():
+    table = drawings.texts_in_rows({"written": "$" + "x" * 300 + "$"}, "").html
+    assert "overflow-wrap:anywhere" in table
+    for page in (table, drawings.tokens(["$a", "b$"], [True, False]).html):
+        assert "tex2jax_ignore" in page
 
 
 # -- the toy

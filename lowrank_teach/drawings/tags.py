@@ -32,7 +32,7 @@ def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str])
     words: of the sentence.  spans: not overlapping, by the numbers of words.  kinds: the order of the colours.
     Every word, type and remark is escaped: what is in the data stays text.
     """
-    words, parts, at = _unlinked(words), [], 0
+    words, parts, at = unlinked(words), [], 0
     for start, end, kind, remark in sorted(spans):
         parts += [html.escape(word) for word in words[at:start]]
         name = html.escape(f"{kind}, {remark}" if remark else kind)
@@ -42,7 +42,7 @@ def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str])
     return " ".join([*parts, *(html.escape(word) for word in words[at:])])
 
 
-def _unlinked(words: Sequence[str]) -> list[str]:
+def unlinked(words: Sequence[str]) -> list[str]:
     """Addresses in tweets lead nowhere by now, or worse: that there was one is shown, and not which."""
     return ["[link]" if word.lower().startswith(("http://", "https://")) else word for word in words]
 
@@ -62,7 +62,8 @@ def side_by_side(rows: Sequence[Mapping[str, str]]) -> str:
         for j, (name, cell) in enumerate(row.items()):
             top = ";border-top:1px solid #999" if i and not j else ""
             lines.append(f'<tr><th style="text-align:left;white-space:nowrap;vertical-align:top{top}">'
-                         f'{html.escape(name)}</th><td style="text-align:left{top}">{cell}</td></tr>')
+                         f'{html.escape(name)}</th>'
+                         f'<td style="text-align:left;overflow-wrap:anywhere{top}">{cell}</td></tr>')
     return f'<table class="{PLAIN_TEXT}">{"".join(lines)}</table>'
 
 
@@ -74,7 +75,7 @@ def texts(rows: Sequence[Mapping[str, str]]) -> str:
 
 def in_brackets(words: Sequence[str], spans: Sequence[Span]) -> str:
     """The same sentence as plain text, for a reader without colours: [IL-2 | protein, missed]."""
-    words, parts, at = _unlinked(words), [], 0
+    words, parts, at = unlinked(words), [], 0
     for start, end, kind, remark in sorted(spans):
         name = f"{kind}, {remark}" if remark else kind
         parts += [*words[at:start], f"[{' '.join(words[start:end])} | {name}]"]

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import style
 from ..slots import Check
+from .tags import PLAIN_TEXT
 
 TAGS = {True: ("b", style.BLUE), False: ("del", style.ORANGE)}   # said and right; made up
 Interval = tuple[float, float, float]                              # score, low, high
@@ -76,8 +77,9 @@ def side_by_side(source: str, references: Sequence[str], written: Mapping[str, t
 def table(rows: Sequence[tuple[str, str]], plain: Sequence[str], below: str) -> Page:
     """Rows of (name, HTML) with a line under them."""
     body = "".join(f'<tr><th style="text-align:left;vertical-align:top;white-space:nowrap">{name}</th>'
-                   f'<td style="text-align:left">{cell}</td></tr>' for name, cell in rows)
-    return Page(f"<table>{body}</table><p><small>{html.escape(below)}</small></p>", "\n".join([*plain, below]))
+                   f'<td style="text-align:left;overflow-wrap:anywhere">{cell}</td></tr>' for name, cell in rows)
+    return Page(f'<table class="{PLAIN_TEXT}">{body}</table><p><small>{html.escape(below)}</small></p>',
+                "\n".join([*plain, below]))
 
 
 def texts_in_rows(texts: Mapping[str, str], below: str) -> Page:
@@ -93,7 +95,7 @@ def tokens(pieces: Sequence[str], learned: Sequence[bool]) -> Page:
              for piece, is_learned in zip(pieces, learned, strict=True)]
     plain = " ".join(f"[{piece}]" if is_learned else piece for piece, is_learned in zip(pieces, learned, strict=True))
     below = f"{sum(learned)} of {len(learned)} tokens have a label (bold; in brackets as plain text)"
-    return Page(f"<p>{' · '.join(shown)}</p><p><small>{below}</small></p>", f"{plain}\n{below}")
+    return Page(f'<p class="{PLAIN_TEXT}">{" · ".join(shown)}</p><p><small>{below}</small></p>', f"{plain}\n{below}")
 
 
 # -- figures
@@ -175,13 +177,13 @@ def score_intervals(scores: Mapping[str, Mapping[str, Interval]], *, zero: bool 
         for y, (arm, (color, marker)) in enumerate(arm_looks(arms).items()):
             score, low, high = found[arm]
             ax.plot([low, high], [y, y], color=color, linewidth=2.5, solid_capstyle="butt")
-            ax.plot(score, y, marker, color=color, markersize=7)
+            ax.plot(score, y, marker, color=color, markersize=9, markeredgecolor="white")   # seen on its own bar
         if zero:
             ax.axvline(0, color=style.GREY, linestyle="--", linewidth=1.2)
         if shared:
             ends = [end for one in scores.values() for _, *both in one.values() for end in both]
             ax.set_xlim(min(ends) - 0.03, max(ends) + 0.03)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))   # more would touch
         first = i % columns == 0
         ax.set_yticks(range(len(arms)), arms if first else [""] * len(arms))
         ax.set_ylim(len(arms) - 0.5, -0.5)

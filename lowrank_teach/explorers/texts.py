@@ -1,6 +1,6 @@
 """How many test inputs: what is left open of a score, and of a difference, when fewer texts are written.
 
-From stored texts; the resampling is done anew at every move. Used by 08.
+From stored texts; the inputs are drawn anew for each n. Used by 08 and 10.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.ticker import MaxNLocator
 
 from .. import style, texts
 from ..drawings.text import arm_looks
 from ..widgets import Control, Picture
 
-RESAMPLES, LEVEL = 160, 0.95
+RESAMPLES, LEVEL = 500, 0.95   # as many as `Texts.interval` draws: at the right end the two agree
 
 
 class HowManyInputs(Picture):
@@ -30,6 +31,7 @@ class HowManyInputs(Picture):
         self.arms, self.score = list(arms), score
         self.rows = {arm: stored.rows(arm, score) for arm in self.arms}
         self.count_of_inputs = len(self.rows[self.arms[0]])
+        self.known: dict[int, dict[str, Any]] = {}   # n -> arrays: picture and sentence ask for the same
         self.controls = (Control("n", "test inputs", 10, self.count_of_inputs, min(30, self.count_of_inputs), 5),)
         super().__init__()
 
@@ -38,7 +40,7 @@ class HowManyInputs(Picture):
         for ax, arms in zip(self.axes, (self.arms, self.arms[1:]), strict=True):
             for y, (color, marker) in enumerate(arm_looks(arms).values()):
                 self.bars += ax.plot([0, 0], [y, y], color=color, linewidth=3, solid_capstyle="butt")
-                self.dots += ax.plot([0], [y], marker, color=color, markersize=7)
+                self.dots += ax.plot([0], [y], marker, color=color, markersize=9, markeredgecolor="white")
             ax.set_ylim(len(arms) - 0.5, -0.5)
         name = self.score.upper()
         self.axes[0].set_yticks(range(len(self.arms)), self.arms)
@@ -48,13 +50,20 @@ class HowManyInputs(Picture):
         for ax, found in zip(self.axes, (widest["scores"], widest["differences"]), strict=True):
             low, high = found[:, 1].min(), found[:, 2].max()
             ax.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        style.dress(self.axes[0], f"{name} of n inputs", "")
+        style.dress(self.axes[0], f"{name} of the first n inputs", "")
         style.dress(self.axes[1], f"difference in {name}", "")
+        for ax in self.axes:
+            ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))   # more would touch
         return [*self.bars, *self.dots]
 
     def arrays(self, **state: Any) -> dict[str, Any]:
         """scores (arms, 3) and differences (arms − 1, 3): over the first n inputs, low end, high end."""
         n = min(int(state["n"]), self.count_of_inputs)
+        if n not in self.known:
+            self.known[n] = self._drawn(n)
+        return self.known[n]
+
+    def _drawn(self, n: int) -> dict[str, Any]:
         draws = texts.draws_of(n, RESAMPLES)
         tail = (1 - LEVEL) / 2
         drawn = {arm: texts.resampled(self.score, rows[:n], draws) for arm, rows in self.rows.items()}
@@ -78,4 +87,5 @@ class HowManyInputs(Picture):
                  if low > 0 or high < 0]
         width = float(np.mean(found["scores"][:, 2] - found["scores"][:, 1]))
         said = f"apart from {self.arms[0]}: {', '.join(apart)}" if apart else f"none is apart from {self.arms[0]}"
-        return f"With {found['n']} inputs an interval is {width:.3f} wide in the mean; {said}."
+        return (f"With the first {found['n']} of {self.count_of_inputs} inputs an interval of {self.score.upper()} "
+                f"is {width:.3f} wide in the mean; {said}.")

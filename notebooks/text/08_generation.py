@@ -26,10 +26,9 @@ import pandas as pd
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach import claims, config, course, drawings, plots, slots, texts, widgets
+from lowrank_teach import claims, config, course, drawings, explorers, plots, slots, texts, widgets
 from lowrank_teach import text_metrics as metrics
 from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.features import Collate, encode
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.studies import generation
@@ -514,20 +513,23 @@ drawings.texts_in_rows(
 # anew at each move.
 
 # %%
-knob = HowManyInputs(e2e, trained_arms)
+knob = explorers.HowManyInputs(e2e, trained_arms)
 plots.show(
     widgets.strip(knob, [{"n": n} for n in (10, 30, knob.count_of_inputs)]),
     f"From the top: 10, 30 and all {knob.count_of_inputs} inputs. Watch the bars shrink.",
     "Three rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
-    "zero; bars shrink from row to row.",
+    "zero; bars shrink from row to row. " + knob.words(n=knob.count_of_inputs),
 )
+assert np.allclose(knob.arrays(n=knob.count_of_inputs)["differences"],
+                   [paired["BLEU"][f"{arm} − LoRA"] for arm in others]), "the figure of section 8"
 
 # %%
 widgets.explore(knob)
 
 # %% [markdown]
-# Bars shrink with the root of $n$: four times as many inputs for half the width. Find an $n$ at which a difference
-# leaves zero, and move on: does it stay away?
+# Bars shrink with the root of $n$: four times as many inputs for half the width. Does a difference leave zero at
+# some $n$, and stay away from there on? Take Delta-LoRA's with all inputs: if score and spread stayed what they are,
+# how many inputs would it take? And watch the points: for which $n$ is AutoLoRA ahead of LoRA?
 #
 # ## 11 · Exercises
 #

@@ -32,7 +32,7 @@ from lowrank_teach.drawings import rewrites as sketches
 from lowrank_teach.drawings import tags
 from lowrank_teach.exercises import exercise, reveal, solution
 from lowrank_teach.experiment import Rows, load_for
-from lowrank_teach.explorers.tagging import EntityThreshold
+from lowrank_teach.explorers import EntityThreshold
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.tagger import short_example, tag
 from lowrank_teach.tasks import task_here
@@ -379,7 +379,7 @@ plain_scores = scores["SmolLM2 as it is"]
 assert np.allclose(gain, [plain_scores["accuracy"], plain_scores["source_accuracy"]])
 assert np.isclose(scores["source copied"]["self_bleu"], 1)
 assert scores["source copied"]["accuracy"] == scores["source copied"]["source_accuracy"]
-table = rewrites.in_words(pd.DataFrame(scores).T)
+table = rewrites.in_words(pd.DataFrame(scores).T).drop(columns="classifier accuracy")
 course.readable(table, "written", **dict.fromkeys(table, "{:.2f}"))
 
 # %% [markdown]
@@ -459,14 +459,13 @@ plots.show(
 asked = rewrites.load()
 print(asked.line())
 print(f"classifier: {asked.about['classifier']['accuracy']:.3f} right on known sentences")
-ways = {
-    way: asked.table(way).drop(columns=["source accuracy", "classifier accuracy"])
-    for way in asked.directions
-}
-both = pd.concat(ways, names=["direction"])
+both = pd.concat({way: asked.table(way) for way in asked.directions}, names=["way"])
+print(f"seeds of the tuned arms: {both['seeds'].max()}; empty texts: {both['empty'].max():.0%}")
+alike = ["seeds", "empty", "source accuracy", "classifier accuracy"]  # in all rows of a direction
+both = both.drop(columns=alike)
 own = both.iloc[:, -1].unstack("arm")
 assert (own[rewrites.PLAIN] < own[rewrites.HUMAN]).all(), "it likes its own words best"
-course.readable(both, "stored", **dict.fromkeys(both.columns[1:], "{:.2f}"))
+course.readable(both, "stored", **dict.fromkeys(both, "{:.2f}"))
 
 # %%
 plots.show(
@@ -508,8 +507,8 @@ assert remarks[rewrites.PLAIN] > remarks[rewrites.HUMAN], "a remark is no rewrit
 # ## 10 · Play
 #
 # **How sure must an entity be?** Its confidence is the probability of its least certain word. Everything below is
-# computed from the probabilities of your own run. Blue is kept and right, orange kept and wrong, a dashed frame
-# was dropped; what the annotators marked is underlined.
+# computed from the probabilities of your own run. Blue is kept and right, orange with a frame kept and wrong, a
+# dashed frame was dropped; what the annotators marked is underlined, a line an entity.
 
 # %%
 picture = EntityThreshold(
@@ -562,7 +561,8 @@ ledger = claims.table(["SaLoRA", "AutoLoRA"])
 speaks_of_us = {"SaLoRA": "T2", "AutoLoRA": "T3"}
 chosen = [speaks_of_us[key.split()[0]] == place for key, place in ledger["where"].items()]
 assert sum(chosen) == 4
-course.readable(ledger[chosen], "claims")
+columns = ["where", "statement", "paper's number", "verdict", "setting, or reason"]
+course.readable(ledger.loc[chosen, columns], "claims")
 
 # %% [markdown]
 # What was seen *here*, with the verdict computed. It speaks about a small network, short trainings and this
@@ -583,4 +583,4 @@ course.readable(more_tasks.seen_here(stored, asked), "seen")
 # - Style transfer needs several judges and the controls that fool them: the copied source, the human rewrite.
 # - A small model that is asked politely mostly repeats, continues or explains. A score alone would not have told.
 #
-# **Next:** every slider of the course on one page, `10_playground`; every claim in one table, `11_claims_ledger`.
+# **Next:** the sliders of the course on one page, `10_playground`; every claim in one table, `11_claims_ledger`.

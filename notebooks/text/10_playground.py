@@ -34,6 +34,7 @@ from lowrank_teach import (
     playground,
     plots,
     studies,
+    texts,
     widgets,
 )
 from lowrank_teach.training_widget import train_now
@@ -321,6 +322,41 @@ plots.show(
 
 # %%
 widgets.explore(shelf)
+
+# %% [markdown]
+# **The best of many runs** (notebook 07). Two methods that are equal, and one of them takes the best of a grid.
+# **Try:** raise the number of learning rates and watch the gap that chance alone makes. Then add seeds. Which of
+# the three ways to report a score is left standing?
+
+# %%
+many = explorers.BestOfGrid()
+plots.show(
+    widgets.strip(many, [{**many.start(), "rates": 1}, {**many.start(), "rates": 20}]),
+    "One rate, then twenty. Left how the gap between two equal methods scatters, right its mean.",
+    "Two rows: histograms of a gap around zero, and three curves over the number of rates. "
+    + many.words(**{**many.start(), "rates": 20}),
+)
+
+# %%
+widgets.explore(many)
+
+# %% [markdown]
+# **How many test inputs** (notebook 08). Texts that stored runs wrote for E2E, scored on fewer of the inputs.
+# **Try:** go from all inputs to ten, and see which order of the arms you would have reported.
+
+# %%
+written = texts.load("e2e")
+inputs = explorers.HowManyInputs(written, [arm for arm in written.arms if arm != "not trained"])
+most = inputs.count_of_inputs
+plots.show(
+    widgets.strip(inputs, [{"n": 10}, {"n": most}]),
+    f"Ten test inputs, then all {most}. A difference whose bar holds zero decides nothing.",
+    "Two rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
+    "zero; the bars of the second row are shorter. " + inputs.words(n=most),
+)
+
+# %%
+widgets.explore(inputs)
 
 # %% [markdown]
 # ## 9 · Train one now

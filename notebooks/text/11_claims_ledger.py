@@ -49,14 +49,16 @@ assert {row.verdict for row in from_runs} <= {claims.HOLDS, claims.OPPOSITE, cla
 
 # %%
 stored = {}
-for name, study in studies.STUDIES.items():
-    try:
-        results = studies.load(name)
-        count = len({record["seed"] for record in results.records})
-    except FileNotFoundError:
-        count = 0
-    stored[name] = {"question": study.question, "arms": len(study.arms), "seeds": count}
-course.readable(pd.DataFrame(stored).T.astype({"arms": int, "seeds": int}), "studies")
+kinds = [(studies.STUDIES, studies.load), (studies.TASK_STUDIES, studies.load_across)]
+for defined, load in kinds:
+    for name, study in defined.items():
+        try:
+            records = load(name).records
+        except FileNotFoundError:
+            records = []
+        tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
+        stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
+course.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
 
 # %% [markdown]
 # One line trains a study again, seed by seed: `studies.train("chain")`, or `lowrank-teach study chain` in a
@@ -311,8 +313,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Claims about other quantities (densities, ranks, angles, spreads) have other units. To see them together, each
-# is divided by the larger end of its interval.
+# Claims about other quantities (means over tasks, densities, ranks, angles, spreads) have other units. To see them
+# together, each is divided by the larger end of its interval.
 
 # %%
 others = [row for row in from_runs if row.unit != "points" and row.side in ("<", ">")]
@@ -435,8 +437,8 @@ course.readable(
 
 # %%
 missing = book[book["verdict"] == claims.NO_RUNS].sort_values("setting, or reason")
-print(f"{len(missing)} claims wait for runs; they could be tested:")
-course.readable(missing[["setting, or reason", "where", "statement"]], "missing")
+print(f"{len(missing)} claims wait for runs{'; they could be tested:' if len(missing) else ''}")
+course.readable(missing[["setting, or reason", "where", "statement"]], "missing") if len(missing) else None
 
 # %% [markdown]
 # ## 13 · Five bullets

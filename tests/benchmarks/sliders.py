@@ -1,6 +1,7 @@
 """What a move of a slider costs the kernel: the frame, its PNG and its sentence, for every explorer of the course.
 
-Every explorer stands on the numbers that 10 shows it with. The moves go through the range of each of its sliders. The
+Every explorer stands on the numbers that 10 shows it with; the one of 09, which is made of a reader's own run, on
+random ones of the same size. The moves go through the range of each of its sliders. The
 row is the median of the process's own time; median, upper quartile and slowest by the clock stand beside it.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_teach import explorers, playground, studies
+from lowrank_teach import explorers, playground, studies, texts
 from lowrank_teach.widgets import Picture, tidy
 
 from .harness import Row, Settings
@@ -26,6 +27,21 @@ def salora_runs() -> Picture:
     stored = studies.load("salora_b")
     density, lam = ({float(arm): stored.series(arm, name) for arm in stored.arms} for name in ("density", "lambda"))
     return explorers.SaloraRuns(density, lam, {float(arm): s for arm, s in stored.values().items()}, "test accuracy")
+
+
+def how_many_inputs() -> Picture:
+    stored = texts.load("e2e")
+    return explorers.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
+
+
+def entity_threshold(sentences: int = 200, words: int = 26) -> Picture:
+    """On random tags and probabilities, of the size of 09's test rows."""
+    g = np.random.default_rng(0)
+    labels = ["O", *(f"{place}-{kind}" for kind in ("protein", "DNA", "RNA", "cell") for place in "BI")]
+    found = g.dirichlet([3.0] + [0.3] * 8, size=(sentences, words))
+    gold = [[labels[code] for code in codes] for codes in g.choice(9, p=[0.6] + [0.05] * 8, size=(sentences, words))]
+    text = [["word" * int(length) for length in g.integers(1, 4, size=words)] for _ in range(sentences)]
+    return explorers.EntityThreshold(list(found), text, gold, labels, range(12))
 
 
 def pictures() -> dict[str, Callable[[], Picture]]:
@@ -43,6 +59,9 @@ def pictures() -> dict[str, Callable[[], Picture]]:
         "SaloraRuns": salora_runs,
         "DeltaTrajectory": explorers.DeltaTrajectory,
         "RankThreshold": lambda: explorers.RankThreshold(stored.alphas),
+        "BestOfGrid": explorers.BestOfGrid,
+        "HowManyInputs": how_many_inputs,
+        "EntityThreshold": entity_threshold,
         "RunBrowser": lambda: explorers.RunBrowser(explorers.runs.from_studies())}
 
 
