@@ -25,12 +25,14 @@ Tried = Annotated[list[str] | None, typer.Option("--set", help="a value of the m
 def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones = ["minilm-l6"],  # noqa: B006
           profile: ProfileName = "laptop", seeds: Annotated[int, typer.Option(min=1, help="how many, from 0")] = 1,
           settings: Tried = None,
-          processes: Annotated[int | None, typer.Option(help="workers of one thread; one a core if left out; 0 "
-                                                        "trains in this process")] = None,
+          processes: Annotated[int | None, typer.Option(help="workers of one thread; 0 trains in this "
+                                                        "process; if left out one a core, or what measures fastest "
+                                                        "where there is much to train")] = None,
           ray: Annotated[str | None, typer.Option(help="address of a Ray cluster, auto, or local to start one "
                                                   "here")] = None,
-          replicas: Annotated[int | None, typer.Option(help="runs in one pass of a worker, at most; with a GPU as "
-                                                       "many as fit if left out, else 1")] = None,
+          replicas: Annotated[int | None, typer.Option(help="runs in one pass of a worker, at most; if left out "
+                                                       "with a GPU as many as fit, else 1, or what measures fastest "
+                                                       "where there is much to train")] = None,
           plan: Annotated[bool, typer.Option("--plan", help="say how many runs and how long, and stop")] = False,
           as_json: AsJson = False) -> Document:
     """Train every combination of methods, tasks, backbones, values and seeds; what is stored is not trained again."""

@@ -58,6 +58,11 @@ def place_in(folder: Path) -> Path:
     return folder
 
 
+def left(folder: Path) -> list[Path]:
+    """What stands in the folders "runs" and "passing" of a test's own folder."""
+    return [path for name in ("runs", "passing") for path in (folder / name).rglob("*")]
+
+
 def command(monkeypatch: Any, capsys: Any, *words: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of `lowrank-teach WORDS`, run in this process."""
     from lowrank_teach import cli

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as runner
-from benchmarks import candidates, growth, harness, minutes, parts, report, start, steps, throughput
+from benchmarks import candidates, growth, harness, minutes, parts, report, sliders, start, steps, throughput
 from benchmarks.harness import Row, Settings
 from helpers import word_tokenizer
 from small import model_folder
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lowrank_teach as lt
+from lowrank_teach import explorers
 from lowrank_teach.methods.autolora import KINDS
 
 
@@ -223,6 +224,13 @@ def test_a_benchmark_runs_and_its_names_are_its_own(module, tiny, tmp_path):
     assert record["machine"]["load"] == 0.5
     assert [row["name"] for row in record["table"]] == [row.name for row in rows]
     assert record["settings"]["backbone"] == tiny.backbone
+
+
+def test_every_explorer_s_slider_is_timed():
+    made = sliders.pictures()
+    assert made.keys() == set(explorers.__all__)
+    taken = sliders.measure(made["EntityThreshold"](), 2)
+    assert len(taken["clock"]) == len(taken["own"]) == 2 * 2           # two moves of each of its two sliders
 
 
 def test_importing_the_package_loads_no_torch(tiny, monkeypatch):

@@ -250,7 +250,7 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
     class Frail:
         """A worker that dies over one group and does the other."""
 
-        def __init__(self, folder, logs):
+        def __init__(self, folder, logs, threads):
             self.pipe, self.theirs = multiprocessing.Pipe()
             self.ready, self.group, self.tries = False, [], 0
             self.theirs.send(processes.READY)
@@ -304,8 +304,8 @@ def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
 
 def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):
     class Stillborn(processes.Worker):
-        def __init__(self, folder, logs):
-            super().__init__(Path("\0"), logs)   # not to be pickled into a path: it dies on its way in
+        def __init__(self, folder, logs, threads):
+            super().__init__(Path("\0"), logs, threads)   # not to be pickled into a path: it dies on its way in
 
     monkeypatch.setattr(processes, "_work", os._exit)
     monkeypatch.setattr(processes, "Worker", Stillborn)
@@ -377,6 +377,17 @@ def test_the_view_on_a_terminal(small, monkeypatch):
     assert "4/5" in after
     assert "seed 0" not in after
     assert "8/12" in after
+
+
+def test_the_line_stands_above_the_bars(monkeypatch):
+    out = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    monkeypatch.setattr(view, "console", out)
+    shown = View(True)
+    with shown.shown():
+        shown.begin(0, 8)
+        shown.note("measured [on] 3 steps")
+    assert "measured [on] 3 steps\n" in out.file.getvalue()
+    View(False).note("nothing")
 
 
 # ---- the estimate -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..run_config import RunConfig
 from ..runs import Run, Store
 from ..tasks import TASKS
 from .labels import labels
+from .mix import Mix, planned
 from .view import View
 from .work import Group, Message, groups, train_group
 
@@ -46,11 +47,14 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
 
     Args:
         configs: from `grid`, or a list of `RunConfig`. One that stands in it twice is trained once.
-        processes: workers on this machine, of one thread each; None takes one a core (one in all with a GPU), 0
-            trains here, in this process. With `ray` the most groups at a time.
+        processes: workers on this machine, of one thread each; None takes one a core, or one in all with a GPU;
+            0 trains here, in this process. With `ray` the most groups at a time.
         ray: address of a Ray cluster ("auto" for the one this machine is part of), or "local" to start one here.
         replicas: runs that a worker trains in one pass over one frozen network, at most, where they can
             (`fit_many`). None takes as many as fit with a GPU, else 1.
+            On a CPU, where either of the two is None and there is much to train, what is open is measured first
+            (`mix`): one worker of all threads may turn out faster, or 2 or 4 runs in a pass. Runs that share a pass
+            draw other dropout masks than `fit` does: replicas=1 trains them as `fit`.
         on_run: called as each run is done or was found.  progress: say how far it is.
 
     Returns the runs, in the order of the configurations.
@@ -72,9 +76,10 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
     with view.shown():
         try:
             tally.find()
-            workers = usable_processes() if processes is None else processes
-            work = groups(tally.missing(), replicas or _planned(ray), workers if workers and ray is None else 1)
-            _train(work, store, workers if ray is None else processes, ray, tally.hear)
+            missing = tally.missing()
+            mix = _mix(missing, processes, replicas, ray, view.note)
+            work = groups(missing, mix.replicas, mix.processes if ray is None else 1)
+            _train(work, store, mix, processes, ray, tally.hear)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped with {len(tally.runs)} of {len(tally.by_key)} runs done; run the same "
                                     "again to go on") from None
@@ -98,7 +103,7 @@ class Messages(Protocol):
     def close(self) -> None: ...
 
 
-def _train(work: list[Group], store: Store, processes: int | None, ray: str | None,
+def _train(work: list[Group], store: Store, mix: Mix, processes: int | None, ray: str | None,
            hear: Callable[[Message], None]) -> None:
     if not work:
         return
@@ -106,24 +111,30 @@ def _train(work: list[Group], store: Store, processes: int | None, ray: str | No
         for group in work:
             train_group(group, store, hear, interrupted=True)
         return
-    with closing(_workers(work, store, processes, ray)) as messages:
+    with closing(_workers(work, store, mix, processes, ray)) as messages:
         for message in messages:
             hear(message)
 
 
-def _workers(work: list[Group], store: Store, processes: int | None, ray: str | None) -> Messages:
+def _workers(work: list[Group], store: Store, mix: Mix, processes: int | None, ray: str | None) -> Messages:
     if ray is not None:
         from .cluster import Cluster
 
         return Cluster(work, store, ray, processes)
     from .processes import Pool
 
-    return Pool(work, store, processes or 1)
+    return Pool(work, store, mix.processes, mix.threads)
 
 
-def _planned(ray: str | None) -> int:
-    """Runs in one pass where nobody says how many: alone, but on this machine's GPU as many as its memory takes."""
-    return ALL if ray is None and torch.cuda.is_available() else 1
+def _mix(missing: Sequence[RunConfig], processes: int | None, replicas: int | None, ray: str | None,
+         say: Callable[[str], None]) -> Mix:
+    """How the missing runs are spread. Where that is left open: with a GPU as many in a pass as its memory takes; on
+    a CPU what measures fastest; in this process or on a cluster, one a pass."""
+    gpu = torch.cuda.is_available()
+    if ray is not None or processes == 0 or gpu or not (processes is None or replicas is None):
+        workers = usable_processes() if processes is None else max(processes, 1)
+        return Mix(workers, 1, replicas or (ALL if gpu and ray is None else 1))
+    return planned(missing, usable_processes(), processes, replicas, say)
 
 
 def usable_processes() -> int:

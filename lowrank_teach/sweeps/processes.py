@@ -1,4 +1,4 @@
-"""Groups of runs on the processes of one machine: each worker trains one group at a time, on one thread.
+"""Groups of runs on the processes of one machine: each worker trains one group at a time, on threads of its own.
 
 A worker is started anew (spawn). One that dies is replaced and its group is taken up again: finished runs of it are
 found in the store, the one in progress goes on from its checkpoint. Workers end with the process that started them.
@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -34,13 +34,16 @@ class Worker:
     """One process, and the pipe to it.
 
     log: what it prints, since that would run through the display.
+
+    Args: folder: of the run store.  threads: of torch.  life: what it does, where that is not to train groups.
     """
 
-    def __init__(self, folder: Path, logs: Path) -> None:
+    def __init__(self, folder: Path, logs: Path, threads: int = 1, life: Callable[..., None] | None = None) -> None:
         self.log = Path(tempfile.mkstemp(dir=logs, suffix=".log")[1])
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=_work, args=(theirs, str(folder), str(self.log)), daemon=True)
+        self.process = context.Process(target=life or _work, args=(theirs, str(folder), str(self.log), threads),
+                                       daemon=True)
         self.process.start()
         theirs.close()  # else its end would not be noticed
         self.ready, self.tries = False, 0
@@ -69,7 +72,7 @@ class Worker:
 
 
 class Pool:
-    """So many workers, and the groups that wait for one.
+    """So many workers of so many threads, and the groups that wait for one.
 
     Iterating gives the messages as they come; `close` stops what is under way, each run after its step.
 
@@ -77,9 +80,9 @@ class Pool:
         WorkerError: a configuration cannot be handed to another process, or a worker cannot start.
     """
 
-    def __init__(self, groups: list[Group], store: Store, processes: int) -> None:
+    def __init__(self, groups: list[Group], store: Store, processes: int, threads: int = 1) -> None:
         self.waiting = deque((group, 0) for group in groups)
-        self.store, self.size = store, min(processes, len(groups))
+        self.store, self.size, self.threads = store, min(processes, len(groups)), threads
         self.workers: list[Worker] = []
         self.logs = tempfile.TemporaryDirectory(prefix="lowrank-teach-sweep-")
         try:
@@ -96,7 +99,7 @@ class Pool:
                 yield from self._hear(by_pipe[pipe])  # type: ignore[index]
 
     def _start(self) -> Worker:
-        return Worker(self.store.folder, Path(self.logs.name))
+        return Worker(self.store.folder, Path(self.logs.name), self.threads)
 
     def _hear(self, worker: Worker) -> Iterator[Message]:
         try:
@@ -150,9 +153,9 @@ class Pool:
             self.logs.cleanup()
 
 
-def _work(pipe: Connection, folder: str, log: str) -> None:
+def _work(pipe: Connection, folder: str, log: str, threads: int) -> None:
     """A worker's life: a group, its messages, the next group; until the pipe is closed."""
-    _set_up(log)
+    set_up(log, threads)
     store, alone = Store(folder), False
 
     def say(what: Message | str) -> None:
@@ -175,12 +178,12 @@ def _work(pipe: Connection, folder: str, log: str) -> None:
         say(IDLE)
 
 
-def _set_up(log: str) -> None:
-    """One thread, what is printed into a file, and Ctrl-C left to the process that started this one."""
+def set_up(log: str, threads: int) -> None:
+    """So many threads, what is printed into a file, and Ctrl-C left to the process that started this one."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     sys.stdout.flush()
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)

@@ -46,6 +46,13 @@ class View:
         if self.lines:
             self._say(f"{total} runs, {found} of them stored")
 
+    def note(self, words: str) -> None:
+        """A line on the sweep itself."""
+        if self.drawn:
+            console.print(words, highlight=False, markup=False)
+        elif self.lines:
+            self._say(words)
+
     def step(self, label: str, message: Message) -> None:
         """A run in progress took some steps."""
         if message.key not in self.rows and len(self.rows) < SHOWN:

@@ -117,12 +117,16 @@ def _fit_together(group: Group, store: Store, say: Callable[[Message], None], re
         return [_fit(config, store, reporters) for config in group]
 
 
+def words_of(error: Exception) -> str:
+    """A refusal in its own words, else with the name of the error; in one line."""
+    words = str(error) if isinstance(error, ValueError | Refusal) else f"{type(error).__name__}: {error}"
+    return " ".join(words.split())
+
+
 def ending(config: RunConfig, end: Run | Exception) -> Message:
-    """What is said of a run that ended: a refusal in its own words, else with the name of the error."""
+    """What is said of a run that ended."""
     if isinstance(end, Run):
         return Message(config.key, "done")
     if isinstance(end, StoppedError):
         return Message(config.key, "stopped", words=str(end))
-    words = str(end) if isinstance(end, ValueError | Refusal) else f"{type(end).__name__}: {end}"
-    return Message(config.key, "failed", words=" ".join(words.split()),
-                   trace="".join(traceback.format_exception(end)))
+    return Message(config.key, "failed", words=words_of(end), trace="".join(traceback.format_exception(end)))
