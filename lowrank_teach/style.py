@@ -183,10 +183,11 @@ def save(fig: Figure, path: str | Path, *, svg: bool = False) -> list[Path]:
 def png_bytes(fig: Figure) -> bytes:
     """The figure as a PNG file of few colours, a third of the size: a notebook with ten of them stays small.
 
-    256 where it shows a picture or a colour map, 128 where lines, bars and letters are all there is.
+    256 where it shows a colour map; 128 where lines, bars and letters are all there is, and for strips, of which a
+    page has many.
     """
     buffer, small = io.BytesIO(), io.BytesIO()
-    colors = 256 if fig.images or any(ax.images for ax in fig.axes) else 128
+    colors = 256 if any(ax.images for ax in fig.axes) else 128
     fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     full = Image.open(buffer).convert("RGB")
     few = full.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from small import data_folder, model_folder
@@ -12,6 +15,7 @@ from lowrank_teach.many_runs import fit_many
 from lowrank_teach.outcome import DivergedError, StoppedError
 from lowrank_teach.run_config import RunConfig, grid
 from lowrank_teach.runs import Store
+from lowrank_teach.tasks import TASKS
 
 QUICK = {"steps": 12, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 16, "lr": 1e-2}
 METHODS = [lt.LoRA(r=4), lt.COLA(r=4), lt.SaLoRA(r=4, eta_c=1.0), lt.DeltaLoRA(r=4, K=3),
@@ -134,16 +138,54 @@ def test_who_shares(made):
     assert sizes(made(["lora"], batch_size=[8, 16])) == [1, 1]
     assert sizes(made(["lora", "full"], seeds=2)) == [2, 1, 1]
     assert sizes(made(["lora"], mixed_precision=["no", "bf16"])) == [1, 1]
+    assert sizes(made(["lora"], accumulation=[1, 2])) == [1, 1]
+    assert sizes(made(["lora"], max_length=[16, 32])) == [1, 1]
+    model = made(["lora"])[0].backbone
+    assert sizes(grid("lora", ["cola", "sst2", "mnli", "stsb"], model, **QUICK)) == [2, 1, 1]   # 2, 2, 3 and 1 scores
+
+
+def test_runs_that_share_a_pass_keep_rows_of_their_own(made, stores):
+    alone, shared = stores
+    configs = made(["lora"], n_train=[48, 96], n_test=[8, 16])
+    assert [len(group) for group in many.groups(configs)] == [4]
+    for config, run in zip(configs, fit_many(configs, store=shared, say=None), strict=True):
+        same(config.fit(store=alone, progress=False), run)
+
+
+def test_a_split_that_is_drawn_by_the_seed_is_drawn_for_each(made, stores, monkeypatch):
+    def by_seed(frames, seed):
+        return {split: frame.sample(frac=0.5, random_state=seed) for split, frame in frames.items()}
+
+    monkeypatch.setitem(TASKS, "rt", replace(TASKS["rt"], resplit=by_seed))
+    alone, shared = stores
+    configs = made(["lora"], seeds=2)
+    for config, run in zip(configs, fit_many(configs, store=shared, say=None), strict=True):
+        same(config.fit(store=alone, progress=False), run)
+
+
+def test_without_the_cache_all_is_trained_again(made, stores):
+    configs, done = made(["lora"], seeds=2), []
+    fit_many(configs, store=stores[1], say=None)
+    again = fit_many(configs, store=stores[1], say=None, cache=False, on_run=lambda config, run: done.append(run))
+    assert [id(run) for run in done] == [id(run) for run in again]
+    assert len(done) == 2
 
 
 def test_what_fails_is_told_and_the_others_are_kept(made, stores):
     alone, shared = stores
     configs = [*made(["lora"]), *made(["lora"], lr=1e30, max_grad_norm=0.0), *made([lt.COLA(r=4, knots=(99,))])]
-    found = fit_many(configs, store=shared, say=None)
+    done = []
+    found = fit_many(configs, store=shared, say=None, on_run=lambda config, run: done.append(config))
+    assert done == configs[:1]
     same(configs[0].fit(store=alone, progress=False), found[0])
     assert isinstance(found[1], DivergedError)
     assert isinstance(found[2], ValueError)
     assert [shared.get(config.key) is None for config in configs] == [False, True, True]
+
+
+def test_what_fails_alone_is_told_too(made, stores):
+    (only,) = fit_many(made(["lora"], lr=1e30, max_grad_norm=0.0), store=stores[1], say=None)
+    assert isinstance(only, DivergedError)
 
 
 def test_a_callback_stops_one_and_the_same_call_goes_on(made, stores):
@@ -162,6 +204,20 @@ def test_a_callback_stops_one_and_the_same_call_goes_on(made, stores):
     again = fit_many(configs, store=shared, say=None)
     for config, run in zip(configs, again, strict=True):
         same(config.fit(store=alone, progress=False), run)
+
+
+@pytest.mark.parametrize(("autosave", "most"), [(0.0, 2), (math.inf, 0)])
+def test_checkpoints_are_written_as_often_as_asked(made, stores, autosave, most):
+    seen = []
+
+    class Look(lt.Callback):
+        def on_step(self, clock, values):
+            seen.append(len(list(stores[1].folder.glob("*.checkpoint.safetensors"))))
+
+        def on_eval(self, clock, metrics): ...
+
+    fit_many(made(["lora"], seeds=2), store=stores[1], say=None, autosave=autosave, callbacks=lambda c: [Look()])
+    assert max(seen) == most
 
 
 def test_tasks_with_like_heads_share_a_pass(made, stores, shared_data, tmp_path, monkeypatch):

@@ -66,6 +66,7 @@ def test_the_steps_are_those_of_the_runs(methods, small, tmp_path):
             assert not [name for _, _, name, _ in history if name.startswith("validation.")]
             assert sample.passes.keys() == ({(1, 0)} if methods == "pfeiffer" else
                                             set(zip([replicas] * 3, range(0, 3, replicas), strict=False)))
+        assert bool(sample.passes[replicas, 0].made) == (replicas > 1 and sample.sharing > 0)   # they shared a pass
     assert left(tmp_path) == before
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
@@ -24,9 +26,11 @@ from lowrank_teach.methods import (
     HeadOnly,
     LoRA,
     Method,
+    Pfeiffer,
     SaLoRA,
     compose,
 )
+from lowrank_teach.methods.asks import Noise
 from lowrank_teach.outcome import DivergedError, LivenessError, Outcome
 from lowrank_teach.replicas import train_together
 from lowrank_teach.stacked import share_weights
@@ -100,6 +104,16 @@ def test_a_search_asks_for_the_gradients_of_its_single_run(kind):
         assert outcome.following == own.following
 
 
+def test_asks_for_rows_of_other_lengths_have_passes_of_their_own():
+    """A row at a time, so that the rows to train on and those held out are padded to unlike lengths."""
+    alone = several("bert", SEARCHES[:3], steps=12, batch_size=1)
+    shared = several("bert", SEARCHES[:3], base=tiny("bert", dtype=WIDE), steps=12, batch_size=1)
+    train_together(shared)
+    for one, other in zip(alone, shared, strict=True):
+        one.run()
+        assert gap(one, other) < 1e-9
+
+
 def test_the_forms_of_a_method_are_the_same_run():
     """What is trained beside W in a shared pass equals what writes into W in a run of its own."""
     grid = [(COLA(r=4, chain=3), {}), (DeltaLoRA(r=4, K=3), {}), (DeltaLoRA(r=2, lam=2.0), {})]
@@ -148,6 +162,84 @@ def test_micro_batches_and_recomputed_activations():
             assert gap(one, other) < 1e-9
 
 
+@pytest.mark.parametrize("method", [LoRA(r=4), AutoLoRA(r=3, hypergradient="finite_difference")])
+def test_a_micro_batch_weighs_as_many_words_as_it_has_itself(method):
+    """With tags, its share of the mean follows the words that count: others in each replica, and in each ask."""
+    def made(base: Any, seed: int) -> Trainer:
+        model = twin("bert", seed, base, head="tagging", dtype=WIDE)
+        config = TrainConfig(steps=8, batch_size=8, accumulation=4, lr=1e-2)
+        return Trainer(adapt(model, method, seed=seed), rows_for("tagging"), collate_for("tagging"), config,
+                       seed=seed, cpu=True)
+
+    base = tiny("bert", head="tagging", dtype=WIDE)
+    shared = [made(base, seed) for seed in range(3)]
+    train_together(shared)
+    for seed, other in enumerate(shared):
+        one = made(tiny("bert", head="tagging", dtype=WIDE), seed)
+        one.run()
+        assert gap(one, other) < 1e-9
+
+
+def test_rows_of_other_shapes_have_passes_of_their_own():
+    """Two pairs, each of a batch size of its own, and a search beside what holds no rows out."""
+    fewer: dict[str, Any] = {"batch_size": 4}
+    grid = [(AutoLoRA(r=4, hypergradient="first_order"), {}), (LoRA(r=4), {}), (LoRA(r=3), {}), (LoRA(r=2), fewer),
+            (DeltaLoRA(r=4, K=3), fewer)]
+    alone = several("bert", grid, steps=12)
+    shared = several("bert", grid, base=tiny("bert", dtype=WIDE), steps=12)
+    train_together(shared)
+    for one, other in zip(alone, shared, strict=True):
+        one.run()
+        assert gap(one, other) < 1e-9
+
+
+@pytest.mark.parametrize("method", [LoRA(r=4, lora_dropout=0.3), COLA(r=4, chain=3, lora_dropout=0.3),
+                                    AutoLoRA(r=4, lora_dropout=0.3, hypergradient="finite_difference")])
+def test_one_by_itself_draws_the_masks_of_its_single_run(method):
+    """Also where an ask wants the noise of another again, and where part of a branch is held."""
+    values = {"dropout": 0.1, "steps": 12}
+    (alone,) = several("bert", [(method, {})], **values)
+    (shared,) = several("bert", [(method, {})], base=tiny("bert", dtype=WIDE, dropout=0.1), **values)
+    alone.run()
+    train_together([shared])
+    assert gap(alone, shared) < 1e-9
+
+
+def test_each_drops_what_its_own_branch_says():
+    grid = [(LoRA(r=4), {}), (LoRA(r=4, lora_dropout=0.5), {}), (LoRA(r=4), {})]
+    alone = several("bert", grid, steps=12)
+    shared = several("bert", grid, base=tiny("bert", dtype=WIDE), steps=12)
+    train_together(shared)
+    for i in (0, 2):
+        alone[i].run()
+        assert gap(alone[i], shared[i]) < 1e-9
+    without = several("bert", [(LoRA(r=4), {})] * 2, steps=12)[1]
+    without.run()
+    assert gap(without, shared[1]) > 1e-3
+
+
+def test_noise_comes_again_and_torch_s_own_state_does_not_move():
+    torch.manual_seed(0)
+    noise, drawn = Noise(), []
+    for _ in range(2):
+        with noise.again():
+            drawn.append(torch.rand(4))
+    after = torch.rand(4)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(after, drawn[0])            # torch stood where it had stood
+    with noise.again(False):
+        assert not torch.equal(torch.rand(4), after)
+    with noise.again():
+        assert torch.equal(torch.rand(4), after)
+
+
+def test_seconds_are_shared_among_those_who_share_a_pass():
+    shared = several("bert", GRID[:4], base=tiny("bert", dtype=WIDE), steps=8)
+    start = time.perf_counter()
+    found = train_together(shared)
+    assert 0 < sum(outcome.seconds for outcome in found) <= time.perf_counter() - start
+
+
 def test_bf16_autocast_stays_close():
     grid = [(LoRA(r=4), {}), (SaLoRA(r=4, eta_c=2.0), {}), (COLA(r=4), {})]
     values = {"mixed_precision": "bf16", "dtype": torch.float32, "steps": 8}
@@ -157,6 +249,8 @@ def test_bf16_autocast_stays_close():
         one.run()
         losses = [[v for _, _, name, v in t.outcome.history if name == "loss"] for t in (one, other)]
         assert losses[0] == pytest.approx(losses[1], abs=0.02)
+        exact = torch.tensor(losses[1])
+        assert (exact != exact.bfloat16()).any(), "the loss itself is in float32, as that of a single run is"
 
 
 def test_each_has_its_own_length():
@@ -246,6 +340,21 @@ def test_one_that_breaks_harms_no_other():
         train_together(shared)
 
 
+def test_one_that_breaks_at_its_end_harms_no_other(monkeypatch):
+    grid = [(LoRA(r=4), {"steps": 5}), (LoRA(r=4), {"steps": 10})]
+    shared = several("bert", grid, base=tiny("bert", dtype=WIDE))
+
+    def breaks() -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shared[0], "complete", breaks)
+    found = train_together(shared)
+    assert isinstance(found[0], OSError)
+    one = several("bert", grid)[1]
+    one.run()
+    assert gap(one, shared[1]) < 1e-9
+
+
 def test_a_rule_that_refuses_its_length_harms_no_other():
     grid = [GRID[0], (COLA(r=4, knots=(99,)), {})]
     found = train_together(several("bert", grid, base=tiny("bert", dtype=WIDE), steps=10))
@@ -270,13 +379,49 @@ def test_a_stop_leaves_a_checkpoint_that_goes_on(tmp_path):
         assert gap(one, other) < 1e-9
 
 
+def test_an_interrupt_leaves_each_a_checkpoint_that_goes_on(tmp_path):
+    steps: list[int] = []
+
+    def press(step: int, values: dict[str, float]) -> None:
+        steps.append(step)
+        if steps == [1, 2, 3, 4]:
+            signal.raise_signal(signal.SIGINT)
+
+    def made(seed: int, base: Any, **more: Any) -> Trainer:
+        return trainer(SaLoRA(r=4, eta_c=0.5), twin("bert", seed, base, dtype=WIDE), seed=seed, steps=20,
+                       identity="x", **more)
+
+    def both() -> list[Trainer]:
+        base = tiny("bert", dtype=WIDE)
+        return [made(seed, base, checkpoint=tmp_path / f"{seed}.safetensors", callbacks=[Watch(press)] * (seed == 0))
+                for seed in range(2)]
+
+    with pytest.raises(KeyboardInterrupt, match="run the same line again"):
+        train_together(both())
+    again = both()
+    train_together(again)
+    assert steps == [*range(1, 21)]
+    for seed, other in enumerate(again):
+        one = made(seed, tiny("bert", dtype=WIDE))
+        one.run()
+        assert gap(one, other) < 1e-9
+
+
 @pytest.mark.parametrize(("method", "says"), [(FullFineTuning(), "pretrained weights"),
-                                              (COLA(r=4), "writes into W")])
+                                              (COLA(r=4), "writes into W"),
+                                              (Pfeiffer(m=4), "modules of its own")])
 def test_what_cannot_share_is_refused(method, says):
     base = tiny("bert")
     shared = [trainer(m, twin("bert", i, base), seed=i) for i, m in enumerate((LoRA(r=4), method))]
     with pytest.raises(ValueError, match=says):
         train_together(shared)
+
+
+def test_a_head_that_is_not_linear_is_refused():
+    model = tiny("bert")
+    model.classifier = torch.nn.Sequential(torch.nn.LayerNorm(16), torch.nn.Linear(16, 2))
+    with pytest.raises(ValueError, match=r"more than linear layers \(classifier\.0\)"):
+        train_together([trainer(LoRA(r=4), model)])
 
 
 def test_one_process_only():

@@ -31,7 +31,7 @@ from .mix import Mix
 from .processes import Worker, set_up
 from .work import words_of
 
-PATIENCE_S = 120.0   # for one answer of a worker
+PATIENCE_S = 300.0   # for one answer of a worker
 Make = Callable[[Path], Sequence[Trainer]]   # given a folder that ends with the block
 
 
