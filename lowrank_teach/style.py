@@ -149,9 +149,11 @@ def site_table(values: Mapping[str, float], rows: Sequence[str], layers: Sequenc
 
 
 def layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
-    """The layers along x; names like "enc.3" stand upright."""
+    """The layers along x; names like "enc.3" stand upright, of many only some."""
     upright = any("." in layer for layer in layers)
-    ax.set_xticks(range(len(layers)), layers, rotation=90 * upright, fontsize=9 if len(layers) <= 12 else 8)
+    every = 1 if upright else -(-len(layers) // 16)
+    ax.set_xticks(range(0, len(layers), every), layers[::every], rotation=90 * upright,
+                  fontsize=9 if len(layers) <= 12 else 8)
 
 
 def index_axis(ax: Axes, longest: int) -> None:
@@ -183,11 +185,11 @@ def save(fig: Figure, path: str | Path, *, svg: bool = False) -> list[Path]:
 def png_bytes(fig: Figure) -> bytes:
     """The figure as a PNG file of few colours, a third of the size: a notebook with ten of them stays small.
 
-    256 where it shows a colour map; 128 where lines, bars and letters are all there is, and for strips, of which a
+    256 where it shows a colour map; 128 where lines, bars and letters are all there is; 96 for strips, of which a
     page has many.
     """
     buffer, small = io.BytesIO(), io.BytesIO()
-    colors = 256 if any(ax.images for ax in fig.axes) else 128
+    colors = 256 if any(ax.images for ax in fig.axes) else 96 if fig.images else 128
     fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     full = Image.open(buffer).convert("RGB")
     few = full.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -55,8 +55,13 @@ class Picture:
     def __init__(self) -> None:
         self.fig, self.axes = style.panels(self.count, self.count, self.height - 0.5, None, width=WIDTH)
         self.canvas = FigureCanvasAgg(self.fig)
+        self.draw(**self.start())
+
+    def draw(self, **state: Any) -> None:
+        """Everything anew; what stands still is kept as pixels."""
+        self.fig.set_layout_engine("constrained")
         self.moving = self.build()
-        self.update(self.arrays(**self.start()))
+        self.update(self.arrays(**state))
         self.canvas.draw()
         self.fig.set_layout_engine("none")   # solving the layout again would cost more than all the rest
         for artist in self.moving:

@@ -24,6 +24,7 @@ from lowrank_teach.runs import HISTORY, Run, Store
 BUDGET = 0.050   # seconds of the kernel's own time for one move; three times that by the clock
 SHARED = 250     # milliseconds by the clock for one move of any explorer, whatever else the machine does
 PLAYGROUND = Path(__file__).resolve().parents[1] / "notebooks" / "text" / "10_playground.py"
+ON_STORED = [name for name in explorers.__all__ if name != "EntityThreshold"]   # that one asks for a tagger
 
 
 def shelf() -> dict[str, dict[str, dict[int, Card]]]:
@@ -189,7 +190,7 @@ def test_an_empty_store_and_no_studies_give_nothing(tmp_path, monkeypatch):
     assert from_store(Store(tmp_path / "none")) == {}
     monkeypatch.setattr("lowrank_teach.studies.engine.references_folder", lambda: tmp_path)
     assert from_studies() == {}
-    assert explorers.RunBrowser().cards == []
+    assert explorers.RunBrowser().collections == {}
 
 
 def test_runs_of_the_store_are_on_the_shelf(tmp_path):
@@ -200,13 +201,31 @@ def test_runs_of_the_store_are_on_the_shelf(tmp_path):
         store.put(Run({"method": {"method": "cola", "chain": 2, "r": 8}, "task": "rt", "backbone": "x/some-net",
                        "seed": seed, "training": {"steps": 40}}, pd.DataFrame(history, columns=HISTORY),
                       {"test": {"accuracy": 0.75}}, {"0.q": 8, "0.v": 8}, {}, {}))
-    (arm, by_seed), = from_store(store)["runs of this machine"].items()
-    assert arm == "cola-2, r = 8, rt, some-net, 40 steps"
+    (arm, by_seed), = from_store(store)["this machine's runs on rt with some-net"].items()
+    assert arm == "cola-2, r = 8, 40 steps"
     assert sorted(by_seed) == [0, 1]
     assert by_seed[0].about == "COLA, chain of 2 on rt with some-net"
     name, angles = by_seed[0].matrices()
     assert name == "turned"
     assert angles == pytest.approx({"0.q": 60.0, "0.v": 0.0})
+
+
+def test_a_collection_has_axes_of_its_own():
+    """A long training of a deep network beside a short one of a shallow one."""
+    def card(layers, steps):
+        return Card("LoRA", ("accuracy", 0.5), ([1, steps], [1.0, 0.5]),
+                    {"rank": {f"{i}.q": i + 1 for i in range(layers)}})
+
+    browser = explorers.RunBrowser({"small": {"a": {0: card(3, 40)}}, "large": {"a": {0: card(30, 900)}}})
+    first = browser.frame(collection=0).copy()
+    assert browser.axes[0].get_xlim()[1] < 50
+    assert len(browser.axes[1].get_xticks()) == 3
+    large = browser.frame(collection=1).copy()
+    assert browser.axes[0].get_xlim()[1] > 900
+    assert 10 < len(browser.axes[1].get_xticks()) <= 16
+    assert browser.axes[1].get_title() == "Rank kept (yellow: 30)"
+    assert not np.array_equal(first, large)
+    assert np.array_equal(browser.frame(collection=0), first)   # and back, to the pixel
 
 
 def test_every_stored_study_is_on_the_shelf():
@@ -225,10 +244,16 @@ def test_every_stored_study_is_on_the_shelf():
 def test_every_explorer_is_in_the_playground_and_in_the_benchmark():
     page = PLAYGROUND.read_text(encoding="utf-8")
     assert set(sliders.pictures()) == set(explorers.__all__)
-    for name in explorers.__all__:
+    for name in ON_STORED:
         assert f"= explorers.{name}(" in page
-    assert page.count("widgets.explore(") == page.count("widgets.strip(") == len(explorers.__all__)
-    assert page.count("**Try:**") == len(explorers.__all__) + 2   # and two methods at once, and the training
+    assert page.count("widgets.explore(") == page.count("widgets.strip(") == len(ON_STORED)
+    assert page.count("**Try:**") == len(ON_STORED) + 2   # and two methods at once, and the training
+
+
+def test_what_needs_a_trained_tagger_stands_where_one_is_trained():
+    page = (PLAYGROUND.parent / "09_more_tasks.py").read_text(encoding="utf-8")
+    assert "= EntityThreshold(" in page
+    assert "EntityThreshold" not in ON_STORED
 
 
 @pytest.mark.parametrize("name", explorers.__all__)

@@ -27,6 +27,8 @@ Arms = Mapping[str, Mapping[int, "Card"]]   # arm -> seed -> run
 SHOWN = {"rank": "Rank kept", "turned": "Angle of W before and after, degrees", "effective_rank": "Effective rank",
          "norm": "Size of ΔW (Frobenius)"}
 
+WIDE = 12   # layers beside each other; of more, the cells hold no numbers
+
 
 @dataclass(frozen=True)
 class Card:
@@ -83,14 +85,15 @@ def from_studies(names: Iterable[str] = tuple(studies.STUDIES)) -> dict[str, Arm
 
 
 def from_store(store: Store | None = None) -> dict[str, Arms]:
-    """The runs of this machine's store as one collection; nothing where it is empty."""
-    arms: dict[str, dict[int, Card]] = {}
+    """The runs of this machine's store, a collection for each task and backbone."""
+    found: dict[str, dict[str, dict[int, Card]]] = {}
     for run in store or Store():
         c = run.config
-        steps, backbone = c["training"]["steps"], str(c["backbone"]).rpartition("/")[2]
-        arm = f"{run.label}, r = {c['method'].get('r', '–')}, {c['task']}, {backbone}, {steps} steps"
+        backbone = str(c["backbone"]).rpartition("/")[2]
+        arms = found.setdefault(f"this machine's runs on {c['task']} with {backbone}", {})
+        arm = f"{run.label}, r = {c['method'].get('r', '–')}, {c['training']['steps']} steps"
         arms.setdefault(arm, {})[c["seed"]] = _card(run, backbone)
-    return {"runs of this machine": arms} if arms else {}
+    return found  # type: ignore[return-value]
 
 
 def _card(run: Run, backbone: str) -> Card:
@@ -119,7 +122,11 @@ class RunBrowser(Picture):
                 "seed": max((len(of) for arms in groups for of in arms), default=0)}
         self.controls = tuple(Control(name, f"{name} number", 0, count - 1, 0)
                               for name, count in most.items() if count > 1)
-        self.cards = [card for arms in groups for of in arms for card in of.values()]
+        self.cards = {name: [card for of in arms.values() for card in of.values()]
+                      for name, arms in self.collections.items()}
+        self.grids = {name: style.site_grid([card.matrices()[1] or {"0.q": 0.0} for card in cards])
+                      for name, cards in self.cards.items()}
+        self.shown = next(iter(self.collections), "")   # the collection whose axes are drawn
         super().__init__()
 
     def pick(self, **state: Any) -> tuple[str, str, int, Card]:
@@ -135,39 +142,48 @@ class RunBrowser(Picture):
         arms = self.collections[collection]
         return {"arm": len(arms), "seed": len(arms[arm])}
 
+    def frame(self, **state: Any) -> np.ndarray:
+        if self.collections and (there := self.pick(**state)[0]) != self.shown:
+            self.shown = there
+            for ax in self.axes:
+                ax.clear()
+            self.draw(**state)
+        return super().frame(**state)
+
     def build(self) -> list[Artist]:
         left, right = self.axes
+        cards = self.cards.get(self.shown, [])
         self.others, = left.plot([], [], color=style.PALE, linewidth=0.8)
         self.line, = left.plot([], [], color=style.BLUE, linewidth=2)
         left.set_xmargin(0.02)
-        losses = [np.asarray(card.loss[1], dtype=float) for card in self.cards] or [np.array([0.0, 1.0])]
-        steps = [float(max(card.loss[0])) for card in self.cards] or [1.0]
+        losses = [np.asarray(card.loss[1], dtype=float) for card in cards] or [np.array([0.0, 1.0])]
+        steps = [float(max(card.loss[0])) for card in cards] or [1.0]
         left.set(xlim=(0, 1.03 * max(steps)), ylim=(min(map(np.min, losses)) - 0.03, max(map(np.max, losses)) + 0.03))
         style.dress(left, "Optimizer step", "Training loss (mean of 10 steps)", " ")
-        values = [card.matrices()[1] for card in self.cards] or [{"0.q": 0.0}]
-        self.rows, self.layers = style.site_grid(values)
-        right.add_patch(Rectangle((-0.5, -0.5), len(self.layers), len(self.rows), **plots.MISSING))
-        self.image = right.imshow(np.full((len(self.rows), len(self.layers)), np.nan), cmap="cividis", vmin=0,
-                                  vmax=1, aspect="auto")
+        rows, layers = self.grids.get(self.shown, (["q"], ["0"]))
+        right.add_patch(Rectangle((-0.5, -0.5), len(layers), len(rows), **plots.MISSING))
+        self.image = right.imshow(np.full((len(rows), len(layers)), np.nan), cmap="cividis", vmin=0, vmax=1,
+                                  aspect="auto")
         self.numbers = [right.text(j, i, "", ha="center", va="center", fontsize=9)
-                        for i in range(len(self.rows)) for j in range(len(self.layers))]
+                        for i in range(len(rows)) for j in range(len(layers)) if len(layers) <= WIDE]
         style.dress(right, "Layer (hatched: nothing on this matrix)", "Matrix", " ")
         right.grid(False)
-        style.layer_ticks(right, self.layers)
-        right.set_yticks(range(len(self.rows)), [style.site_label(m) for m in self.rows])
+        style.layer_ticks(right, layers)
+        right.set_yticks(range(len(rows)), [style.site_label(m) for m in rows])
         return [self.others, self.line, self.image, *self.numbers, left.title, right.title]
 
     def arrays(self, **state: Any) -> dict[str, Any]:
-        table = np.full((len(self.rows), len(self.layers)), np.nan)
-        empty = {"others": ([], []), "line": ([], []), "table": table, "titles": ("no run", "no run")}
-        if not self.cards:
-            return empty
+        if not self.collections:
+            return {"others": ([], []), "line": ([], []), "table": np.full((1, 1), np.nan),
+                    "titles": ("no run", "no run")}
         collection, arm, seed, card = self.pick(**state)
         beside = [one.loss for of in self.collections[collection].values() for one in of.values()]
         others = tuple(np.concatenate([[*curve[axis], np.nan] for curve in beside]) for axis in (0, 1))
         name, values = card.matrices()
         title = SHOWN[name] if values else "nothing kept by matrix"
-        return {"others": others, "line": card.loss, "table": style.site_table(values, self.rows, self.layers),
+        if values and len(self.grids[collection][1]) > WIDE:
+            title += f" (yellow: {max(values.values()):.3g})"
+        return {"others": others, "line": card.loss, "table": style.site_table(values, *self.grids[collection]),
                 "titles": (f"blue: {shorten(arm, 40, placeholder=' …')}, seed {seed}", title)}
 
     def update(self, arrays: dict[str, Any]) -> None:
@@ -176,7 +192,7 @@ class RunBrowser(Picture):
         table = arrays["table"]
         top = float(np.nanmax(table)) if np.isfinite(table).any() else 1.0
         self.image.set_data(np.ma.masked_invalid(table / (top or 1.0)))
-        for text, value in zip(self.numbers, table.ravel(), strict=True):
+        for text, value in zip(self.numbers, table.ravel(), strict=False):   # none where the cells are too narrow
             known = bool(np.isfinite(value))
             text.set_text(f"{value:.3g}" if known else "")
             text.set_color(style.text_color(tuple(self.image.to_rgba(value / (top or 1.0)))) if known else "black")
@@ -184,7 +200,7 @@ class RunBrowser(Picture):
             ax.set_title(title, fontsize=10)
 
     def words(self, **state: Any) -> str:
-        if not self.cards:
+        if not self.collections:
             return ("No run is stored here yet: train one with lt.fit, with the button below, or a study with "
                     "lowrank-teach study chain, and make this picture again.")
         collection, arm, seed, card = self.pick(**state)
