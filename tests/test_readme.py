@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from benchmarks import report
 
 import lowrank_teach as lt
 from lowrank_teach import cells, claims, course, many_runs
@@ -44,6 +45,10 @@ def test_the_course_table_is_made_from_the_stored_minutes():
 
 def test_the_cells_are_those_of_the_stored_runs():
     assert between("cells") == cells.markdown()
+
+
+def test_the_ratios_are_those_of_the_stored_records():
+    assert between("bench") == report.page()
 
 
 def test_the_presets_are_counted():

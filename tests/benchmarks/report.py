@@ -63,3 +63,40 @@ def store(name: str, s: Settings, rows: Sequence[Row], details: dict[str, Any], 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+# ---- the README's page -------------------------------------------------------------------------------------
+
+LOOP, PEFT = "loop: LoRA qv", "peft LoRA qv"
+SHOWN = (   # a step of, over, candidates and what they are divided by
+    ("LoRA", "`peft`'s LoRA", ("LoRA qv",), PEFT),
+    ("LoRA", "a frozen network's pass forward and back", ("LoRA qv",), "floor"),
+    ("COLA", "`peft`'s LoRA", ("loop: COLA qv",), PEFT),
+    ("SaLoRA, on the same matrices", "our LoRA", ("loop: SaLoRA qv",), LOOP),
+    ("Delta-LoRA, in place; lazily", "our LoRA", ("loop: Delta-LoRA qv, in place", "loop: Delta-LoRA qv, lazy"), LOOP),
+    ("AutoLoRA's search: first order; forward difference; central difference", "our LoRA",
+     tuple(f"loop: AutoLoRA qv, {kind}" for kind in ("first_order", "forward_difference", "finite_difference")), LOOP),
+    ("our LoRA, in the loop", "`peft`'s AdaLoRA", (LOOP,), "peft AdaLoRA qv"))
+
+
+def page(folder: Path = FIGURES) -> str:
+    """The README's table and sentence on speed, from the stored records."""
+    def rows(name: str) -> dict[str, float]:
+        record = json.loads((folder / f"bench_{name}.json").read_text(encoding="utf-8"))
+        return {row["name"]: row["value"] for row in record["table"]}
+
+    steps, mix, replicas = rows("steps"), rows("mix"), rows("replicas")
+    lines = ["| a step of | over | ratio |", "|---|---|---|"]
+    lines += [f"| {what} | {over} | {'; '.join(number(steps[f'{one} / {other}']) for one in ones)} |"
+              for what, over, ones, other in SHOWN]
+    peak = {label: number(steps[f"memory: {label} / {PEFT}"])
+            for label in ("loop: Delta-LoRA qv, in place", "loop: COLA qv, past a knot", "loop: AutoLoRA qv, unrolled")}
+    delta, cola, unrolled = peak.values()
+    alone = number(mix["sequential peft LoRA / 2 processes of 1 thread, one run a pass"])
+    four, sixteen = (number(replicas[f"{R} × peft LoRA / {R} replicas in one pass"]) for R in (4, 16))
+    return "\n".join([*lines, "", (
+        f"Peak memory is that of `peft`'s LoRA, but for Delta-LoRA in place ({delta}) and COLA past a knot ({cola}), "
+        "which keep W's bytes so that it can be given back exactly, and for AutoLoRA's exact hypergradient "
+        f"({unrolled}). A grid of LoRA runs goes {number(mix['sequential peft LoRA / what a sweep chooses'])} times as "
+        "fast as `peft`'s steps one after another when a sweep picks the mix of processes and replicas "
+        f"({alone} by two processes alone); 4 and 16 replicas in one process go {four} and {sixteen} times as fast.")])
