@@ -62,7 +62,8 @@ CLAIMS: tuple[Claim, ...] = (
     Compared("T3", "without λ the score is slightly better", between(FREE, ALL)),
     Compared("T3", "without β the score is worse", between(LOOSE, ALL), "<"),
     Compared("T4", "a step takes 11 % longer than LoRA's on the same matrices, give or take 5",
-             step_time("loop: SaLoRA all", "loop: LoRA all", 1.11), "≈", says("SaLoRA: time"), 5.0, "% of LoRA's time"),
+             step_time("loop: SaLoRA all", "loop: LoRA all", 1.11), "≈", says("SaLoRA: time"), 5.0,
+             "% of LoRA's time"),
     Compared("T4", "memory is about LoRA's, give or take 5 %", peak_memory("loop: SaLoRA all", "loop: LoRA all"), "≈",
              margin=5.0, unit="% of LoRA's peak", scale=1.0, note="of the whole process, weights and libraries"),
     *(_against_lora("Fig. 4", ("salora_r", f"SaLoRA {r}"), ("salora_r", f"LoRA {r}"), f"at starting rank {r}")

@@ -73,9 +73,11 @@ SHOWN = (   # a step of, over, candidates and what they are divided by
     ("LoRA", "a frozen network's pass forward and back", ("LoRA qv",), "floor"),
     ("COLA", "`peft`'s LoRA", ("loop: COLA qv",), PEFT),
     ("SaLoRA, on the same matrices", "our LoRA", ("loop: SaLoRA qv",), LOOP),
-    ("Delta-LoRA, in place; lazily", "our LoRA", ("loop: Delta-LoRA qv, in place", "loop: Delta-LoRA qv, lazy"), LOOP),
+    ("Delta-LoRA, in place; lazily", "our LoRA",
+     ("loop: Delta-LoRA qv, in place", "loop: Delta-LoRA qv, lazy"), LOOP),
     ("AutoLoRA's search: first order; forward difference; central difference", "our LoRA",
-     tuple(f"loop: AutoLoRA qv, {kind}" for kind in ("first_order", "forward_difference", "finite_difference")), LOOP),
+     tuple(f"loop: AutoLoRA qv, {kind}" for kind in ("first_order", "forward_difference", "finite_difference")),
+     LOOP),
     ("our LoRA, in the loop", "`peft`'s AdaLoRA", (LOOP,), "peft AdaLoRA qv"))
 
 
@@ -89,14 +91,14 @@ def page(folder: Path = FIGURES) -> str:
     lines = ["| a step of | over | ratio |", "|---|---|---|"]
     lines += [f"| {what} | {over} | {'; '.join(number(steps[f'{one} / {other}']) for one in ones)} |"
               for what, over, ones, other in SHOWN]
-    peak = {label: number(steps[f"memory: {label} / {PEFT}"])
-            for label in ("loop: Delta-LoRA qv, in place", "loop: COLA qv, past a knot", "loop: AutoLoRA qv, unrolled")}
-    delta, cola, unrolled = peak.values()
-    alone = number(mix["sequential peft LoRA / 2 processes of 1 thread, one run a pass"])
+    delta, cola, unrolled = (number(steps[f"memory: loop: {label} / {PEFT}"]) for label in (
+        "Delta-LoRA qv, in place", "COLA qv, past a knot", "AutoLoRA qv, unrolled"))
+    chosen, alone = (number(mix[f"sequential peft LoRA / {how}"]) for how in (
+        "what a sweep chooses", "2 processes of 1 thread, one run a pass"))
     four, sixteen = (number(replicas[f"{R} × peft LoRA / {R} replicas in one pass"]) for R in (4, 16))
     return "\n".join([*lines, "", (
         f"Peak memory is that of `peft`'s LoRA, but for Delta-LoRA in place ({delta}) and COLA past a knot ({cola}), "
         "which keep W's bytes so that it can be given back exactly, and for AutoLoRA's exact hypergradient "
-        f"({unrolled}). A grid of LoRA runs goes {number(mix['sequential peft LoRA / what a sweep chooses'])} times as "
-        "fast as `peft`'s steps one after another when a sweep picks the mix of processes and replicas "
-        f"({alone} by two processes alone); 4 and 16 replicas in one process go {four} and {sixteen} times as fast.")])
+        f"({unrolled}). A grid of LoRA runs goes {chosen} times as fast as `peft`'s steps one after another when a "
+        f"sweep picks the mix of processes and replicas ({alone} by two processes alone); 4 and 16 replicas in one "
+        f"process go {four} and {sixteen} times as fast.")])
