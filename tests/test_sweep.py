@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -288,7 +290,7 @@ def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
         if "(1 of 4)" in line:
             time.sleep(0.5)   # the next one has begun
             os.killpg(started.pid, signal.SIGINT)
-    assert started.wait(60) == 130
+    assert started.wait(60) == 130, "".join(heard)
     assert heard[0] == "4 runs, 0 of them stored\n"
     assert "run the same again to go on" in heard[-1]
     assert "Traceback" not in "".join(heard)
@@ -300,6 +302,26 @@ def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
     assert not done & begun
     assert done | begun <= set(keys(configs))
     assert not list(store.folder.glob(".writing-*"))
+
+
+def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
+    """Python drops an interrupt that comes while it collects garbage; the worker's word of it remains."""
+    configs, heard = small("lora", seeds=3, steps=4000), []
+
+    def interrupt_the_worker():
+        while workers := multiprocessing.active_children():   # it listens once it takes steps
+            with suppress(ProcessLookupError):
+                os.kill(workers[0].pid, signal.SIGINT)
+            time.sleep(0.2)
+
+    def on_run(config, run):
+        heard.append(config)
+        threading.Thread(target=interrupt_the_worker).start()
+
+    short = small("lora", seeds=4, steps=4)[3:]
+    with pytest.raises(KeyboardInterrupt, match="stopped with 1 of 4 runs done; run the same again to go on"):
+        sweep([*short, *configs], 1, on_run=on_run, progress=False)
+    assert len(heard) == 1
 
 
 def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):

@@ -161,9 +161,10 @@ class AutoLoRARule(Rule):
 
     @torch.no_grad()
     def log(self) -> dict[str, float | dict[str, float]]:
-        alphas = {name: selection() for name, selection in self.selections().items()}
-        return {f"alpha.{j}": {name: float(alpha[j]) for name, alpha in alphas.items()}
-                for j in range(self.method.r)}
+        selections = self.selections()
+        alphas = torch.stack([selection() for selection in selections.values()]).tolist()   # one wait for a GPU
+        return {f"alpha.{j}": dict(zip(selections, of_sites, strict=True))
+                for j, of_sites in enumerate(zip(*alphas, strict=True))}
 
     def state_dict(self) -> dict[str, Any]:
         moments = {f"outer.{i}.{k}": v for i, beta in enumerate(self.own_parameters())

@@ -155,14 +155,15 @@ class DeltaLoRARule(Rule):
             owner.write_held(name)
 
     def log(self) -> dict[str, float | dict[str, float]]:
-        return {"moved": {name: self._moved(name, branch) for name, branch in self.adapters.items()}}
+        moved = torch.stack([self._moved(name, branch) for name, branch in self.adapters.items()])
+        return {"moved": dict(zip(self.adapters, moved.tolist(), strict=True))}   # one wait for a GPU
 
-    def _moved(self, name: str, branch: LowRank) -> float:
+    def _moved(self, name: str, branch: LowRank) -> Tensor:
         """How far W has moved, ‖W_t − W‖; lazily, how far it would have."""
         if self.method.form == "lazy":
             return product_norm(*branch.held_factors())
         owner = self.adapters.owner(name)
-        return float((owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm())
+        return (owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **{f"gate.{name}": g for name, g in self.held_gates.items()}}
@@ -189,9 +190,9 @@ def product(branch: LowRank) -> tuple[Tensor, Tensor]:
     return B.clone() if branch._gate is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
 
 
-def product_norm(left: Tensor, right: Tensor) -> float:
+def product_norm(left: Tensor, right: Tensor) -> Tensor:
     """‖left right‖ for left (d, R) and right (R, k), from products of R columns: nothing d × k is formed."""
-    return float(((left.t() @ left) * (right @ right.t())).sum().clamp_min(0).sqrt())
+    return ((left.t() @ left) * (right @ right.t())).sum().clamp_min(0).sqrt()
 
 
 def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:

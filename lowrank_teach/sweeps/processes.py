@@ -78,6 +78,7 @@ class Pool:
 
     Raises:
         WorkerError: a configuration cannot be handed to another process, or a worker cannot start.
+        KeyboardInterrupt: a worker was told to stop by Ctrl-C.
     """
 
     def __init__(self, groups: list[Group], store: Store, processes: int, threads: int = 1) -> None:
@@ -105,6 +106,8 @@ class Pool:
         try:
             said = worker.pipe.recv()
             if isinstance(said, Message):
+                if said.kind == "stopped":   # Ctrl-C reached a worker: it was meant for all
+                    raise KeyboardInterrupt
                 yield said
             else:
                 worker.ready, worker.group = True, []

@@ -520,6 +520,8 @@ plots.show(
     "Three rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
     "zero; bars shrink from row to row. " + knob.words(n=knob.count_of_inputs),
 )
+
+# %%
 assert np.allclose(knob.arrays(n=knob.count_of_inputs)["differences"],
                    [paired["BLEU"][f"{arm} − LoRA"] for arm in others]), "the figure of section 8"
 
