@@ -243,7 +243,7 @@ def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, fl
         with lane.alone():
             penalties[lane] = lane.trainer.add_penalty()
     running = [(lane, loss) for lane, loss in lanes if lane.runs]
-    norms = dict(zip((lane for lane, _ in running), _clip([lane for lane, _ in running]), strict=True))
+    norms = _clip([lane for lane, _ in running])
     running = [(lane, loss) for lane, loss in running if lane.runs]
     joint.step([lane.trainer.optimizer for lane, _ in running])
     for lane, loss in running:
@@ -252,14 +252,14 @@ def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, fl
     return values
 
 
-def _clip(lanes: Sequence[Lane]) -> list[float]:
+def _clip(lanes: Sequence[Lane]) -> dict[Lane, float]:
     """The gradient norm of each, clipped where it is finite; one that is not ends its replica."""
     if not lanes:
-        return []
+        return {}
     norms = joint.gradient_norms([lane.trainer.optimizer for lane in lanes])
-    found = norms.tolist()
-    for lane, norm, value in zip(lanes, norms, found, strict=True):
-        if not math.isfinite(value):
+    found = dict(zip(lanes, norms.tolist(), strict=True))
+    for lane, norm in zip(lanes, norms, strict=True):
+        if not math.isfinite(found[lane]):
             with lane.alone():
                 lane.trainer.refuse_non_finite(norm, "gradient norm")
     joint.clip([lane.trainer.optimizer for lane in lanes], norms,

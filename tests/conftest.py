@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from small import data_folder, model_folder
 from transformers import LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(1)
@@ -36,3 +38,30 @@ def decoder():
     return LlamaForCausalLM(LlamaConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=40,
         initializer_range=0.6, pad_token_id=0, eos_token_id=1, bos_token_id=1)).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def calm_folder(tmp_path_factory) -> Path:
+    """A tiny model without dropout, so that runs in one pass are those of a pass each, and its rows."""
+    folder = tmp_path_factory.mktemp("calm")
+    model_folder(folder / "tiny", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    data_folder(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def calm(calm_folder, monkeypatch, tmp_path):
+    """A function that makes a grid on that model; a store and a folder for passing files of the test's own."""
+    from lowrank_teach.run_config import grid
+
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(calm_folder / "data"))
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "passing").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
+    short = {"steps": 6, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 32}
+
+    def make(methods="lora", seeds=8, **values):
+        return grid(methods, "rt", str(calm_folder / "tiny"), seeds=seeds, profile="tiny", **{**short, **values})
+
+    return make

@@ -34,12 +34,10 @@ def same(nets, others):
                for p, q in zip(net.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("more", [{}, {"betas": (0.8, 0.9), "eps": 1e-5}, {"amsgrad": True}])
-def test_steps_are_torchs_own(dtype, more):
-    nets = networks(dtype)
+def steps_agree(nets, optimizers_of):
+    """Five steps at once, and of copies each alone: equal parameters after each, equal states at the end."""
     alone = copy.deepcopy(nets)
-    ours, theirs = optimizers(nets, **more), optimizers(alone, **more)
+    ours, theirs = optimizers_of(nets), optimizers_of(alone)
     for step in range(5):
         differentiate(nets, step)
         differentiate(alone, step)
@@ -51,18 +49,15 @@ def test_steps_are_torchs_own(dtype, more):
         assert str(one.state_dict()) == str(other.state_dict())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("more", [{}, {"betas": (0.8, 0.9), "eps": 1e-5}, {"amsgrad": True}])
+def test_steps_are_torchs_own(dtype, more):
+    steps_agree(networks(dtype), lambda nets: optimizers(nets, **more))
+
+
 def test_settings_of_their_own_do_not_mix():
-    nets = networks()
-    alone = copy.deepcopy(nets)
-    ours, theirs = ([torch.optim.AdamW(net.parameters(), lr=1e-2, betas=(0.9, beta))
-                     for net, beta in zip(some, (0.9, 0.99, 0.999), strict=True)] for some in (nets, alone))
-    for step in range(4):
-        differentiate(nets, step)
-        differentiate(alone, step)
-        joint.step(ours)
-        for one in theirs:
-            one.step()
-    assert same(nets, alone)
+    steps_agree(networks(), lambda nets: [torch.optim.AdamW(net.parameters(), lr=1e-2, betas=(0.9, beta))
+                                          for net, beta in zip(nets, (0.9, 0.99, 0.999), strict=True)])
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1.0, float("inf")])

@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from small import data_folder, left, model_folder
+from small import left
 
-from lowrank_teach.run_config import RunConfig, grid
+from lowrank_teach.run_config import grid
 from lowrank_teach.runs import Store
 from lowrank_teach.sweeps import SweepError, engine, mix, probe, sweep
 from lowrank_teach.sweeps.mix import Mix, candidates, choose, measure, pays, planned, spread_over
 
-FAST = {"steps": 6, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 32}
 ALONE, DEFAULT, TWO, FOUR, FOUR_ALONE = Mix(1, 2, 1), Mix(2, 1, 1), Mix(2, 1, 2), Mix(2, 1, 4), Mix(1, 2, 4)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A tiny model without dropout, so that runs in one pass are those of a pass each, and its rows."""
-    folder = tmp_path_factory.mktemp("mix")
-    model_folder(folder / "tiny", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    data_folder(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def small(place, monkeypatch, tmp_path):
-    """A function that makes a grid on the tiny model; a store and a folder for passing files of the test's own."""
-    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
-    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "passing").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
-
-    def make(methods="lora", seeds=8, **values) -> list[RunConfig]:
-        return grid(methods, "rt", str(place / "tiny"), seeds=seeds, profile="tiny", **{**FAST, **values})
-
-    return make
 
 
 @pytest.fixture
@@ -110,8 +83,8 @@ def test_measuring_pays_where_it_is_a_tenth_of_the_sweep():
     assert not pays(501, first, 3.7, 4)
 
 
-def test_the_runs_that_are_measured_lie_over_the_whole_list(small):
-    configs = small(lr=[1e-3, 2e-3, 3e-3], seeds=4)
+def test_the_runs_that_are_measured_lie_over_the_whole_list(calm):
+    configs = calm(lr=[1e-3, 2e-3, 3e-3], seeds=4)
     assert [configs.index(config) for config in spread_over(configs, 4)] == [0, 3, 6, 9]
     assert spread_over(configs, 12) == configs
 
@@ -142,8 +115,8 @@ def test_mixes_are_measured_in_turn_and_the_first_turn_is_not_counted():
 # ---- a sweep ------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_measures_and_says_what_it_chose(small, always, capsys, tmp_path):
-    configs = small()
+def test_a_sweep_measures_and_says_what_it_chose(calm, always, capsys, tmp_path):
+    configs = calm()
     runs = sweep(configs)
     assert [run.key for run in runs] == [config.key for config in configs]
     said = capsys.readouterr().err.splitlines()
@@ -158,9 +131,9 @@ def test_a_sweep_measures_and_says_what_it_chose(small, always, capsys, tmp_path
 
 
 @pytest.mark.parametrize("chosen", [ALONE, Mix(1, 1, 2)], ids=str)
-def test_records_under_a_mix_are_those_of_single_runs(chosen, small, monkeypatch, tmp_path):
+def test_records_under_a_mix_are_those_of_single_runs(chosen, calm, monkeypatch, tmp_path):
     """Bit for bit where each run has its pass; where some share one, to rounding."""
-    configs = small(["lora", "cola"], seeds=2)
+    configs = calm(["lora", "cola"], seeds=2)
     monkeypatch.setattr(engine, "planned", lambda *_: chosen)
     singles = [config.fit(progress=False, store=Store(tmp_path / "far")) for config in configs]
     near = partial(pytest.approx, abs=1e-5) if chosen.replicas > 1 else lambda value: value
@@ -173,7 +146,7 @@ def test_records_under_a_mix_are_those_of_single_runs(chosen, small, monkeypatch
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 if chosen.replicas > 1 else 0)
 
 
-def test_what_is_asked_for_is_what_is_done(small, no_probe, monkeypatch, tmp_path):
+def test_what_is_asked_for_is_what_is_done(calm, no_probe, monkeypatch, tmp_path):
     """Both, or this very process: nothing is left to measure. One of the two: the other is."""
     monkeypatch.setattr(mix, "WORTH", 0)
     done = []
@@ -181,7 +154,7 @@ def test_what_is_asked_for_is_what_is_done(small, no_probe, monkeypatch, tmp_pat
 
     def asked(**options):
         with pytest.raises(SweepError):   # for nothing is trained
-            sweep(small(), progress=False, **options)
+            sweep(calm(), progress=False, **options)
         return done.pop()
 
     assert asked(processes=2, replicas=2) == (Mix(2, 1, 2), 4)
@@ -214,70 +187,70 @@ class Nothing:
         pass
 
 
-def test_a_short_sweep_measures_nothing(small, no_probe, monkeypatch):
+def test_a_short_sweep_measures_nothing(calm, no_probe, monkeypatch):
     said = []
-    assert planned(small(seeds=40), 2, None, None, said.append) == DEFAULT
-    assert planned(small(seeds=40), 2, 3, None, said.append) == Mix(3, 1, 1)
-    assert planned(small(seeds=1), 2, None, None, said.append) == Mix(1, 1, 1)
+    assert planned(calm(seeds=40), 2, None, None, said.append) == DEFAULT
+    assert planned(calm(seeds=40), 2, 3, None, said.append) == Mix(3, 1, 1)
+    assert planned(calm(seeds=1), 2, None, None, said.append) == Mix(1, 1, 1)
     assert planned([], 2, None, None, said.append) == Mix(1, 1, 1)
     monkeypatch.setattr(mix, "WORTH", 0)
-    assert planned(small(seeds=7), 2, None, None, said.append) == DEFAULT
-    assert planned(small("full", seeds=9), 2, None, None, said.append) == DEFAULT   # each by itself
+    assert planned(calm(seeds=7), 2, None, None, said.append) == DEFAULT
+    assert planned(calm("full", seeds=9), 2, None, None, said.append) == DEFAULT   # each by itself
     assert not said
 
 
-def test_operations_say_before_the_start_whether_it_may_pay(small):
+def test_operations_say_before_the_start_whether_it_may_pay(calm):
     """A hundred runs of MiniLM in the laptop profile do, eight do not; nor do ten thousand of a toy."""
     both = candidates(100, 2, 2, None)
     assert mix._may_pay(grid("lora", seeds=100, profile="laptop"), both)
     assert not mix._may_pay(grid("lora", seeds=8, profile="laptop"), both)
-    assert not mix._may_pay(small(seeds=1) * 10_000, both)
+    assert not mix._may_pay(calm(seeds=1) * 10_000, both)
 
 
-def test_too_little_is_seen_after_a_first_turn(small, monkeypatch):
+def test_too_little_is_seen_after_a_first_turn(calm, monkeypatch):
     """Rough operations said yes; the steps themselves say no."""
     monkeypatch.setattr(mix, "_may_pay", lambda *_: True)
     slow = Recorded({mix: [0.1] for mix in candidates(8, 2, 1, None)})
     monkeypatch.setattr(probe, "probing", lambda make, size: type("", (Nothing,), {
         "steps": 50.0, "seconds": staticmethod(slow.seconds)})())
     said = []
-    assert planned(small(), 2, None, None, said.append) == DEFAULT
+    assert planned(calm(), 2, None, None, said.append) == DEFAULT
     assert said == ["to measure how these runs train fastest would take too much of their time; they are trained on "
                     "2 processes of 1 thread, one run a pass"]
 
 
-def test_replicas_without_room_are_not_tried(small, monkeypatch):
+def test_replicas_without_room_are_not_tried(calm, monkeypatch):
     from lowrank_teach import many_runs
 
-    configs = small()
+    configs = calm()
     for room, expected in ((3, [ALONE, DEFAULT]), (4, [ALONE, DEFAULT, TWO, FOUR_ALONE]),
                            (99, candidates(8, 2, 2, None))):
         monkeypatch.setattr(many_runs, "room_for", lambda group, room=room: room)
         assert mix._that_fit(configs, candidates(8, 2, 2, None)) == expected
 
 
-def test_a_run_that_is_refused_where_it_is_measured(small, always):
+def test_a_run_that_is_refused_where_it_is_measured(calm, always):
     """It ends the measuring, not the sweep."""
     said = []
-    assert planned([*small("salora", seeds=1), *small()], 1, None, None, said.append) == Mix(1, 1, 1)
+    assert planned([*calm("salora", seeds=1), *calm()], 1, None, None, said.append) == Mix(1, 1, 1)
     assert len(said) == 1
     assert said[0].startswith("how to train these runs fastest could not be measured (a gate window of 5 "
                               "steps cannot")
     assert said[0].endswith("they are trained on 1 process of 1 thread, one run a pass")
 
 
-def test_whatever_breaks_the_measuring(small, always, monkeypatch):
+def test_whatever_breaks_the_measuring(calm, always, monkeypatch):
     def breaks(*_):
         raise OSError("no room for a worker")
 
     monkeypatch.setattr(probe, "probing", breaks)
     said = []
-    assert planned(small(), 2, None, 2, said.append) == TWO
+    assert planned(calm(), 2, None, 2, said.append) == TWO
     assert said == ["how to train these runs fastest could not be measured (OSError: no room for a worker); they are "
                     "trained on 2 processes of 1 thread, 2 runs a pass"]
 
 
-def test_ctrl_c_while_it_measures(small, always, monkeypatch, tmp_path):
+def test_ctrl_c_while_it_measures(calm, always, monkeypatch, tmp_path):
     made = []
 
     def interrupted(workers, make):
@@ -287,7 +260,7 @@ def test_ctrl_c_while_it_measures(small, always, monkeypatch, tmp_path):
     monkeypatch.setattr(probe, "Probe", interrupted)
     monkeypatch.setattr(engine, "usable_processes", lambda: 2)
     with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 8 runs done; run the same again to go on"):
-        sweep(small(), progress=False)
+        sweep(calm(), progress=False)
     assert len(made) == 2
     assert not any(process.is_alive() for process in made)
     assert not left(tmp_path)

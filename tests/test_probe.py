@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from benchmarks import mix as benchmark
 from benchmarks.harness import Settings
-from small import data_folder, left, model_folder
+from small import left
 
 from lowrank_teach.outcome import DivergedError
-from lowrank_teach.run_config import RunConfig, grid
 from lowrank_teach.runs import Store
 from lowrank_teach.sweeps import probe, processes
 from lowrank_teach.sweeps.mix import Mix, candidates
 
-FAST = {"steps": 6, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 32}
 ALONE, DEFAULT, TWO = Mix(1, 2, 1), Mix(2, 1, 1), Mix(2, 1, 2)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A tiny model without dropout, so that runs in one pass are those of a pass each, and its rows."""
-    folder = tmp_path_factory.mktemp("mix")
-    model_folder(folder / "tiny", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    data_folder(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def small(place, monkeypatch, tmp_path):
-    """A function that makes a grid on the tiny model; a store and a folder for passing files of the test's own."""
-    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
-    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "passing").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "passing"))
-
-    def make(methods="lora", seeds=8, **values) -> list[RunConfig]:
-        return grid(methods, "rt", str(place / "tiny"), seeds=seeds, profile="tiny", **{**FAST, **values})
-
-    return make
-
-
 @pytest.mark.parametrize("methods", ["lora", "cola", "delta_lora", "autolora", "pfeiffer"])
-def test_the_steps_are_those_of_the_runs(methods, small, tmp_path):
+def test_the_steps_are_those_of_the_runs(methods, calm, tmp_path):
     """Alone or in a pass: the first step of each run is that of `fit`, on its rows, and nothing is written."""
-    configs = small(methods, seeds=3, eval_every=1, checkpoint_every=1)
+    configs = calm(methods, seeds=3, eval_every=1, checkpoint_every=1)
     expected = [config.fit(progress=False, store=Store(tmp_path / "far")).series("loss")[1] for config in configs]
     before = left(tmp_path)
     for replicas in (1, 2, 4):
@@ -70,16 +42,16 @@ def test_the_steps_are_those_of_the_runs(methods, small, tmp_path):
     assert left(tmp_path) == before
 
 
-def test_what_goes_wrong_in_one_run_is_told(small, tmp_path):
-    trainers = probe.trainers_of(small(seeds=2), tmp_path / "passing")
+def test_what_goes_wrong_in_one_run_is_told(calm, tmp_path):
+    trainers = probe.trainers_of(calm(seeds=2), tmp_path / "passing")
     with torch.no_grad():
         trainers[1].adapters["0.q"].lora_A.fill_(float("nan"))
     with pytest.raises(DivergedError, match="at step 1 of 6"):
         probe.Sample(trainers).step(2, 1)
 
 
-def test_workers_leave_nothing_and_end(small, tmp_path):
-    configs = small(seeds=2)
+def test_workers_leave_nothing_and_end(calm, tmp_path):
+    configs = calm(seeds=2)
     with probe.probing(partial(probe.trainers_of, configs), 2) as workers:
         assert workers.steps == 6.0
         taken = {mix: workers.seconds(mix, 1) for mix in (ALONE, DEFAULT, TWO)}
@@ -122,11 +94,11 @@ def test_the_slowest_of_those_at_work_counts():
     assert [worker.pipe.said for worker in workers] == [["make", (1, 2, 1), (2, 1, 2)], ["make", (1, 2, 1)]]
 
 
-def test_a_step_has_the_threads_of_its_mix(small, monkeypatch, tmp_path):
+def test_a_step_has_the_threads_of_its_mix(calm, monkeypatch, tmp_path):
     threads = []
     monkeypatch.setattr(probe, "set_up", lambda log, threads: None)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    pipe = Pipe(partial(probe.trainers_of, small(seeds=2)), (2, 1, 1), (1, 2, 1))
+    pipe = Pipe(partial(probe.trainers_of, calm(seeds=2)), (2, 1, 1), (1, 2, 1))
     probe._live(pipe, str(tmp_path / "passing"), "", 1)
     assert threads == [2, 1]
     assert pipe.said[0] == 6.0
@@ -154,7 +126,7 @@ def test_a_worker_has_the_threads_it_was_given(tmp_path):
     assert made[0][2] == 3
 
 
-def test_a_worker_that_falls_silent_is_told(small, monkeypatch, tmp_path):
+def test_a_worker_that_falls_silent_is_told(calm, monkeypatch, tmp_path):
     monkeypatch.setattr(probe, "PATIENCE_S", 0.2)
     with pytest.raises(probe.ProbeError, match="silent for 0 s"), probe.probing(sleeps, 1):
         pass
@@ -164,9 +136,9 @@ def test_a_worker_that_falls_silent_is_told(small, monkeypatch, tmp_path):
 # ---- the benchmark ------------------------------------------------------------------------------------------
 
 
-def test_the_benchmark(place, monkeypatch):
+def test_the_benchmark(calm_folder, monkeypatch):
     monkeypatch.setattr(benchmark, "usable_processes", lambda: 1)
-    rows, details = benchmark.bench(Settings(backbone=str(place / "tiny"), rows=8, tokens=6, r=4, repeats=2))
+    rows, details = benchmark.bench(Settings(backbone=str(calm_folder / "tiny"), rows=8, tokens=6, r=4, repeats=2))
     names = [str(mix) for mix in candidates(100, 1, 1, None)]
     assert [row.name for row in rows] == [*(f"{benchmark.PEFT} / {name}" for name in names),
                                           f"{benchmark.PEFT} / what a sweep chooses",

@@ -84,7 +84,7 @@ def from_studies(names: Iterable[str] = tuple(studies.STUDIES)) -> dict[str, Arm
     return found
 
 
-def from_store(store: Store | None = None) -> dict[str, Arms]:
+def from_store(store: Store | None = None) -> Mapping[str, Arms]:
     """The runs of this machine's store, a collection for each task and backbone."""
     found: dict[str, dict[str, dict[int, Card]]] = {}
     for run in store or Store():
@@ -93,7 +93,7 @@ def from_store(store: Store | None = None) -> dict[str, Arms]:
         arms = found.setdefault(f"this machine's runs on {c['task']} with {backbone}", {})
         arm = f"{run.label}, r = {c['method'].get('r', '–')}, {c['training']['steps']} steps"
         arms.setdefault(arm, {})[c["seed"]] = _card(run, backbone)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _card(run: Run, backbone: str) -> Card:
