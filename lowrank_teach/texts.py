@@ -189,13 +189,13 @@ def main() -> None:
     from .studies import generation  # which imports this file
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tasks", nargs="+", choices=tuple(generation.LICENCE))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--inputs", type=int, default=generation.INPUTS, help="test inputs written out")
+    parser.add_argument("tasks", nargs="+", choices=tuple(generation.TEXT_STUDIES))
+    parser.add_argument("--seeds", type=int, help="how many, from 0; the task's own where left out")
+    parser.add_argument("--inputs", type=int, help="test inputs written out; the task's own where left out")
     parser.add_argument("--folder", type=Path, help="where the file goes; figures/data where left out")
     chosen = parser.parse_args()
     for task in chosen.tasks:
-        generation.make(task, chosen.folder, seeds=range(chosen.seeds), inputs=chosen.inputs,
+        generation.make(task, chosen.folder, seeds=chosen.seeds, inputs=chosen.inputs,
                         on_run=lambda arm, seed, found: print(f"{arm}, seed {seed}: {found}", flush=True))
 
 

@@ -19,6 +19,7 @@ from lowrank_teach import drawings, slots, text_metrics, texts
 from lowrank_teach.adapters import adapt
 from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.methods import DeltaLoRA, LoRA
+from lowrank_teach.outcome import DivergedError
 from lowrank_teach.runs import Store
 from lowrank_teach.studies import generation
 from lowrank_teach.tasks import task_here
@@ -300,13 +301,21 @@ def test_what_a_run_learned_is_added_to_the_pretrained_matrices():
     assert not torch.allclose(plain, model(**batch).logits, atol=1e-2)
 
 
-def test_texts_are_made_kept_and_read_back(restaurants, tmp_path):
+def small_study(restaurants, tmp_path, monkeypatch, **values):
+    """LoRA and Delta-LoRA on three inputs, two seeds; the arms in this order."""
+    monkeypatch.setattr(generation, "ARMS", {"LoRA": LoRA(r=2), "LoRA, α × 3": LoRA(r=2, lora_alpha=12.0),
+                                             "Delta-LoRA": DeltaLoRA(r=2, lam=2.0, K=1, form="lazy")})
+    values = {"arms": ["LoRA", "Delta-LoRA"], "beams": (1, 2), "seeds": 2, "lr": 2e-3, "steps": 3, "batch_size": 2,
+              **values}
+    return generation.make("e2e", tmp_path, inputs=3, backbone=str(restaurants), store=Store(tmp_path / "runs"),
+                           mixed_precision="no", **values)
+
+
+def test_texts_are_made_kept_and_read_back(restaurants, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")   # every score of the table is computed
     told = []
-    arms = {"LoRA": LoRA(r=2), "Delta-LoRA": DeltaLoRA(r=2, lam=2.0, K=1, form="lazy")}
-    stored = generation.make("e2e", tmp_path, seeds=(0, 1), inputs=3, backbone=str(restaurants), arms=arms,
-                             beams=(1, 2), store=Store(tmp_path / "runs"), steps=3, batch_size=2,
-                             mixed_precision="no", on_run=lambda *found: told.append(found[:2]))
+    stored = small_study(restaurants, tmp_path, monkeypatch, on_run=lambda *found: told.append(found[:2]))
+    arms = ["LoRA", "Delta-LoRA"]
     assert told == [("not trained", 0), ("LoRA", 0), ("Delta-LoRA", 0), ("LoRA", 1), ("Delta-LoRA", 1)]
     assert stored.arms == ["not trained", *arms]
     assert stored.about["licence"].endswith("CC BY-SA 4.0")
@@ -327,7 +336,40 @@ def test_texts_are_made_kept_and_read_back(restaurants, tmp_path):
     assert "python -m lowrank_teach.texts e2e --seeds 2 --inputs 3" in stored.line()
 
 
-def test_a_task_whose_samples_have_no_licence_here_is_refused(tmp_path):
+def test_each_arm_takes_the_rate_with_the_lowest_validation_loss(restaurants, tmp_path, monkeypatch):
+    """A control takes that of the arm it is held against; runs of the grid are not trained twice."""
+    values = {"arms": ["LoRA", "LoRA, α × 3"], "lr": 1e-2, "beams": ()}
+    alone = small_study(restaurants, tmp_path, monkeypatch, **values)
+    assert (alone.about["rates"], alone.about["grid"]) == ([1e-2], [])
+    del values["lr"]
+    stored = small_study(restaurants, tmp_path, monkeypatch, rates=(1e-4, 1e-2), **values)
+    grid = {(one["arm"], one["lr"]): one["loss"] for one in stored.about["grid"]}
+    assert list(grid) == [("LoRA", 1e-4), ("LoRA", 1e-2), ("Delta-LoRA", 1e-4), ("Delta-LoRA", 1e-2)]
+    best = {arm: min((1e-4, 1e-2), key=lambda rate, arm=arm: grid[arm, rate]) for arm in ("LoRA", "Delta-LoRA")}
+    used = {(record["arm"], record["lr"]) for record in stored.records[1:]}
+    assert used == {("LoRA", best["LoRA"]), ("LoRA, α × 3", best["Delta-LoRA"])}
+    assert stored.record("LoRA", 0)["validation"]["loss"] == grid["LoRA", best["LoRA"]]
+    assert grid["LoRA", 1e-4] != grid["LoRA", 1e-2]
+
+
+def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
+    fit = generation.fit
+
+    def breaks(method, *run, **values):
+        if values["lr"] > 1e-3:
+            raise DivergedError("loss is nan at step 1")
+        return fit(method, *run, **values)
+
+    monkeypatch.setattr(generation, "fit", breaks)
+    values = {"arms": ["LoRA"], "seeds": 1, "beams": (), "lr": 1e-4, "rates": (1e-4, 1.0)}
+    stored = small_study(restaurants, tmp_path, monkeypatch, **values)
+    assert stored.about["grid"][1] == {"arm": "LoRA", "seed": 0, "lr": 1.0, "loss": None}
+    assert stored.record("LoRA")["lr"] == 1e-4
+    with pytest.raises(DivergedError, match="LoRA on e2e diverges at every rate"):
+        small_study(restaurants, tmp_path, monkeypatch, **{**values, "rates": (1.0, 2.0)})
+
+
+def test_a_task_that_no_texts_are_stored_for_is_refused(tmp_path):
     with pytest.raises(ValueError, match="e2e, webnlg, not for 'rt'"):
         generation.make("rt", tmp_path)
 
@@ -337,8 +379,8 @@ def test_the_command_line_makes_each_task_named(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "make", lambda task, folder, **how: asked.append((task, folder, how)))
     monkeypatch.setattr("sys.argv", ["texts", "e2e", "webnlg", "--seeds", "2", "--folder", str(tmp_path)])
     texts.main()
-    assert [(task, folder, list(how["seeds"]), how["inputs"]) for task, folder, how in asked] == [
-        ("e2e", tmp_path, [0, 1], 100), ("webnlg", tmp_path, [0, 1], 100)]
+    assert [(task, folder, how["seeds"], how["inputs"]) for task, folder, how in asked] == [
+        ("e2e", tmp_path, 2, None), ("webnlg", tmp_path, 2, None)]
 
 
 def test_real_inputs_have_all_their_references(shared_data, monkeypatch):

@@ -3,15 +3,17 @@
     python -m lowrank_teach.texts e2e webnlg    # with LOWRANK_TEACH_DATA naming the folder of their rows
 
 Every training is a run of the store; what it learned is then added to the pretrained matrices, and the test inputs
-are written out greedily. The file of a task is written anew after each run, so an interrupted study keeps what it
-has, and the same command goes on. Of the data only the samples are copied, with the licence beside them. What is
-stored is read by `lowrank_teach.texts`.
+are written out greedily. Where a study has a grid of rates, each arm takes the one with the lowest loss on validation
+rows. The file of a task is written anew after each run, so an interrupted study keeps what it has, and the same
+command goes on. Of the data only the samples are copied, with the licence beside them. What is stored is read by
+`lowrank_teach.texts`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +30,14 @@ from ..live import smooth
 from ..methods import AutoLoRA, DeltaLoRA, LoRA, Method
 from ..metrics import score
 from ..models import load_backbone
+from ..outcome import DivergedError
 from ..runs import Run, Store, machine
 from ..sites import find_sites, matrix_of
 from ..tasks import TaskData, load_task
 from ..writing import Generation, generate
+from .over_tasks import RATES
+
+OnRun = Callable[[str, int, Mapping[str, float]], None]   # arm, seed, scores
 
 BACKBONE, PROFILE, UNTRAINED = "smollm2-135m", "laptop", "not trained"
 # equal s = α/r everywhere but in the control; Delta-LoRA's closed form, since a small step of W rounds away in bf16
@@ -43,10 +49,31 @@ ARMS: dict[str, Method] = {
 }
 TRAINING: dict[str, Any] = {"steps": 60, "batch_size": 8, "lr": 2e-3, "n_train": 8000, "n_validation": 64,
                             "n_test": 64, "mixed_precision": "bf16"}
-LICENCE = {"e2e": "E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
-           "webnlg": "WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0"}
-METRICS = {"e2e": ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), "webnlg": ("bleu", "meteor", "ter")}
-INPUTS, SAMPLES, BEAMS = 100, 12, (1, 2, 4)   # texts a run, shown with their inputs, widths tried on these
+RATE_OF = {"LoRA, α × 3": "Delta-LoRA"}   # what Delta-LoRA equals with K = 0, at the same rate
+SAMPLES, BEAMS = 12, (1, 2, 4)   # inputs shown with their texts, widths tried on these
+
+
+@dataclass(frozen=True)
+class TextStudy:
+    """What is made of one task.
+
+    licence: of the samples.  scores: names of `text_metrics`.  inputs: test inputs written out.  seeds: how many.
+    rates: a grid of learning rates, from which one is chosen with the first seed; empty for that of TRAINING.
+    """
+
+    licence: str
+    scores: tuple[str, ...]
+    inputs: int
+    seeds: int = 1
+    rates: tuple[float, ...] = ()
+
+
+TEXT_STUDIES = {
+    "e2e": TextStudy("E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
+                     ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), inputs=40, seeds=5, rates=RATES),
+    "webnlg": TextStudy("WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0",
+                        ("bleu", "meteor", "ter"), inputs=32),
+}
 
 
 @torch.no_grad()
@@ -94,7 +121,7 @@ class Writer:
         self.inputs, self.task, self.backbone = inputs, inputs.data.task, backbone
         self.values = slots.value_lists(inputs.data.train[self.task.text[0]])
         self.left_out: dict[str, str] = {}   # metric -> why
-        for name in METRICS[self.task.name]:
+        for name in TEXT_STUDIES[self.task.name].scores:
             try:
                 score([name], ["a pub"], ["a pub by the river"], self.task)
             except ImportError as error:
@@ -135,35 +162,74 @@ class Writer:
                 "made_up": sum(one.made_up for one in checks) / fields}
 
     def _names(self) -> list[str]:
-        return [name for name in METRICS[self.task.name] if name not in self.left_out]
+        return [name for name in TEXT_STUDIES[self.task.name].scores if name not in self.left_out]
 
 
-def make(task: str, folder: Path | str | None = None, *, seeds: Sequence[int] = (0,), inputs: int = INPUTS,
-         backbone: str = BACKBONE, arms: Mapping[str, Method] | None = None, beams: Sequence[int] = BEAMS,
-         store: Store | None = None, on_run: Callable[[str, int, Mapping[str, float]], None] | None = None,
+@dataclass
+class _Trainer:
+    """The trainings of one study: arms at rates and seeds, each a run of the store."""
+
+    task: str
+    backbone: str
+    arms: Mapping[str, Method]
+    training: Mapping[str, Any]
+    rates: Sequence[float]
+    store: Store | None
+    grid: list[dict[str, Any]]   # every run that chose a rate, with its validation loss
+
+    def fit(self, arm: str, seed: int, rate: float) -> Run:
+        return fit(self.arms[arm], self.task, self.backbone, PROFILE, seed, progress=False, store=self.store,
+                   **{**self.training, "lr": rate})
+
+    def choose(self, arm: str, seed: int) -> float:
+        """The rate with the lowest loss on validation rows.
+
+        Raises:
+            DivergedError: at every rate of the grid.
+        """
+        if len(self.rates) < 2:
+            return float(self.rates[0])
+        losses: dict[float, float] = {}
+        for rate in self.rates:
+            with suppress(DivergedError):
+                losses[rate] = self.fit(arm, seed, rate).metrics["validation"]["loss"]
+            self.grid.append({"arm": arm, "seed": seed, "lr": rate, "loss": losses.get(rate)})
+        if not losses:
+            raise DivergedError(f"{arm} on {self.task} diverges at every rate of the grid; lower the rates")
+        return min(losses, key=losses.__getitem__)
+
+
+def make(task: str, folder: Path | str | None = None, *, seeds: int | None = None, inputs: int | None = None,
+         rates: Sequence[float] | None = None, backbone: str = BACKBONE, arms: Iterable[str] | None = None,
+         beams: Sequence[int] = BEAMS, store: Store | None = None, on_run: OnRun | None = None,
          **training: Any) -> texts.Texts:
     """Train every arm with every seed, write the test inputs out, keep scores and samples.
 
     Args:
-        folder: where the file goes; None takes figures/data of the checkout.  inputs: test inputs written out.
-        arms: name -> method; None takes ARMS.  beams: widths tried with the first arm of the first seed.
-        training: fields of `TrainConfig` beside TRAINING.  on_run: told of each run's scores.
+        folder: where the file goes; None takes figures/data of the checkout.  arms: some of ARMS, None for all.
+        seeds, inputs, rates: as in `TextStudy`; None takes the task's own.
+        beams: widths tried with the first arm of the first seed.  on_run: told of each run's scores.
+        training: fields of `TrainConfig` beside TRAINING; with an lr, that is the rate and no other is tried.
 
     Raises:
-        ValueError: a task whose samples have no licence named here.  FileNotFoundError: its rows are not there.
+        ValueError: a task that no texts are stored for.  FileNotFoundError: its rows are not there.
     """
-    if task not in LICENCE:
-        raise ValueError(f"texts are stored for {', '.join(LICENCE)}, not for {task!r}")
-    data = load_task(task)
+    if task not in TEXT_STUDIES:
+        raise ValueError(f"texts are stored for {', '.join(TEXT_STUDIES)}, not for {task!r}")
+    study, data = TEXT_STUDIES[task], load_task(task)
+    if rates is None:
+        rates = study.rates if "lr" not in training else ()
     training = {**TRAINING, "max_length": data.task.max_length, **training}
-    writer = Writer(Inputs(data, inputs), backbone)
-    stored: dict[str, Any] = {"about": _about(writer, training, seeds), "records": [],
+    trainer = _Trainer(task, backbone, ARMS, training, rates or (training["lr"],), store, [])
+    writer = Writer(Inputs(data, study.inputs if inputs is None else inputs), backbone)
+    many = range(study.seeds if seeds is None else seeds)
+    stored: dict[str, Any] = {"about": _about(writer, trainer, many), "records": [],
                               "samples": _samples(writer.inputs), "beams": {}}
 
-    def keep(arm: str, seed: int, run: Run | None) -> None:
+    def keep(arm: str, seed: int, rate: float | None, run: Run | None) -> None:
         written = writer.write(run)
-        stored["records"].append({"arm": arm, "seed": seed, **_of_run(run), **writer.judged(written)})
-        if seed == seeds[0]:
+        stored["records"].append({"arm": arm, "seed": seed, "lr": rate, **_of_run(run), **writer.judged(written)})
+        if seed == many[0]:
             for sample, text in zip(stored["samples"], written, strict=False):
                 sample["texts"][arm] = text
                 sample["checks"][arm] = asdict(slots.check(text, sample["source"], writer.values))
@@ -171,27 +237,30 @@ def make(task: str, folder: Path | str | None = None, *, seeds: Sequence[int] = 
         if on_run is not None:
             on_run(arm, seed, stored["records"][-1]["scores"])
 
-    keep(UNTRAINED, seeds[0], None)
-    for seed in seeds:
-        for arm, method in (arms or ARMS).items():
-            run = fit(method, task, backbone, PROFILE, seed, progress=False, store=store, **training)
-            keep(arm, seed, run)
+    keep(UNTRAINED, many[0], None, None)
+    chosen_by = {arm: RATE_OF.get(arm, arm) for arm in (ARMS if arms is None else arms)}
+    rate_of = {arm: trainer.choose(arm, many[0]) for arm in dict.fromkeys(chosen_by.values())}
+    for seed in many:
+        for arm, chooser in chosen_by.items():
+            run = trainer.fit(arm, seed, rate_of[chooser])
+            keep(arm, seed, rate_of[chooser], run)
             if not stored["beams"] and beams:
                 stored["beams"] = {"arm": arm, "widths": [_at_width(writer, run, width) for width in beams]}
     _save(stored, texts.path_of(task, folder))
     return texts.load(task, folder)
 
 
-def _about(writer: Writer, training: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _about(writer: Writer, trainer: _Trainer, seeds: Sequence[int]) -> dict[str, Any]:
     task, data = writer.task, writer.inputs.data
     folder = Path(writer.backbone)   # of a model in a folder, only its name
-    return {"task": task.name, "licence": LICENCE[task.name], "source": data.source,
+    count = writer.inputs.count
+    return {"task": task.name, "licence": TEXT_STUDIES[task.name].licence, "source": data.source,
             "backbone": folder.name if folder.is_absolute() else writer.backbone,
-            "profile": PROFILE, "training": training, "seeds": list(seeds), "inputs": len(writer.inputs.rows),
+            "profile": PROFILE, "training": trainer.training, "seeds": list(seeds), "inputs": len(writer.inputs.rows),
+            "rates": [*trainer.rates], "rate_of": RATE_OF, "grid": trainer.grid,
             "parts": writer.inputs.parts, "generation": {"num_beams": 1, "max_new_tokens": task.max_target},
             "human": writer.humans(), "left_out": writer.left_out, "machine": machine(),
-            "command": f"python -m lowrank_teach.texts {task.name} --seeds {len(seeds)} "
-                       f"--inputs {writer.inputs.count}"}
+            "command": f"python -m lowrank_teach.texts {task.name} --seeds {len(seeds)} --inputs {count}"}
 
 
 def _samples(inputs: Inputs) -> list[dict[str, Any]]:
