@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,8 +71,12 @@ def _print(stored: Any, new: Any) -> None:
 
 
 def _say(*values: Any) -> None:
-    """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks."""
+    """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks, scores of texts."""
     *where, run = values
-    words = "{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}"
-    name, score = run.score("validation")
-    print(f"{words.format(*where)}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)
+    words = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}").format(*where)
+    if isinstance(run, Mapping):
+        name, score = next(iter(run.items()))
+        print(f"{words}: {name} {score:.3f}", file=sys.stderr, flush=True)
+    else:
+        name, score = run.score("validation")
+        print(f"{words}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)

@@ -127,6 +127,12 @@ class Texts(Comparison):
         """Arm -> one score a seed, over all test inputs."""
         return {arm: [self.record(arm, seed)["scores"][name] for seed in self.seeds(arm)] for arm in self.arms}
 
+    def paired(self, arm: str, other: str, name: str) -> tuple[list[float], list[float]]:
+        """A score of each of two arms, for the seeds that both have."""
+        seeds = sorted(set(self.seeds(arm)) & set(self.seeds(other)))
+        return tuple([self.record(one, seed)["scores"][name] for seed in seeds]  # type: ignore[return-value]
+                     for one in (arm, other))
+
     def rows(self, arm: str, name: str, seed: int = 0, part: str | None = None) -> Array:
         """What `statistics` kept of each text (N, m), of one part of the inputs or of all."""
         rows = np.array(self.record(arm, seed)["statistics"][name], dtype=float)
@@ -186,10 +192,10 @@ def load(task: str = "e2e", folder: Path | str | None = None) -> Texts:
 
 def main() -> None:
     """The command line: which tasks, and how many seeds."""
-    from .studies import generation  # which imports this file
+    from .studies import generation, text_studies  # which import this file
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tasks", nargs="+", choices=tuple(generation.TEXT_STUDIES))
+    parser.add_argument("tasks", nargs="+", choices=tuple(text_studies.TEXT_STUDIES))
     parser.add_argument("--seeds", type=int, help="how many, from 0; the task's own where left out")
     parser.add_argument("--inputs", type=int, help="test inputs written out; the task's own where left out")
     parser.add_argument("--folder", type=Path, help="where the file goes; figures/data where left out")

@@ -21,6 +21,7 @@ from lowrank_teach.course import references_folder
 from lowrank_teach.drawings.ledger import LOOKS
 from lowrank_teach.methods import METHODS
 from lowrank_teach.models import BACKBONES
+from lowrank_teach.studies.text_studies import ARMS, TEXT_STUDIES
 from lowrank_teach.tasks import TASKS
 
 EVERY = [claim for all_ in claims.CLAIMS.values() for claim in all_]
@@ -286,16 +287,17 @@ def test_every_arm_that_a_claim_names_is_defined_and_read(monkeypatch, tmp_path)
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr(evidence, "runs", lambda arm, folder: asked.append(arm) or {})
     monkeypatch.setattr(evidence, "setting", lambda name, folder: "")
-    defined = {**studies.STUDIES, **studies.TASK_STUDIES}
+    defined = {name: one.arms for name, one in {**studies.STUDIES, **studies.TASK_STUDIES}.items()}
+    defined |= dict.fromkeys(TEXT_STUDIES, ARMS)
     seen = 0
     for claim in EVERY:
         if isinstance(claim, Compared) and isinstance(claim.measure, evidence.FromRuns):
             asked.clear()
-            with suppress(FileNotFoundError):   # the study over tasks is not read arm by arm
+            with suppress(FileNotFoundError):   # the study over tasks and the texts are not read arm by arm
                 claim.measure(tmp_path)
             assert set(asked) <= set(claim.measure.arms)
-            assert asked or claim.measure.arms[0][0] in studies.TASK_STUDIES
-            assert not [arm for arm in claim.measure.arms if arm[1] not in defined[arm[0]].arms]
+            assert asked or claim.measure.arms[0][0] not in studies.STUDIES
+            assert not [arm for arm in claim.measure.arms if arm[1] not in defined[arm[0]]]
             seen += len(claim.measure.arms)
     assert seen > 90
 

@@ -16,7 +16,7 @@ from lowrank_teach.methods import LoRA
 from lowrank_teach.models import load_backbone
 from lowrank_teach.run_config import RunConfig
 from lowrank_teach.runs import Store
-from lowrank_teach.studies import STUDIES, TASK_STUDIES, Arm, Study, TaskStudy
+from lowrank_teach.studies import STUDIES, TASK_STUDIES, Arm, Study, TaskStudy, generation, text_studies
 
 EVERY = [(f"{paper} {i}", claim) for paper, all_ in claims.CLAIMS.items() for i, claim in enumerate(all_, 1)]
 
@@ -69,9 +69,10 @@ def test_every_row_has_runs_or_says_why_not(key, claim):
         assert not isinstance(getattr(claim, "measure", None), evidence.FromRuns)
         return
     for study, arms in reproduction.behind(claim).items():
-        known = studies.TASK_STUDIES if study in studies.TASK_STUDIES else studies.STUDIES
+        known = {name: one.arms for name, one in {**studies.STUDIES, **studies.TASK_STUDIES}.items()}
+        known |= dict.fromkeys(text_studies.TEXT_STUDIES, text_studies.ARMS)
         assert arms
-        assert set(arms) <= set(known[study].arms)
+        assert set(arms) <= set(known[study])
 
 
 # ---- the plan -----------------------------------------------------------------------------------------------
@@ -104,6 +105,13 @@ def test_the_plan_of_the_stored_study_by_hand(key, tmp_path):
     control = key != "COLA 20"
     assert claims.plan(key, store=Store(tmp_path)).runs == 8 * ((9 + 5) if control and key != "AutoLoRA 22" else
                                                                  (9 + 5 + 6) if control else 18)
+
+
+@pytest.mark.parametrize(("key", "runs"), [("Delta-LoRA 27", 14), ("Delta-LoRA 29", 12), ("AutoLoRA 25", 14)])
+def test_the_plan_of_stored_texts_by_hand(key, runs, tmp_path):
+    """Two arms at three rates with seed 0 and four seeds more; a control has its five seeds and no grid."""
+    assert claims.plan(key, store=Store(tmp_path)).runs == runs
+    assert claims.plan(key, store=Store(tmp_path), lr=1e-3).runs == 10
 
 
 def test_where_there_is_nothing_to_train(tiny):
@@ -186,6 +194,23 @@ def test_the_plan_looks_for_the_runs_that_the_study_trains(tmp_path, monkeypatch
         studies.train("delta", tmp_path, seeds=[0], arms=["LoRA, rate × 1.5"])
     [(_, configs)] = reproduction._of_study("delta", ["LoRA, rate × 1.5"], 1, {})
     assert [config.key for config in configs] == asked
+
+
+def test_the_plan_looks_for_the_runs_of_stored_texts(tmp_path, monkeypatch):
+    asked = []
+
+    def fit(method, task, backbone, profile, seed, *, store, progress, **training):
+        asked.append(RunConfig(method, task, backbone, profile, seed, training).key)
+        raise StopIteration
+
+    monkeypatch.setattr(generation, "fit", fit)
+    trainer = generation._Trainer("e2e", text_studies.BACKBONE, text_studies.ARMS,
+                                  *text_studies.settings("e2e", {"steps": 2}), None, None)
+    with pytest.raises(StopIteration):
+        trainer.choose("Delta-LoRA", 0)
+    planned = dict(reproduction._of_texts("e2e", ["LoRA, α × 3"], 2, {"steps": 2}))
+    assert planned["Delta-LoRA"][0].key == asked[0]
+    assert [len(planned["Delta-LoRA"]), planned["LoRA, α × 3"]] == [3, [None, None]]
 
 
 def test_minutes_are_unknown_without_stored_runs(tmp_path):

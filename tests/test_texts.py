@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from lowrank_teach import drawings, slots, text_metrics, texts
+from lowrank_teach import claims, drawings, slots, text_metrics, texts
 from lowrank_teach.adapters import adapt
+from lowrank_teach.claims import HOLDS, NO_RUNS, OPEN, OPPOSITE, over_texts, verdict
 from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.methods import DeltaLoRA, LoRA
 from lowrank_teach.outcome import DivergedError
 from lowrank_teach.runs import Store
-from lowrank_teach.studies import generation
+from lowrank_teach.studies import generation, text_studies
 from lowrank_teach.tasks import task_here
 from lowrank_teach.toys import beams
 
@@ -368,6 +370,76 @@ def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
     with pytest.raises(DivergedError, match="LoRA on e2e diverges at every rate"):
         small_study(restaurants, tmp_path, monkeypatch, **{**values, "rates": (1.0, 2.0)})
 
+
+# -- claims on texts
+
+def scored(folder, left_out=(), **scores):
+    """The folder of the studies, with texts of two arms beside it: by each score, (ours, theirs) of each seed."""
+    records = [{"arm": arm, "seed": seed, "scores": {name: pairs[seed][i] for name, pairs in scores.items()}}
+               for i, arm in enumerate(("Delta-LoRA", "LoRA")) for seed in range(len(next(iter(scores.values()))))]
+    absent = [*left_out, *(name for name in over_texts.FIVE if name not in scores)]
+    about = {"task": "e2e", "backbone": "b", "training": {"steps": 2}, "inputs": 3, "rates": [1.0, 2.0], "parts": [],
+             "left_out": dict.fromkeys(absent, "why")}
+    generation._save({"about": about, "records": records, "samples": [], "beams": {}}, texts.path_of("e2e", folder))
+    return folder / "studies"
+
+
+def test_bleu_is_compared_seed_by_seed(tmp_path):
+    pairs = [(0.30, 0.20), (0.50, 0.41), (0.20, 0.12), (0.40, 0.29), (0.30, 0.18)]
+    claim = over_texts.bleu_claim("T1", "better", "Delta-LoRA", "LoRA")
+    row = claim.row("x", "y", scored(tmp_path, bleu=pairs))
+    assert row.differences == pytest.approx([10, 9, 8, 11, 12])
+    assert (row.verdict, row.unit) == (HOLDS, "BLEU")
+    assert row.ours == "Delta-LoRA: 34.0 ± 11.4; LoRA: 24.0 ± 11.3"
+    assert row.why == "b on e2e, 2 steps, 3 inputs, rates chosen on validation rows"
+    assert claim.row("x", "y", tmp_path / "none" / "studies").verdict == NO_RUNS
+    few = claim.row("x", "y", scored(tmp_path, bleu=pairs[:4]))
+    assert (few.verdict, few.why.split(";")[0]) == (NO_RUNS, "4 of 5 seeds")
+
+
+def test_every_score_is_as_good_as_the_lowest(tmp_path):
+    """In percent of the other's mean, so that scores of other scales stand beside each other."""
+    up, down = [(1.1, 1.0)] * 4 + [(1.2, 1.0)], [(9.0, 10.0)] * 4 + [(8.0, 10.0)]
+    claim = over_texts.every_score_claim("T1", "better", "Delta-LoRA", "LoRA")
+
+    def row(**scores):
+        return claim.row("x", "y", scored(tmp_path, **scores))
+
+    alike = row(bleu=up, nist=[(5 * a, 5 * b) for a, b in up])
+    assert alike.verdict == HOLDS
+    assert alike.differences == pytest.approx([10, 10, 10, 10, 20])
+    mixed = row(bleu=up, nist=down, meteor=up)
+    assert mixed.differences == pytest.approx([-10, -10, -10, -10, -20])
+    assert (mixed.verdict, mixed.ours) == (OPPOSITE, "lowest, by nist: −12.0 ± 4.47")
+    assert mixed.why.endswith("; bleu, nist, meteor")
+    assert mixed.interval[1] > verdict([*mixed.differences], ">")[1][1]    # three scores: a stricter high end
+    assert row(bleu=up, nist=down, left_out=["nist"]).verdict == HOLDS
+    assert row(bleu=up, nist=[(1.1, 1.0), (0.9, 1.0)] * 2 + [(1.0, 1.0)]).verdict == OPEN
+
+
+def test_the_runs_behind_a_claim_on_texts_are_made_again(restaurants, tmp_path, monkeypatch):
+    small_study(restaurants, tmp_path, monkeypatch, seeds=1)
+    before = texts.path_of("e2e", tmp_path).read_bytes()
+    own = text_studies.TEXT_STUDIES["e2e"]
+    monkeypatch.setitem(text_studies.TEXT_STUDIES, "e2e", replace(own, inputs=3, seeds=2, rates=(1e-3, 1e-2)))
+    for module, name in ((generation, "BACKBONE"), (generation.make, "__kwdefaults__")):
+        monkeypatch.setattr(module, name, str(restaurants) if name == "BACKBONE" else
+                            {**module.__kwdefaults__, "backbone": str(restaurants)})
+    monkeypatch.setattr(claims, "CLAIMS", {"P": (over_texts.bleu_claim("T1", "better", "Delta-LoRA", "LoRA"),)})
+    told, store = [], Store(tmp_path / "again")
+    again = claims.reproduce("P 1", store=store, stored=tmp_path / "studies", steps=2, batch_size=2,
+                             mixed_precision="no", on_run=lambda *found: told.append(found))
+    assert again.runs == len(list(store)) == 2 * (2 + 1)
+    assert (len(again.stored.differences), len(again.new.differences)) == (1, 2)
+    assert [(arm, seed, *found) for arm, seed, found in told[1:4]] == [
+        ("Delta-LoRA at 0.001", 0, "validation loss"), ("Delta-LoRA at 0.01", 0, "validation loss"),
+        ("LoRA at 0.001", 0, "validation loss")]
+    assert [told[0][:2], *(one[:2] for one in told[5:])] == [
+        ("not trained", 0), ("Delta-LoRA", 0), ("LoRA", 0), ("Delta-LoRA", 1), ("LoRA", 1)]
+    assert texts.path_of("e2e", tmp_path).read_bytes() == before
+
+
+# -- the command
 
 def test_a_task_that_no_texts_are_stored_for_is_refused(tmp_path):
     with pytest.raises(ValueError, match="e2e, webnlg, not for 'rt'"):

@@ -8,6 +8,7 @@ import statistics
 from . import identities
 from .evidence import FULL, Record, Value, between, each, mean_rank, ratio, seconds
 from .over_tasks import average_claim, most_claim
+from .over_texts import bleu_claim, every_score_claim
 from .reported import says
 from .rows import Beyond, Claim, Compared, Exact
 
@@ -95,4 +96,6 @@ CLAIMS: tuple[Claim, ...] = (
                   says("AutoLoRA: GLUE")),
     most_claim("T1", "AutoLoRA beats LoRA of rank 4 on more than half of the tasks", "AutoLoRA", "LoRA, r = 4",
                says("AutoLoRA: best"), "the paper: best of all methods on six of eight"),
+    bleu_claim("T2", "on E2E, AutoLoRA beats LoRA of rank 4 by BLEU, each at its best rate", "AutoLoRA", "LoRA"),
+    every_score_claim("T2", "on E2E, AutoLoRA beats LoRA of rank 4 by all five scores", "AutoLoRA", "LoRA"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import identities
 from .evidence import TURNED, Record, between, site_mean
 from .over_tasks import average_claim, every_claim
+from .over_texts import bleu_claim, every_score_claim
 from .reported import says
 from .rows import Beyond, Claim, Compared, Exact
 
@@ -65,4 +66,10 @@ CLAIMS: tuple[Claim, ...] = (
     every_claim("T4", "Delta-LoRA beats LoRA on every one of the GLUE tasks tried", "Delta-LoRA", "LoRA"),
     average_claim("control", "over tasks, Delta-LoRA beats LoRA at (1 + λ) α and the same rate, for λ = 0.5",
                   "Delta-LoRA", "LoRA, α × 1.5", note="our control, not the paper's"),
+    bleu_claim("T1", "on E2E, Delta-LoRA beats LoRA by BLEU, each at its best rate", "Delta-LoRA", "LoRA",
+               says("Delta-LoRA: E2E")),
+    every_score_claim("T1", "on E2E, Delta-LoRA beats LoRA by all five scores", "Delta-LoRA", "LoRA",
+                      says("Delta-LoRA: E2E")),
+    bleu_claim("control", "on E2E, Delta-LoRA beats LoRA at (1 + λ) α and the same rate by BLEU, for λ = 2",
+               "Delta-LoRA", "LoRA, α × 3", note="our control, not the paper's"),
 )

@@ -6,13 +6,12 @@ another draw of seeds would change on these tasks, not what other tasks would.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 
 from .. import studies
 from .evidence import FromRuns
 from .rows import Compared, Folder
-from .verdicts import LEVEL, SEEDS, Evidence, paired_bootstrap
+from .verdicts import Evidence, of_every
 
 STUDY = "side_by_side"
 GLUE = ("sst2", "stsb", "mrpc", "rte", "cola")   # of its tasks
@@ -45,24 +44,14 @@ def ahead_on_most(first: str, second: str) -> FromRuns:
 
 
 def ahead_on_every(first: str, second: str, tasks: Sequence[str]) -> FromRuns:
-    """The least difference over tasks, in points, and an interval for it.
-
-    Its low end is the lowest of the tasks' low ends: above zero only if every task's interval is. Its high end is the
-    lowest of their high ends, at level 1 − 0.05 / tasks: below zero only if some task speaks against the claim, with
-    a chance of 5 % at most over all tasks. Shown are the seeds of the task with the lowest mean.
-    """
+    """The least difference over tasks, in points, as `of_every`. Shown are the seeds of the lowest task."""
     def numbers(found: Found) -> Evidence:
         counted = found.telling(first, second, tasks)
         by_task = {task: found.differences(first, second, task) for task in counted}
         if not by_task:
             return Evidence((), {}, setting(found, tasks))
-        worst = min(by_task, key=lambda task: statistics.fmean(by_task[task]))
-        interval, fewest = None, min(map(len, by_task.values()))
-        if fewest >= SEEDS:
-            strict = 1 - (1 - LEVEL) / len(by_task)
-            interval = (min(paired_bootstrap(d)[0] for d in by_task.values()),
-                        min(paired_bootstrap(d, strict)[1] for d in by_task.values()))
-        shown = by_task[worst][:fewest]   # fewer than five on any task give no verdict
+        worst, interval = of_every(by_task)
+        shown = by_task[worst][:min(map(len, by_task.values()))]   # fewer than five on any task give no verdict
         return Evidence(shown, {f"lowest, on {worst}": shown}, setting(found, counted), interval)
 
     return _over(first, second, numbers)

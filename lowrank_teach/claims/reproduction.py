@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import studies
+from .. import studies, texts
 from ..run_config import RunConfig
 from ..runs import Store
+from ..studies import generation, text_studies
 from ..studies.definitions import BACKBONE, PROFILE, TASK, TRAINING
 from . import verdicts
 from .evidence import Arm, FromBench, FromRuns
+from .over_texts import folder_of
 from .rows import Beyond, Claim, Compared, Exact, Folder, Row
 
 OnRun = Callable[..., None]
@@ -106,17 +108,20 @@ def train_again(key: str, paper: str, claim: Claim, *, seeds: int | None = None,
     if why := nothing_to_train(claim):
         return Reproduction(before, before if isinstance(claim, Exact) else None, why)
     assert isinstance(claim, Compared)
-    with tempfile.TemporaryDirectory() as folder:
-        runs = 0
+    with tempfile.TemporaryDirectory() as place:
+        folder, runs = Path(place) / "studies", 0
         for study, arms in behind(claim).items():
             values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, **training}
-            if study in studies.TASK_STUDIES:
+            if study in text_studies.TEXT_STUDIES:
+                made = generation.make(study, folder_of(folder), seeds=seeds, beams=(), **values)
+                runs += len({(r["arm"], r["seed"], r["lr"]) for r in [*made.about["grid"], *made.records] if r["lr"]})
+            elif study in studies.TASK_STUDIES:
                 over = studies.train_across(study, studies.TASK_STUDIES[study], folder, seeds=seeds, **values)
                 runs += len({(r["task"], r["arm"], r["seed"], r["lr"]) for r in [*over.about["grid"], *over.records]})
             else:
                 runs += len(studies.train(study, folder, seeds=None if seeds is None else range(seeds),
                                           **values).records)
-        return Reproduction(before, claim.row(key, paper, Path(folder)), runs=runs)
+        return Reproduction(before, claim.row(key, paper, folder), runs=runs)
 
 
 def plan_again(claim: Claim, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
@@ -127,8 +132,8 @@ def plan_again(claim: Claim, *, seeds: int | None = None, store: Store | None = 
     assert isinstance(claim, Compared)
     store, runs, there, seconds = store or Store(), 0, 0, 0.0
     for study, arms in behind(claim).items():
-        over = study in studies.TASK_STUDIES
-        wanted = (_over_tasks if over else _of_study)(study, arms, seeds, training)
+        wanted = (_of_texts if study in text_studies.TEXT_STUDIES else
+                  _over_tasks if study in studies.TASK_STUDIES else _of_study)(study, arms, seeds, training)
         for arm, configs in wanted:
             known = sum((store.path(config.key) / "run.json").exists() for config in configs if config)
             runs, there = runs + len(configs), there + known
@@ -166,11 +171,34 @@ def _over_tasks(study: str, arms: list[str], seeds: int | None, training: dict[s
         yield arm, configs
 
 
+def _of_texts(study: str, arms: list[str], seeds: int | None, training: dict[str, Any]
+              ) -> Iterator[tuple[str, list[RunConfig | None]]]:
+    """Arm -> its runs; None for those whose rate is not chosen before the grid is trained."""
+    settled, rates = text_studies.settings(study, training)
+    many = text_studies.TEXT_STUDIES[study].seeds if seeds is None else seeds
+
+    def run(arm: str, seed: int, rate: float) -> RunConfig | None:
+        return RunConfig(text_studies.ARMS[arm], study, text_studies.BACKBONE, text_studies.PROFILE, seed,
+                         {**settled, "lr": rate})
+
+    if len(rates) == 1:
+        for arm in arms:
+            yield arm, [run(arm, seed, rates[0]) for seed in range(many)]
+        return
+    choosing = dict.fromkeys(text_studies.RATE_OF.get(arm, arm) for arm in arms)
+    for arm in dict.fromkeys([*arms, *choosing]):
+        tried = [run(arm, 0, rate) for rate in rates] if arm in choosing else []
+        yield arm, tried + [None] * ((many - (arm in choosing)) if arm in arms else 0)
+
+
 def _seconds(arm: Arm, stored: Folder) -> float:
     """Mean seconds of a stored run of an arm; nan where there is none."""
-    over = arm[0] in studies.TASK_STUDIES
     try:
-        found = (studies.load_across if over else studies.load)(arm[0], stored).of(arm[1])
+        if arm[0] in text_studies.TEXT_STUDIES:
+            found = texts.load(arm[0], folder_of(stored)).of(arm[1])
+        else:
+            over = arm[0] in studies.TASK_STUDIES
+            found = (studies.load_across if over else studies.load)(arm[0], stored).of(arm[1])
     except FileNotFoundError:
         found = []
     return statistics.fmean(r["seconds"]["total"] for r in found) if found else float("nan")

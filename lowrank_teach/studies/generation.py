@@ -12,9 +12,10 @@ command goes on. Of the data only the samples are copied, with the licence besid
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .. import slots, texts
 from ..experiment import fit
 from ..features import encode
 from ..live import smooth
-from ..methods import AutoLoRA, DeltaLoRA, LoRA, Method
+from ..methods import Method
 from ..metrics import score
 from ..models import load_backbone
 from ..outcome import DivergedError
@@ -35,45 +36,12 @@ from ..runs import Run, Store, machine
 from ..sites import find_sites, matrix_of
 from ..tasks import TaskData, load_task
 from ..writing import Generation, generate
-from .over_tasks import RATES
+from .text_studies import ARMS, BACKBONE, PROFILE, RATE_OF, TEXT_STUDIES, settings
 
-OnRun = Callable[[str, int, Mapping[str, float]], None]   # arm, seed, scores
+OnRun = Callable[[str, int, Mapping[str, float]], None]   # arm, seed, what was measured
 
-BACKBONE, PROFILE, UNTRAINED = "smollm2-135m", "laptop", "not trained"
-# equal s = α/r everywhere but in the control; Delta-LoRA's closed form, since a small step of W rounds away in bf16
-ARMS: dict[str, Method] = {
-    "LoRA": LoRA(r=4, lora_alpha=8.0),
-    "Delta-LoRA": DeltaLoRA(r=4, lora_alpha=8.0, lam=2.0, form="lazy"),
-    "AutoLoRA": AutoLoRA(r=8, lora_alpha=16.0, search_steps=8, eta_beta=0.02),
-    "LoRA, α × 3": LoRA(r=4, lora_alpha=24.0),
-}
-TRAINING: dict[str, Any] = {"steps": 60, "batch_size": 8, "lr": 2e-3, "n_train": 8000, "n_validation": 64,
-                            "n_test": 64, "mixed_precision": "bf16"}
-RATE_OF = {"LoRA, α × 3": "Delta-LoRA"}   # what Delta-LoRA equals with K = 0, at the same rate
+UNTRAINED = "not trained"
 SAMPLES, BEAMS = 12, (1, 2, 4)   # inputs shown with their texts, widths tried on these
-
-
-@dataclass(frozen=True)
-class TextStudy:
-    """What is made of one task.
-
-    licence: of the samples.  scores: names of `text_metrics`.  inputs: test inputs written out.  seeds: how many.
-    rates: a grid of learning rates, from which one is chosen with the first seed; empty for that of TRAINING.
-    """
-
-    licence: str
-    scores: tuple[str, ...]
-    inputs: int
-    seeds: int = 1
-    rates: tuple[float, ...] = ()
-
-
-TEXT_STUDIES = {
-    "e2e": TextStudy("E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
-                     ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), inputs=40, seeds=5, rates=RATES),
-    "webnlg": TextStudy("WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0",
-                        ("bleu", "meteor", "ter"), inputs=32),
-}
 
 
 @torch.no_grad()
@@ -175,7 +143,8 @@ class _Trainer:
     training: Mapping[str, Any]
     rates: Sequence[float]
     store: Store | None
-    grid: list[dict[str, Any]]   # every run that chose a rate, with its validation loss
+    on_run: OnRun | None
+    grid: list[dict[str, Any]] = field(default_factory=list)   # runs that chose a rate, with their validation loss
 
     def fit(self, arm: str, seed: int, rate: float) -> Run:
         return fit(self.arms[arm], self.task, self.backbone, PROFILE, seed, progress=False, store=self.store,
@@ -194,9 +163,14 @@ class _Trainer:
             with suppress(DivergedError):
                 losses[rate] = self.fit(arm, seed, rate).metrics["validation"]["loss"]
             self.grid.append({"arm": arm, "seed": seed, "lr": rate, "loss": losses.get(rate)})
+            self.say(f"{arm} at {rate:g}", seed, {"validation loss": losses.get(rate, math.inf)})
         if not losses:
             raise DivergedError(f"{arm} on {self.task} diverges at every rate of the grid; lower the rates")
         return min(losses, key=losses.__getitem__)
+
+    def say(self, arm: str, seed: int, found: Mapping[str, float]) -> None:
+        if self.on_run is not None:
+            self.on_run(arm, seed, found)
 
 
 def make(task: str, folder: Path | str | None = None, *, seeds: int | None = None, inputs: int | None = None,
@@ -208,7 +182,8 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
     Args:
         folder: where the file goes; None takes figures/data of the checkout.  arms: some of ARMS, None for all.
         seeds, inputs, rates: as in `TextStudy`; None takes the task's own.
-        beams: widths tried with the first arm of the first seed.  on_run: told of each run's scores.
+        beams: widths tried with the first arm of the first seed.
+        on_run: told of a run's scores, in the grid of its validation loss.
         training: fields of `TrainConfig` beside TRAINING; with an lr, that is the rate and no other is tried.
 
     Raises:
@@ -217,10 +192,8 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
     if task not in TEXT_STUDIES:
         raise ValueError(f"texts are stored for {', '.join(TEXT_STUDIES)}, not for {task!r}")
     study, data = TEXT_STUDIES[task], load_task(task)
-    if rates is None:
-        rates = study.rates if "lr" not in training else ()
-    training = {**TRAINING, "max_length": data.task.max_length, **training}
-    trainer = _Trainer(task, backbone, ARMS, training, rates or (training["lr"],), store, [])
+    training, own = settings(task, training)
+    trainer = _Trainer(task, backbone, ARMS, training, rates or own, store, on_run)
     writer = Writer(Inputs(data, study.inputs if inputs is None else inputs), backbone)
     many = range(study.seeds if seeds is None else seeds)
     stored: dict[str, Any] = {"about": _about(writer, trainer, many), "records": [],
@@ -234,8 +207,7 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
                 sample["texts"][arm] = text
                 sample["checks"][arm] = asdict(slots.check(text, sample["source"], writer.values))
         _save(stored, texts.path_of(task, folder))
-        if on_run is not None:
-            on_run(arm, seed, stored["records"][-1]["scores"])
+        trainer.say(arm, seed, stored["records"][-1]["scores"])
 
     keep(UNTRAINED, many[0], None, None)
     chosen_by = {arm: RATE_OF.get(arm, arm) for arm in (ARMS if arms is None else arms)}

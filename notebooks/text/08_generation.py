@@ -363,7 +363,7 @@ course.readable(table, "scores", **dict.fromkeys(scorers, "{:.2f}"))
 # Then the stored texts. All but NIST and CIDEr lie between 0 and 1; TER is the only one where low is good.
 
 # %%
-names_of = [name for name in generation.METRICS["e2e"] if name not in e2e.about["left_out"]]
+names_of = list(e2e.record("LoRA")["scores"])
 board = pd.DataFrame({
     name: {arm: np.mean(values) for arm, values in e2e.scores(name).items()} for name in names_of
 })
