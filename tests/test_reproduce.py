@@ -207,7 +207,7 @@ def test_the_plan_looks_for_the_runs_of_stored_texts(tmp_path, monkeypatch):
     trainer = generation._Trainer("e2e", text_studies.BACKBONE, text_studies.ARMS,
                                   *text_studies.settings("e2e", {"steps": 2}), None, None)
     with pytest.raises(StopIteration):
-        trainer.choose("Delta-LoRA", 0)
+        trainer.choose("Delta-LoRA", 0, lambda run: 0.0)
     planned = dict(reproduction._of_texts("e2e", ["LoRA, α × 3"], 2, {"steps": 2}))
     assert planned["Delta-LoRA"][0].key == asked[0]
     assert [len(planned["Delta-LoRA"]), planned["LoRA, α × 3"]] == [5, [None, None]]

@@ -338,20 +338,40 @@ def test_texts_are_made_kept_and_read_back(restaurants, tmp_path, monkeypatch):
     assert "python -m lowrank_teach.texts e2e --seeds 2 --inputs 3" in stored.line()
 
 
-def test_each_arm_takes_the_rate_with_the_lowest_validation_loss(restaurants, tmp_path, monkeypatch):
-    """A control takes that of the arm it is held against; runs of the grid are not trained twice."""
-    values = {"arms": ["LoRA", "LoRA, α × 3"], "lr": 1e-2, "beams": ()}
-    alone = small_study(restaurants, tmp_path, monkeypatch, **values)
+def test_each_arm_takes_the_rate_whose_texts_score_best(restaurants, tmp_path, monkeypatch):
+    """On validation inputs, whatever the loss says; a control takes the rate of the arm it is held against."""
+    values = {"arms": ["LoRA", "LoRA, α × 3"], "beams": ()}
+    alone = small_study(restaurants, tmp_path, monkeypatch, lr=1e-2, **values)
     assert (alone.about["rates"], alone.about["grid"]) == ([1e-2], [])
-    del values["lr"]
+    asked = []
+
+    def headline(writer, run):
+        asked.append(writer.inputs.split)
+        method, rate = run.config["method"]["method"], run.config["training"]["lr"]
+        return {("lora", 1e-4): 0.2, ("lora", 1e-2): 0.1, ("delta_lora", 1e-4): 0.3, ("delta_lora", 1e-2): 0.3}[
+            method, rate]
+
+    monkeypatch.setattr(generation.Writer, "headline", headline)
     stored = small_study(restaurants, tmp_path, monkeypatch, rates=(1e-4, 1e-2), **values)
-    grid = {(one["arm"], one["lr"]): one["loss"] for one in stored.about["grid"]}
+    grid = {(one["arm"], one["lr"]): (one["score"], one["loss"]) for one in stored.about["grid"]}
+    assert set(asked) == {"validation"}
     assert list(grid) == [("LoRA", 1e-4), ("LoRA", 1e-2), ("Delta-LoRA", 1e-4), ("Delta-LoRA", 1e-2)]
-    best = {arm: min((1e-4, 1e-2), key=lambda rate, arm=arm: grid[arm, rate]) for arm in ("LoRA", "Delta-LoRA")}
+    assert grid["LoRA", 1e-4][1] > grid["LoRA", 1e-2][1]   # and yet its texts score better
+    tie = min((1e-4, 1e-2), key=lambda rate: grid["Delta-LoRA", rate][1])
     used = {(record["arm"], record["lr"]) for record in stored.records[1:]}
-    assert used == {("LoRA", best["LoRA"]), ("LoRA, α × 3", best["Delta-LoRA"])}
-    assert stored.record("LoRA", 0)["validation"]["loss"] == grid["LoRA", best["LoRA"]]
-    assert grid["LoRA", 1e-4] != grid["LoRA", 1e-2]
+    assert used == {("LoRA", 1e-4), ("LoRA, α × 3", tie)}
+    assert stored.record("LoRA", 0)["validation"]["loss"] == grid["LoRA", 1e-4][1]
+
+
+def test_the_headline_is_the_bleu_of_what_is_written(restaurants, tmp_path, monkeypatch):
+    from lowrank_teach.tasks import load_task
+
+    small_study(restaurants, tmp_path, monkeypatch, seeds=1, beams=(), arms=["LoRA"])
+    [run] = Store(tmp_path / "runs")
+    writer = generation.Writer(generation.Inputs(load_task("e2e"), 3, "validation"), str(restaurants))
+    assert writer.headline(run) == text_metrics.bleu(writer.write(run), writer.inputs.references)
+    with pytest.raises(ValueError, match="has no test rows"):
+        _ = generation.Inputs(replace(load_task("e2e"), test=None), 3).rows
 
 
 def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
@@ -365,7 +385,7 @@ def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "fit", breaks)
     values = {"arms": ["LoRA"], "seeds": 1, "beams": (), "lr": 1e-4, "rates": (1e-4, 1.0)}
     stored = small_study(restaurants, tmp_path, monkeypatch, **values)
-    assert stored.about["grid"][1] == {"arm": "LoRA", "seed": 0, "lr": 1.0, "loss": None}
+    assert stored.about["grid"][1] == {"arm": "LoRA", "seed": 0, "lr": 1.0, "score": None, "loss": None}
     assert stored.record("LoRA")["lr"] == 1e-4
     with pytest.raises(DivergedError, match="LoRA on e2e diverges at every rate"):
         small_study(restaurants, tmp_path, monkeypatch, **{**values, "rates": (1.0, 2.0)})
@@ -432,8 +452,8 @@ def test_the_runs_behind_a_claim_on_texts_are_made_again(restaurants, tmp_path, 
     assert again.runs == len(list(store)) == 2 * (2 + 1)
     assert (len(again.stored.differences), len(again.new.differences)) == (1, 2)
     assert [(arm, seed, *found) for arm, seed, found in told[1:4]] == [
-        ("Delta-LoRA at 0.001", 0, "validation loss"), ("Delta-LoRA at 0.01", 0, "validation loss"),
-        ("LoRA at 0.001", 0, "validation loss")]
+        ("Delta-LoRA at 0.001", 0, "validation score"), ("Delta-LoRA at 0.01", 0, "validation score"),
+        ("LoRA at 0.001", 0, "validation score")]
     assert [told[0][:2], *(one[:2] for one in told[5:])] == [
         ("not trained", 0), ("Delta-LoRA", 0), ("LoRA", 0), ("Delta-LoRA", 1), ("LoRA", 1)]
     assert texts.path_of("e2e", tmp_path).read_bytes() == before

@@ -3,16 +3,15 @@
     python -m lowrank_teach.texts e2e webnlg    # with LOWRANK_TEACH_DATA naming the folder of their rows
 
 Every training is a run of the store; what it learned is then added to the pretrained matrices, and the test inputs
-are written out greedily. Where a study has a grid of rates, each arm takes the one with the lowest loss on validation
-rows. The file of a task is written anew after each run, so an interrupted study keeps what it has, and the same
-command goes on. Of the data only the samples are copied, with the licence beside them. What is stored is read by
-`lowrank_teach.texts`.
+are written out greedily. Where a study has a grid of rates, each arm takes the one whose texts for validation inputs
+score best; their validation loss is kept too, since it may say otherwise. The file of a task is written anew after
+each run, so an interrupted study keeps what it has, and the same command goes on. Of the data only the samples are
+copied, with the licence beside them. What is stored is read by `lowrank_teach.texts`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -54,19 +53,20 @@ def deploy(model: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]]) -> No
 
 @dataclass
 class Inputs:
-    """The first test inputs of a task, with all references of each."""
+    """The first test inputs of a task, or validation inputs, with all references of each."""
 
     data: TaskData
     count: int
+    split: str = "test"
 
     @cached_property
     def rows(self) -> Any:
         """One row an input, its references in the column "references"."""
-        task, test = self.data.task, self.data.test
-        if test is None:
-            raise ValueError(f"{task.name} has no test rows to write texts for")
-        wanted = test.groupby(task.group, sort=False)[task.label].agg(list)
-        first = test.drop_duplicates(task.group).head(self.count).reset_index(drop=True)
+        task, rows = self.data.task, getattr(self.data, self.split)
+        if rows is None:
+            raise ValueError(f"{task.name} has no {self.split} rows to write texts for")
+        wanted = rows.groupby(task.group, sort=False)[task.label].agg(list)
+        first = rows.drop_duplicates(task.group).head(self.count).reset_index(drop=True)
         return first.assign(references=[wanted[group] for group in first[task.group]])
 
     @property
@@ -121,6 +121,11 @@ class Writer:
         return {"scores": found, "statistics": sums,
                 "slots": [[len(one.missing), one.made_up, one.slots] for one in checks]}
 
+    def headline(self, run: Run) -> float:
+        """The first of the task's scores, of what a run writes."""
+        name = TEXT_STUDIES[self.task.name].scores[0]
+        return score([name], self.write(run), self.inputs.references, self.task)[name]
+
     def humans(self) -> dict[str, float]:
         """What the rule of `slots` says of the references themselves, as shares of the fields there are."""
         checks = [slots.check(text, source, self.values)
@@ -144,29 +149,32 @@ class _Trainer:
     rates: Sequence[float]
     store: Store | None
     on_run: OnRun | None
-    grid: list[dict[str, Any]] = field(default_factory=list)   # runs that chose a rate, with their validation loss
+    grid: list[dict[str, Any]] = field(default_factory=list)   # runs that chose a rate, with score and loss
 
     def fit(self, arm: str, seed: int, rate: float) -> Run:
         return fit(self.arms[arm], self.task, self.backbone, PROFILE, seed, progress=False, store=self.store,
                    **{**self.training, "lr": rate})
 
-    def choose(self, arm: str, seed: int) -> float:
-        """The rate with the lowest loss on validation rows.
+    def choose(self, arm: str, seed: int, worth: Callable[[Run], float]) -> float:
+        """The rate whose run is worth most; where runs tie, the one with the lower validation loss.
 
         Raises:
             DivergedError: at every rate of the grid.
         """
         if len(self.rates) < 2:
             return float(self.rates[0])
-        losses: dict[float, float] = {}
+        found: dict[float, tuple[float, float]] = {}
         for rate in self.rates:
+            tried: dict[str, Any] = {"arm": arm, "seed": seed, "lr": rate, "score": None, "loss": None}
             with suppress(DivergedError):
-                losses[rate] = self.fit(arm, seed, rate).metrics["validation"]["loss"]
-            self.grid.append({"arm": arm, "seed": seed, "lr": rate, "loss": losses.get(rate)})
-            self.say(f"{arm} at {rate:g}", seed, {"validation loss": losses.get(rate, math.inf)})
-        if not losses:
+                run = self.fit(arm, seed, rate)
+                tried |= {"score": worth(run), "loss": run.metrics["validation"]["loss"]}
+                found[rate] = tried["score"], -tried["loss"]
+                self.say(f"{arm} at {rate:g}", seed, {"validation score": tried["score"]})
+            self.grid.append(tried)
+        if not found:
             raise DivergedError(f"{arm} on {self.task} diverges at every rate of the grid; lower the rates")
-        return min(losses, key=losses.__getitem__)
+        return max(found, key=found.__getitem__)
 
     def say(self, arm: str, seed: int, found: Mapping[str, float]) -> None:
         if self.on_run is not None:
@@ -183,7 +191,7 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
         folder: where the file goes; None takes figures/data of the checkout.  arms: some of ARMS, None for all.
         seeds, inputs, rates: as in `TextStudy`; None takes the task's own.
         beams: widths tried with the first arm of the first seed.
-        on_run: told of a run's scores, in the grid of its validation loss.
+        on_run: told of a run's scores, in the grid of that on validation inputs.
         training: fields of `TrainConfig` beside TRAINING; with an lr, that is the rate and no other is tried.
 
     Raises:
@@ -194,7 +202,8 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
     study, data = TEXT_STUDIES[task], load_task(task)
     training, own = settings(task, training)
     trainer = _Trainer(task, backbone, ARMS, training, rates or own, store, on_run)
-    writer = Writer(Inputs(data, study.inputs if inputs is None else inputs), backbone)
+    count = study.inputs if inputs is None else inputs
+    writer, judge = (Writer(Inputs(data, count, split), backbone) for split in ("test", "validation"))
     many = range(study.seeds if seeds is None else seeds)
     stored: dict[str, Any] = {"about": _about(writer, trainer, many), "records": [],
                               "samples": _samples(writer.inputs), "beams": {}}
@@ -211,7 +220,7 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
 
     keep(UNTRAINED, many[0], None, None)
     chosen_by = {arm: RATE_OF.get(arm, arm) for arm in (ARMS if arms is None else arms)}
-    rate_of = {arm: trainer.choose(arm, many[0]) for arm in dict.fromkeys(chosen_by.values())}
+    rate_of = {arm: trainer.choose(arm, many[0], judge.headline) for arm in dict.fromkeys(chosen_by.values())}
     for seed in many:
         for arm, chooser in chosen_by.items():
             run = trainer.fit(arm, seed, rate_of[chooser])
