@@ -756,6 +756,7 @@ course.readable(claims.table("Delta-LoRA"), "claims")
 
 # %% [markdown]
 # **Not measured here:** GPT-2, BART and RoBERTa on E2E, WebNLG, XSum and GLUE, and trainings of the paper's length.
+# The rows on E2E are of a smaller model and a short training; notebook 08 shows its texts.
 #
 # ## 13 · What to take along
 #

@@ -23,7 +23,7 @@
 import numpy as np
 import pandas as pd
 
-from lowrank_teach import claims, course, drawings, plots, studies
+from lowrank_teach import claims, course, drawings, plots, studies, texts
 from lowrank_teach.exercises import exercise, reveal, solution
 
 ledger = claims.ledger()
@@ -58,11 +58,14 @@ for defined, load in kinds:
             records = []
         tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
         stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
+e2e = texts.load("e2e")  # and of what models wrote, notebook 08
+stored["e2e"] = {"question": "Which method writes the better texts?", "arms": len(e2e.arms) - 1,
+                 "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
 course.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
 
 # %% [markdown]
 # One line trains a study again, seed by seed: `studies.train("chain")`, or `lowrank-teach study chain` in a
-# terminal. Every verdict below then follows by itself.
+# terminal (for texts, `python -m lowrank_teach.texts e2e`). Every verdict below then follows by itself.
 #
 # ## 2 · The idea in one picture
 #
@@ -258,7 +261,8 @@ course.readable(claims.table("LoRA"), "lora")
 course.readable(claims.table("COLA"), "cola")
 
 # %% [markdown]
-# Mind the setting in the last column: a small sentence encoder and a short training, not the model of the paper.
+# Mind the setting in the last column: a small sentence encoder, or for texts a small causal model, and a short
+# training; not the model of the paper.
 # A verdict here is about the *direction* of a claim in that setting.
 
 # %%
