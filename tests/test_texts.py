@@ -237,6 +237,23 @@ def test_more_inputs_leave_less_open():
     picture_checks.a_slider_moves(picture, picture.controls[0])
 
 
+def test_every_bar_lies_within_the_axes_wherever_the_slider_stands():
+    """The widest bars are not always those of the fewest inputs, nor is their middle."""
+    stored = stored_texts(shift=0.3)
+    rows = np.array(stored.record("other")["statistics"]["ter"])
+    rows[20:30, 0] += 30
+    stored.record("other")["statistics"]["ter"] = rows.tolist()
+    picture = HowManyInputs(stored, ["LoRA", "other"], "ter")
+    few = picture.arrays(n=10)["differences"]
+    for n in range(10, 41, 5):
+        found = picture.arrays(n=n)
+        for ax, name in zip(picture.axes, ("scores", "differences"), strict=True):
+            low, high = ax.get_xlim()
+            assert low < found[name][:, 1:].min()
+            assert high > found[name][:, 1:].max()
+    assert picture.arrays(n=30)["differences"][0, 2] > 2 * few[0, 2]
+
+
 def test_with_all_inputs_the_slider_agrees_with_the_figure():
     stored = stored_texts(shift=0.3)
     picture = HowManyInputs(stored, ["LoRA", "other"], "ter")

@@ -42,16 +42,18 @@ class HowManyInputs(Picture):
                 self.bars += ax.plot([0, 0], [y, y], color=color, linewidth=3, solid_capstyle="butt")
                 self.dots += ax.plot([0], [y], marker, color=color, markersize=9, markeredgecolor="white")
             ax.set_ylim(len(arms) - 0.5, -0.5)
-        name = self.score.upper()
+        score = self.score.upper()
         self.axes[0].set_yticks(range(len(self.arms)), self.arms)
         self.axes[1].set_yticks(range(len(self.arms) - 1), [f"{arm} − {self.arms[0]}" for arm in self.arms[1:]])
         self.axes[1].axvline(0, color=style.GREY, linestyle="--", linewidth=1.2)
-        widest = self.arrays(n=self.controls[0].low)
-        for ax, found in zip(self.axes, (widest["scores"], widest["differences"]), strict=True):
-            low, high = found[:, 1].min(), found[:, 2].max()
+        n = self.controls[0]
+        everywhere = [self.arrays(n=at) for at in {*range(int(n.low), int(n.high), int(n.step)), int(n.high)}]
+        for ax, name in zip(self.axes, ("scores", "differences"), strict=True):
+            ends = np.concatenate([found[name][:, 1:] for found in everywhere])
+            low, high = ends.min(), ends.max()
             ax.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        style.dress(self.axes[0], f"{name} of the first n inputs", "")
-        style.dress(self.axes[1], f"difference in {name}", "")
+        style.dress(self.axes[0], f"{score} of the first n inputs", "")
+        style.dress(self.axes[1], f"difference in {score}", "")
         for ax in self.axes:
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))   # more would touch
         return [*self.bars, *self.dots]

@@ -319,14 +319,15 @@ plots.show(
 # %%
 grid = pd.DataFrame(e2e.about["grid"]).rename(columns={"score": "BLEU"})
 tried = {what: grid.pivot(index="arm", columns="lr", values=what) for what in ("BLEU", "loss")}
-rates = pd.DataFrame({f"{arm}, {what}": table.loc[arm]
-                      for arm in dict.fromkeys(grid["arm"]) for what, table in tried.items()}).T
+by_rate = pd.DataFrame({f"{arm}, {what}": table.loc[arm]
+                        for arm in dict.fromkeys(grid["arm"]) for what, table in tried.items()}).T
 taken = {arm: e2e.record(arm)["lr"] for arm in trained_arms}
 print("taken:", ", ".join(f"{arm} {rate:g}" for arm, rate in taken.items()))
 print("by loss it would be:", tried["loss"].idxmin(axis=1).to_dict())
 assert all(tried["BLEU"].loc[arm].idxmax() == taken[arm] for arm in tried["BLEU"].index)
-course.readable(rates.rename(columns="{:g}".format).rename_axis("validation, by rate"), "rates",
-                **dict.fromkeys(map("{:g}".format, rates), "{:.3f}"))
+by_rate.columns = [f"{rate:g}" for rate in by_rate]
+course.readable(by_rate.rename_axis("validation, by rate"), "rates",
+                **dict.fromkeys(by_rate, "{:.3f}"))
 
 # %% [markdown]
 # The loss asks for the next word of what a person wrote. BLEU reads what the model wrote, when it went on from its
@@ -377,13 +378,14 @@ course.readable(table, "scores", **dict.fromkeys(scorers, "{:.2f}"))
 #
 # ### Scores
 #
-# Then the stored texts. All but NIST and CIDEr lie between 0 and 1; TER is the only one where low is good.
+# Then the stored texts, each score a mean over seeds. All but NIST and CIDEr lie between 0 and 1; TER is the only one
+# where low is good.
 
 # %%
 names_of = list(e2e.record("LoRA")["scores"])
 board = pd.DataFrame({
     name: {arm: np.mean(values) for arm, values in e2e.scores(name).items()} for name in names_of
-})  # means over seeds
+})
 print("left out here:", e2e.about["left_out"] or "nothing")
 course.readable(board.rename_axis("E2E"), "board", **dict.fromkeys(names_of, "{:.3f}"))
 
@@ -448,6 +450,10 @@ for arm, (low, high) in over_seeds.items():
           f"{by_seed[arm][0]:+.1f}, over inputs [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]")
 
 # %% [markdown]
+# Look at Delta-LoRA. Seed 0 alone would have convicted it: over inputs, its interval lies wholly below zero. Two of
+# the five seeds lie above. The inputs were drawn anew, the training was not; and trainings differ by more than the
+# choice of inputs does.
+#
 # ### Samples, side by side
 #
 # The data, two of the references, and what each method wrote. **Bold**: a value of the data, said. ~~Struck out~~: a
@@ -569,9 +575,9 @@ assert np.allclose(knob.arrays(n=knob.count_of_inputs)["differences"],
 widgets.explore(knob)
 
 # %% [markdown]
-# Bars shrink with the root of $n$: four times as many inputs for half the width. Does a difference leave zero at
-# some $n$, and stay away from there on? Take Delta-LoRA's with all inputs: if score and spread stayed what they are,
-# how many inputs would it take? And watch the points: for which $n$ is AutoLoRA ahead of LoRA?
+# Bars shrink with the root of $n$: four times as many inputs for half the width. From which $n$ on does Delta-LoRA's
+# difference stay away from zero? Then look at section 8 again: which of its seeds would more inputs have brought to
+# light? And watch the points: for which $n$ is AutoLoRA ahead of LoRA?
 #
 # ## 11 · Exercises
 #
@@ -624,9 +630,9 @@ course.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="{:
                 low="{:+.3f}", high="{:+.3f}")
 
 # %% [markdown]
-# Read Delta-LoRA's rows together with those of the control. Where the two go the same way, up or down, it is the
-# larger step that speaks, as in notebook 05. Did the arm with the lowest training loss write the texts with the best
-# scores?
+# "No" in the last column and "not separable here" above do not contradict each other: the first is about two trained
+# models, the second about two methods. Where Delta-LoRA and the control go the same way, up or down, it is the larger
+# step that speaks, as in notebook 05. Did the arm with the lowest loss write the texts with the best scores?
 #
 # ## 13 · What to take along
 #
@@ -636,8 +642,8 @@ course.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="{:
 # - Count slot errors beside scores: what is missing, what is made up. Hold the rule against people first.
 # - A score belongs to its search (greedy, beams) and to its test inputs; draw the inputs anew to see how much is
 #   open, and remember that the seed of the training is not in that interval.
-# - In five seeds of a short training on E2E, neither Delta-LoRA nor AutoLoRA is told apart from LoRA. That says nothing
-#   about GPT-2 and long trainings. The control that Delta-LoRA needs, LoRA at $(1 + λ) α$, belongs beside it on text as
-#   well.
+# - In five seeds of a short training on E2E, neither Delta-LoRA nor AutoLoRA is told apart from LoRA. That says
+#   nothing about GPT-2 and long trainings. The control that Delta-LoRA needs, LoRA at $(1 + λ) α$, belongs beside it
+#   on text as well.
 #
 # **Next question:** and for tags, and for style? `09_more_tasks`.
