@@ -453,8 +453,8 @@ for arm, (low, high) in over_seeds.items():
 
 # %% [markdown]
 # Look at Delta-LoRA. Seed 0 alone would have convicted it: over inputs, its interval lies wholly below zero. Two of
-# the five seeds lie above. The inputs were drawn anew, the training was not; and trainings differ by more than the
-# choice of inputs does.
+# the five seeds lie above. The inputs were drawn anew, the training was not. For AutoLoRA it is the other way round:
+# its trainings agree with LoRA's, and the inputs leave more open.
 #
 # And the choice of the rate? LoRA was also trained at the one that the loss prefers, with the same seeds.
 
@@ -576,7 +576,7 @@ drawings.texts_in_rows(
 # ## 10 · Play
 #
 # How many test inputs does a comparison need? The slider takes the first $n$ of the stored inputs, and draws them
-# anew at each move.
+# anew at each move; the trainings are those of seed 0.
 
 # %%
 knob = explorers.HowManyInputs(e2e, trained_arms)
