@@ -129,9 +129,9 @@ class Texts(Comparison):
 
     def paired(self, arm: str, other: str, name: str) -> tuple[list[float], list[float]]:
         """A score of each of two arms, for the seeds that both have."""
-        seeds = sorted(set(self.seeds(arm)) & set(self.seeds(other)))
-        return tuple([self.record(one, seed)["scores"][name] for seed in seeds]  # type: ignore[return-value]
-                     for one in (arm, other))
+        a, b = ({record["seed"]: record["scores"][name] for record in self.of(one)} for one in (arm, other))
+        seeds = sorted(a.keys() & b.keys())
+        return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
 
     def rows(self, arm: str, name: str, seed: int = 0, part: str | None = None) -> Array:
         """What `statistics` kept of each text (N, m), of one part of the inputs or of all."""

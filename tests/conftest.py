@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import data_folder, model_folder
+from small import CALM, place_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
 torch.set_num_threads(1)
@@ -43,10 +43,7 @@ def decoder():
 @pytest.fixture(scope="session")
 def calm_folder(tmp_path_factory) -> Path:
     """A tiny model without dropout, so that runs in one pass are those of a pass each, and its rows."""
-    folder = tmp_path_factory.mktemp("calm")
-    model_folder(folder / "tiny", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    data_folder(folder / "data")
-    return folder
+    return place_in(tmp_path_factory.mktemp("calm"), **CALM)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 GOOD, BAD = ("good", "fine", "warm", "rich"), ("bad", "dull", "cold", "poor")
 FILLER = ("the", "film", "is", "a", "story", "of", "this", "and")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}   # no dropout
 
 
 def model_folder(folder: Path, **changes: Any) -> Path:
@@ -51,9 +52,9 @@ def data_folder(folder: Path, task: str = "rt", text: str = "text") -> Path:
     return folder
 
 
-def place_in(folder: Path) -> Path:
-    """The folder with a tiny model in tiny/ and rows in data/."""
-    model_folder(folder / "tiny")
+def place_in(folder: Path, **changes: Any) -> Path:
+    """The folder with a tiny model in tiny/ (`model_folder`) and rows in data/."""
+    model_folder(folder / "tiny", **changes)
     data_folder(folder / "data")
     return folder
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from ranks import METHODS, PAPERS, make, result
 from safetensors import safe_open
-from small import data_folder, model_folder
+from small import CALM, place_in
 from torch import Tensor
 
 import lowrank_teach as lt
@@ -38,10 +38,7 @@ def environment(place: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
-    model_folder(folder / "tiny", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    data_folder(folder / "data")
-    return folder
+    return place_in(tmp_path_factory.mktemp("ranks"), **CALM)
 
 
 @pytest.fixture(scope="module")

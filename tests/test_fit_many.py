@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import data_folder, model_folder
+from small import CALM, data_folder, model_folder
 
 import lowrank_teach as lt
 from lowrank_teach import many_runs as many
@@ -25,7 +25,7 @@ METHODS = [lt.LoRA(r=4), lt.COLA(r=4), lt.SaLoRA(r=4, eta_c=1.0), lt.DeltaLoRA(r
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Configurations on a tiny model without dropout, and its rows."""
-    model = model_folder(tmp_path / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = model_folder(tmp_path / "model", **CALM)
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(data_folder(tmp_path / "data")))
 
     def configs(methods, **changes) -> list[RunConfig]:

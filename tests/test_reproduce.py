@@ -204,8 +204,8 @@ def test_the_plan_looks_for_the_runs_of_stored_texts(tmp_path, monkeypatch):
         raise StopIteration
 
     monkeypatch.setattr(generation, "fit", fit)
-    trainer = generation._Trainer("e2e", text_studies.BACKBONE, text_studies.ARMS,
-                                  *text_studies.settings("e2e", {"steps": 2}), None, None)
+    settled = text_studies.settings("e2e", {"steps": 2})
+    trainer = generation._Trainer("e2e", text_studies.BACKBONE, *settled, None, None)
     with pytest.raises(StopIteration):
         trainer.choose("Delta-LoRA", 0, lambda run: 0.0)
     planned = dict(reproduction._of_texts("e2e", ["LoRA, α × 3"], 2, {"steps": 2}))

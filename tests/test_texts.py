@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from lowrank_teach.claims import HOLDS, NO_RUNS, OPEN, OPPOSITE, over_texts, ver
 from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.methods import DeltaLoRA, LoRA
 from lowrank_teach.outcome import DivergedError
+from lowrank_teach.run_config import RunConfig
 from lowrank_teach.runs import Store
 from lowrank_teach.studies import generation, text_studies
 from lowrank_teach.tasks import task_here
@@ -321,7 +323,7 @@ def test_what_a_run_learned_is_added_to_the_pretrained_matrices():
 
 
 def small_study(restaurants, tmp_path, monkeypatch, **values):
-    """LoRA and Delta-LoRA on three inputs, two seeds; the arms in this order."""
+    """LoRA and Delta-LoRA on three inputs with two seeds, unless `values` say otherwise."""
     monkeypatch.setattr(generation, "ARMS", {"LoRA": LoRA(r=2), "LoRA, α × 3": LoRA(r=2, lora_alpha=12.0),
                                              "Delta-LoRA": DeltaLoRA(r=2, lam=2.0, K=1, form="lazy")})
     values = {"arms": ["LoRA", "Delta-LoRA"], "beams": (1, 2), "seeds": 2, "lr": 2e-3, "steps": 3, "batch_size": 2,
@@ -408,6 +410,20 @@ def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
         small_study(restaurants, tmp_path, monkeypatch, **{**values, "rates": (1.0, 2.0)})
 
 
+@pytest.mark.parametrize(("file", "count"), [("e2e", 20), ("webnlg", 4), ("e2e_by_loss", 5)])
+def test_stored_texts_are_of_the_runs_that_are_defined(file, count):
+    """Each record's key is that of its arm, seed and rate with today's definitions."""
+    stored = json.loads(texts.path_of(file).read_text(encoding="utf-8"))
+    task = stored.get("about", stored)["task"]
+    trained = [record for record in stored["records"] if record["lr"]]
+    for record in trained:
+        values = text_studies.settings(task, {"lr": record["lr"]})[0]
+        run = RunConfig(text_studies.ARMS[record["arm"]], task, text_studies.BACKBONE, text_studies.PROFILE,
+                        record["seed"], values)
+        assert run.key == record["key"]
+    assert len(trained) == count
+
+
 # -- claims on texts
 
 def scored(folder, left_out=(), **scores):
@@ -459,9 +475,8 @@ def test_the_runs_behind_a_claim_on_texts_are_made_again(restaurants, tmp_path, 
     before = texts.path_of("e2e", tmp_path).read_bytes()
     own = text_studies.TEXT_STUDIES["e2e"]
     monkeypatch.setitem(text_studies.TEXT_STUDIES, "e2e", replace(own, inputs=3, seeds=2, rates=(1e-3, 1e-2)))
-    for module, name in ((generation, "BACKBONE"), (generation.make, "__kwdefaults__")):
-        monkeypatch.setattr(module, name, str(restaurants) if name == "BACKBONE" else
-                            {**module.__kwdefaults__, "backbone": str(restaurants)})
+    monkeypatch.setattr(generation.make, "__kwdefaults__",
+                        {**generation.make.__kwdefaults__, "backbone": str(restaurants)})
     monkeypatch.setattr(claims, "CLAIMS", {"P": (over_texts.bleu_claim("T1", "better", "Delta-LoRA", "LoRA"),)})
     told, store = [], Store(tmp_path / "again")
     again = claims.reproduce("P 1", store=store, stored=tmp_path / "studies", steps=2, batch_size=2,

@@ -6,7 +6,7 @@ not in it, and is taught in 08.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from .evidence import FromRuns
 from .rows import Compared, Folder
 from .verdicts import Evidence, of_every
 
-STUDY = "e2e"   # of `generation.TEXT_STUDIES`
+STUDY = "e2e"   # of `text_studies.TEXT_STUDIES`
 FIVE = ("bleu", "nist", "meteor", "rougeL", "cider")   # of the papers' tables; high is good in all
 
 Numbers = Callable[[texts.Texts], Evidence]
@@ -27,21 +27,20 @@ def folder_of(studies: Folder) -> Path | None:
     return Path(studies).parent if studies else None
 
 
-def by_score(first: str, second: str, name: str = "bleu") -> FromRuns:
-    """first − second by one score of all texts, of 1 at most."""
+def by_bleu(first: str, second: str) -> FromRuns:
+    """first − second by BLEU of all texts, of 1 at most."""
     def numbers(found: texts.Texts) -> Evidence:
-        ours = found.paired(first, second, name)
-        return Evidence([a - b for a, b in zip(*ours, strict=True)], dict(zip((first, second), ours, strict=True)),
-                        setting(found))
+        a, b = found.paired(first, second, "bleu")
+        return Evidence([x - y for x, y in zip(a, b, strict=True)], {first: a, second: b}, setting(found))
 
     return _over(first, second, numbers)
 
 
-def by_every_score(first: str, second: str, names: Sequence[str] = FIVE) -> FromRuns:
-    """The least gain over scores, in percent of the second's mean, as `of_every`."""
+def by_every_score(first: str, second: str) -> FromRuns:
+    """The least gain over the five scores, in percent of the second's mean, as `of_every`."""
     def numbers(found: texts.Texts) -> Evidence:
         gains = {}
-        for name in (name for name in names if name not in found.about["left_out"]):
+        for name in (name for name in FIVE if name not in found.about["left_out"]):
             a, b = (np.array(scores) for scores in found.paired(first, second, name))
             gains[name] = (100 * (a - b) / b.mean()).tolist()
         worst, interval = of_every(gains)
@@ -53,7 +52,7 @@ def by_every_score(first: str, second: str, names: Sequence[str] = FIVE) -> From
 
 def bleu_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
     """first > second by BLEU."""
-    return Compared(where, statement, by_score(first, second), says=says, unit="BLEU", note=note)
+    return Compared(where, statement, by_bleu(first, second), says=says, unit="BLEU", note=note)
 
 
 def every_score_claim(where: str, statement: str, first: str, second: str, says: str = "–") -> Compared:
@@ -64,7 +63,7 @@ def every_score_claim(where: str, statement: str, first: str, second: str, says:
 def setting(found: texts.Texts) -> str:
     """What was trained on what, in a few words."""
     about = found.about
-    chosen = ", rates chosen on validation rows" if len(about.get("rates", ())) > 1 else ""
+    chosen = ", rates chosen on validation rows" if len(about["rates"]) > 1 else ""
     return (f"{about['backbone']} on {about['task']}, {about['training']['steps']} steps, "
             f"{about['inputs']} inputs{chosen}")
 

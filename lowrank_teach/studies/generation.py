@@ -27,7 +27,6 @@ from .. import slots, texts
 from ..experiment import fit
 from ..features import encode
 from ..live import smooth
-from ..methods import Method
 from ..metrics import score
 from ..models import load_backbone
 from ..outcome import DivergedError
@@ -144,7 +143,6 @@ class _Trainer:
 
     task: str
     backbone: str
-    arms: Mapping[str, Method]
     training: Mapping[str, Any]
     rates: Sequence[float]
     store: Store | None
@@ -152,7 +150,7 @@ class _Trainer:
     grid: list[dict[str, Any]] = field(default_factory=list)   # runs that chose a rate, with score and loss
 
     def fit(self, arm: str, seed: int, rate: float) -> Run:
-        return fit(self.arms[arm], self.task, self.backbone, PROFILE, seed, progress=False, store=self.store,
+        return fit(ARMS[arm], self.task, self.backbone, PROFILE, seed, progress=False, store=self.store,
                    **{**self.training, "lr": rate})
 
     def choose(self, arm: str, seed: int, worth: Callable[[Run], float]) -> float:
@@ -201,7 +199,7 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
         raise ValueError(f"texts are stored for {', '.join(TEXT_STUDIES)}, not for {task!r}")
     study, data = TEXT_STUDIES[task], load_task(task)
     training, own = settings(task, training)
-    trainer = _Trainer(task, backbone, ARMS, training, rates or own, store, on_run)
+    trainer = _Trainer(task, backbone, training, rates or own, store, on_run)
     count = study.inputs if inputs is None else inputs
     writer, judge = (Writer(Inputs(data, count, split), backbone) for split in ("test", "validation"))
     many = range(study.seeds if seeds is None else seeds)
