@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process (the suite runs on two), and where the real tasks stand."""
+"""Shared by all tests: one thread a process (the suite runs on two) unless told, and where the real tasks stand."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ import torch
 from small import CALM, place_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+# compare numbers that were computed in two ways, on tiny models: `-m numeric`, with each ATEN_CPU_CAPABILITY
+# (default, avx2, avx512), in under a minute on two processes
+NUMERIC = ("adapters", "autolora", "baselines", "cola", "delta_lora", "dylora", "export", "families",
+           "hypergradients", "joint", "lora", "lowrank", "measure", "peft_backed", "salora", "toys_bilevel",
+           "toys_budget", "toys_frank_wolfe", "toys_least_squares", "train")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in the files of NUMERIC and needs no packaged weights."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in NUMERIC and not item.get_closest_marker("asset"):
+            item.add_marker("numeric")
 
 
 @pytest.fixture(scope="session")
