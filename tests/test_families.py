@@ -15,6 +15,7 @@ from helpers import (
     PAD,
     bytes_of,
     collate_for,
+    gap,
     logits,
     rows_for,
     same_tensors,
@@ -72,10 +73,6 @@ def mean_loss(model: Any, rows: list[dict[str, Any]], collate: Any) -> float:
 
 def batch_for(head: str) -> dict[str, Tensor]:
     return collate_for(head)(rows_for(head, 7, labels=LABELS, seed=5))
-
-
-def gap(left: Tensor, right: Tensor) -> float:
-    return float((left - right).abs().max() / right.abs().max().clamp_min(1))
 
 
 # ---- the whole life of an adaptation ----------------------------------------------------------------------

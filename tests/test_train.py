@@ -94,10 +94,14 @@ def test_runs_are_deterministic_and_seeds_differ():
 
 
 def test_the_task_is_learned():
-    """Sixty steps bring the loss down to under half: labels, logits and gradients belong together."""
-    _, outcome = train(LoRA(r=8, sites="all"), steps=150, batch_size=16, rows=256, lr=2e-2)
+    """150 steps bring the loss down to under 0.3 of the start: labels, logits and gradients belong together.
+
+    Over 20 seeds of model and training it ends at 0.04 of it (standard deviation 0.055, at most 0.23), the same with
+    every vector length; with the labels of other rows, which can only be learned by heart, at 0.61 (at least 0.31).
+    """
+    _, outcome = train(LoRA(r=8, sites="all"), steps=150, batch_size=16, rows=256, lr=1e-2)
     loss = series(outcome, "loss")
-    assert sum(loss[-10:]) < 0.5 * sum(loss[:10])
+    assert sum(loss[-10:]) < 0.3 * sum(loss[:10])
 
 
 def test_clipping_bounds_the_step_and_zero_switches_it_off():
