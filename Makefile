@@ -26,9 +26,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 	$(BIN)/python tests/run_notebooks.py
 
-# opens at the first notebook; runs are kept in the package's cache folder
+# opens at the first notebook; runs are kept in the package's cache folder. The package comes first, so that every
+# kernel inherits how torch's threads wait
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/python -c "import lowrank_teach; from jupyterlab.labapp import main; main()" notebooks/00_start_here.ipynb
 
 # executes every notebook from its text in notebooks/text and moves the outputs over only if all passed
 notebooks: $(READY)

@@ -14,6 +14,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from .waiting import wait_briefly
+
+wait_briefly()
+
 _WHERE = {
     # the layer, and where it goes (02)
     "LowRank": "lowrank", "Adapted": "lowrank", "select": "sites", "find_sites": "sites",

@@ -6,6 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import lowrank_teach  # noqa: F401 (before torch: it says how torch's threads wait)
+
+# isort: split
 import pytest
 import torch
 from small import CALM, place_in

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+import io
 import json
 import statistics
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as runner
-from benchmarks import candidates, growth, harness, minutes, parts, report, sliders, start, steps, throughput
+from benchmarks import busy, candidates, growth, harness, minutes, parts, report, sliders, start, steps, throughput
 from benchmarks.harness import Row, Settings
 from helpers import word_tokenizer
 from small import model_folder
@@ -224,6 +226,36 @@ def test_a_benchmark_runs_and_its_names_are_its_own(module, tiny, tmp_path):
     assert record["machine"]["load"] == 0.5
     assert [row["name"] for row in record["table"]] == [row.name for row in rows]
     assert record["settings"]["backbone"] == tiny.backbone
+
+
+def test_one_and_two_at_once_take_the_same_steps(tiny, monkeypatch):
+    """Each way has two trainings; no time is read here."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(busy, "worker", lambda first, s: contextlib.nullcontext(first))
+    monkeypatch.setattr(busy, "steps", lambda workers, number: asked.append([*workers, number]))
+    rows, details = busy.bench(tiny)
+    assert {tuple(each) for each in asked} == {(first, *more, busy.STEPS) for first in ("torch", "lowrank_teach")
+                                               for more in ((), (first,))}
+    assert details["settings"]["words"]["GOMP_SPINCOUNT"]
+    assert table(rows).keys() >= {f"two at once / one alone, {way}" for way in busy.WAYS}
+
+
+def test_two_at_once_by_hand():
+    theirs, ours = busy.WAYS
+    taken = {f"one, {theirs}": [1.0, 10.0], f"two, {theirs}": [4.0, 40.0], f"one, {ours}": [1.1, 11.0],
+             f"two, {ours}": [2.2, 22.0]}
+    values = [round(row.value, 3) for row in busy.rows(taken)]
+    assert values == [4.0, 2.0, round(4 / 2.2, 3), 1.1]
+
+
+def test_a_training_beside_another_takes_the_steps_it_is_asked_for(tiny, monkeypatch, capsys):
+    taken: list[int] = []
+    monkeypatch.setattr(candidates, "ours", lambda s, sites: lambda: taken.append(s.r))
+    monkeypatch.setattr(sys, "argv", ["-c", json.dumps(dataclasses.asdict(tiny))])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("2\n3\n"))
+    busy.serve()
+    assert taken == [tiny.r] * 5
+    assert capsys.readouterr().out == "done\n" * 2
 
 
 def test_every_explorer_s_slider_is_timed():

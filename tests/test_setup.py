@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lowrank_teach as lt
+from lowrank_teach import waiting
 
 ROOT = Path(__file__).resolve().parents[1]
 TOML = pytest.importorskip("tomllib", reason="Python 3.11 or later")
@@ -124,6 +126,44 @@ def test_importing_the_package_alone_imports_no_torch():
              "if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ---- how torch's threads wait -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another runtime of OpenMP, which says it otherwise")
+def test_threads_wait_as_the_package_says():
+    """The runtime itself says what it read as torch loaded it; a process that is started inherits it."""
+    alone = {name: value for name, value in os.environ.items() if name not in waiting.CHOICES}
+    script = "import subprocess, sys, lowrank_teach; subprocess.run([sys.executable, '-c', 'import torch'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True,
+                          env={**alone, "OMP_DISPLAY_ENV": "VERBOSE"})
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr) == [waiting.WORDS["GOMP_SPINCOUNT"]]
+
+
+@pytest.mark.parametrize("name", waiting.CHOICES)
+def test_a_choice_of_how_threads_wait_is_kept(name, monkeypatch):
+    for each in waiting.CHOICES:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "200")
+    waiting.wait_briefly()
+    assert {each: os.environ.get(each) for each in waiting.CHOICES} == dict.fromkeys(waiting.CHOICES) | {name: "200"}
+
+
+@pytest.mark.parametrize("path", [ROOT / "tests" / "conftest.py", ROOT / "tests" / "benchmarks" / "__main__.py",
+                                  *sorted((ROOT / "notebooks" / "text").glob("*.py"))], ids=lambda path: path.stem)
+def test_the_package_comes_before_torch(path):
+    """What begins a process imports the package before all else that may load torch."""
+    named = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+             for node in ast.parse(path.read_text(encoding="utf-8")).body
+             if isinstance(node, ast.Import | ast.ImportFrom)]
+    others = [top for name in named if (top := name.partition(".")[0]) not in sys.stdlib_module_names]
+    assert set(others[:others.index("lowrank_teach")]) <= {"numpy", "pandas"}
+
+
+def test_the_kernels_of_make_lab_inherit_it():
+    line, = re.findall(r"^lab:.*\n\t(.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(r'python -c "import lowrank_teach; from jupyterlab.labapp import main', line)
 
 
 # a machine's own folders, and options that name an index of packages

@@ -23,10 +23,9 @@
 # the same text.
 
 # %%
+import lowrank_teach as lt
 import torch
 from IPython.display import display
-
-import lowrank_teach as lt
 from lowrank_teach import (
     config,
     course,

@@ -22,11 +22,10 @@
 # 2106.09685).
 
 # %%
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import (
     changes,
     config,

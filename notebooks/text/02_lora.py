@@ -20,11 +20,10 @@
 # **Paper:** Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685.
 
 # %%
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import (
     claims,
     config,

@@ -23,11 +23,10 @@
 # %%
 from types import SimpleNamespace
 
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import claims, config, course, drawings, explorers, glossary, measure, plots, studies, widgets
 from lowrank_teach.claims.evidence import between
 from lowrank_teach.exercises import exercise, reveal, solution

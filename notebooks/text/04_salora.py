@@ -23,10 +23,9 @@
 # %%
 import dataclasses
 
+import lowrank_teach as lt
 import numpy as np
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import (
     claims,
     config,

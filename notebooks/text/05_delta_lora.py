@@ -21,10 +21,9 @@
 # *Delta-LoRA: Fine-Tuning High-Rank Parameters with the Delta of Low-Rank Matrices*, arXiv 2309.02411.
 
 # %%
+import lowrank_teach as lt
 import numpy as np
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import (
     claims,
     config,

@@ -24,11 +24,10 @@
 import statistics
 import warnings
 
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import claims, config, course, drawings, explorers, glossary, plots, studies
 from lowrank_teach.agreement import by_chance, mean_correlation
 from lowrank_teach.exercises import exercise, reveal, solution

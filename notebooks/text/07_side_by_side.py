@@ -24,12 +24,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
-from safetensors.torch import save_file
-from scipy.stats import binom, friedmanchisquare
-
-import lowrank_teach as lt
 from lowrank_teach import claims, config, course, drawings, judged, plots, studies
 from lowrank_teach.branch_cuts import cut_branches
 from lowrank_teach.exercises import exercise, reveal, solution
@@ -39,6 +36,8 @@ from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
 from lowrank_teach.many_runs import fit_many
 from lowrank_teach.toys import best_of
 from lowrank_teach.widgets import explore, strip
+from safetensors.torch import save_file
+from scipy.stats import binom, friedmanchisquare
 
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu

@@ -23,11 +23,10 @@
 # %%
 import json
 
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import claims, config, course, drawings, explorers, plots, slots, texts, widgets
 from lowrank_teach import text_metrics as metrics
 from lowrank_teach.exercises import exercise, reveal, solution

@@ -21,11 +21,10 @@
 # and asks it to turn review sentences around (Yelp).
 
 # %%
+import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-
-import lowrank_teach as lt
 from lowrank_teach import claims, config, course, entities, more_tasks, plots, rewrites
 from lowrank_teach import style_transfer as transfers
 from lowrank_teach.drawings import rewrites as sketches

@@ -22,7 +22,6 @@
 # %%
 import numpy as np
 import pandas as pd
-
 from lowrank_teach import claims, course, drawings, plots, studies, texts
 from lowrank_teach.exercises import exercise, reveal, solution
 

@@ -21,6 +21,9 @@ from pathlib import Path
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # the profiler, which counts bytes, is chatty
 os.environ["KINETO_LOG_LEVEL"] = "99"
 
+import lowrank_teach  # noqa: F401 (before torch: it says how torch's threads wait)
+
+# isort: split
 import torch
 
 if not __package__:  # run as a folder
@@ -29,7 +32,7 @@ if not __package__:  # run as a folder
 from benchmarks import report
 from benchmarks.harness import Row, Settings
 
-MODULES = ("steps", "parts", "growth", "throughput", "replicas", "mix", "start", "sliders", "minutes")
+MODULES = ("steps", "parts", "growth", "throughput", "replicas", "mix", "busy", "start", "sliders", "minutes")
 
 
 def options() -> argparse.Namespace:
