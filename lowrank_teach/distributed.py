@@ -29,7 +29,7 @@ from torch import distributed as dist
 
 from .config import TrainConfig
 from .run_config import RunConfig
-from .steps import interrupt_between_steps, shares
+from .steps import counted, interrupt_between_steps, shares
 
 T = TypeVar("T")
 LONGEST = timedelta(hours=6)   # that the others wait while the first process evaluates
@@ -84,13 +84,13 @@ class Team:
         """Micro-batches of a step of so many rows: as many on every process."""
         return min(accumulation, rows // self.size or rows)
 
-    def shares(self, batches: Sequence[Batch]) -> list[float]:
+    def shares(self, batches: Sequence[Batch], model: Any) -> list[float]:
         """Each micro-batch's share of the mean loss over the batch of all; see `steps.shares`."""
-        own = shares(batches)
         if self.size == 1:
-            return own
-        count = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-        return [share * count / self.total(count) for share in own]
+            return shares(batches, model)
+        counts = [int(counted(batch, model)) for batch in batches]
+        whole = self.total(sum(counts)) or 1
+        return [count / whole for count in counts]
 
     # -- sums over all
 

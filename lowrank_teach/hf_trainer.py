@@ -134,7 +134,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         """What comes before the first micro-batch."""
         self.clock = Clock(self.outcome.step + 1, self.total, self.clock.per_epoch)
         self.model.train()
-        self._shares, self._values = shares(self.micro_batches), {"loss": 0.0}
+        self._shares, self._values = shares(self.micro_batches, self.adapters.model), {"loss": 0.0}
         self.rule.before_step(self.clock)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
@@ -143,7 +143,10 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         loss = self.refuse_non_finite(self.loss(inputs) * self._shares.pop(0), "loss")
         self.backward(loss)
         self._values["loss"] += float(loss.detach())
-        penalty = None if self._shares else self.rule.penalty()
+        if self._shares:
+            return loss.detach()
+        self.rest_without_labels(self._values["loss"])
+        penalty = self.rule.penalty()
         if penalty is not None:
             self._values["penalty"] = float(penalty.detach())
             if penalty.requires_grad:

@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .distributed import Team
 from .methods.base import Clock, Rule
 from .outcome import DivergedError, LivenessError, Outcome
-from .steps import activations_kept, batch_order, linear_schedule, task_loss
+from .steps import activations_kept, batch_order, counted, linear_schedule, task_loss
 
 Batch = dict[str, Tensor]
 
@@ -41,6 +41,7 @@ class RuleLoop:
     outcome: Outcome
     micro_batches: list[Batch]  # of the step in progress
     held: Sequence[Batch] = ()  # of its held-out rows, where they were made already
+    idle = False              # whether no label of that step counts
     schedules: list[str]      # of each group: "linear" or "constant"
     peaks: list[float]
     team = Team()             # the processes of this run
@@ -61,7 +62,7 @@ class RuleLoop:
 
         Of several processes each gets its part of the sum, with gradients of the whole.
         """
-        weights = self.team.shares(batches)
+        weights = self.team.shares(batches, self.adapters.model)
         losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, weights, strict=True)]
         return self.refuse_non_finite(torch.stack(losses).sum(), "loss")
 
@@ -124,6 +125,13 @@ class RuleLoop:
         return [peak * (factor if kind == "linear" else 1.0)
                 for peak, kind in zip(self.peaks, self.schedules, strict=True)]
 
+    def rest_without_labels(self, loss: float) -> None:
+        """Take the gradients away, all 0, in a step in which no label counts: so AdamW leaves all as it is."""
+        self.idle = loss == 0 and not self.team.total(sum(int(counted(batch, self.adapters.model))
+                                                          for batch in self.micro_batches))
+        if self.idle:
+            self.optimizer.zero_grad()
+
     def _clip(self) -> Tensor:
         """Clip the gradients of all that the optimizer steps; their norm before."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -149,6 +157,8 @@ class RuleLoop:
         return [[rows[i] for i in own[j::pieces]] for j in range(pieces)]
 
     def _assert_alive(self) -> None:
+        if self.idle and self.clock.step == 1:
+            return  # nothing was to move yet
         for invariant in self.rule.invariants(self.clock):
             if not invariant.holds:
                 raise LivenessError(f"step {self.clock.step}: {invariant.says}")

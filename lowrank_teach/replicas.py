@@ -74,7 +74,7 @@ class Shared:
     def gradients(self, asks: Sequence[Ask]) -> list[tuple[Tensor, Sequence[Tensor]]]:
         """The loss and the gradients that each replica asks for, in one pass a micro-batch."""
         self.instead[:] = [ask.at for ask in asks]
-        weights = [shares(ask.batches) for ask in asks]
+        weights = [shares(ask.batches, self.first.adapters.model) for ask in asks]
         totals: list[Tensor] = [torch.zeros((), device=self.first.accelerator.device) for _ in asks]
         try:
             for j in range(len(weights[0])):
@@ -220,7 +220,7 @@ class Passes:
         totals = [0.0] * len(lanes)
         for lane in lanes:
             lane.trainer.optimizer.zero_grad()
-        weights = [shares(lane.trainer.micro_batches) for lane in lanes]
+        weights = [shares(lane.trainer.micro_batches, lane.trainer.adapters.model) for lane in lanes]
         for j in range(len(weights[0])):
             losses = shared.losses([lane.trainer.micro_batches[j] for lane in lanes])
             losses = [loss * weight[j] for loss, weight in zip(losses, weights, strict=True)]
@@ -239,8 +239,9 @@ class Passes:
 def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, float]]]:
     """`Trainer.close_step` of all, clipping and the optimizers' steps in one; values of those that got through."""
     penalties, values = {}, []
-    for lane, _ in lanes:
+    for lane, loss in lanes:
         with lane.alone():
+            lane.trainer.rest_without_labels(loss)
             penalties[lane] = lane.trainer.add_penalty()
     running = [(lane, loss) for lane, loss in lanes if lane.runs]
     norms = _clip([lane for lane, _ in running])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.loss.loss_utils import ForCausalLMLoss, ForSequenceClassificationLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
 
@@ -59,38 +59,79 @@ def activations_kept(model: torch.nn.Module) -> Iterator[None]:
             module.gradient_checkpointing = True
 
 
-def shares(batches: Sequence[dict[str, torch.Tensor]]) -> list[float]:
+def shifts(model: Any) -> bool:
+    """Whether the model's loss asks each word for the next one, so that the first label of a row is never used."""
+    return bool(hasattr(model, "can_generate") and model.can_generate() and not model.config.is_encoder_decoder)
+
+
+def counted(batch: dict[str, torch.Tensor], model: Any) -> torch.Tensor | int:
+    """Over how many labels the model's own loss of a batch is a mean; without a wait for a GPU.
+
+    Scores count whatever they are, classes and words unless they are -100. Where nothing is called "labels" (as in
+    question answering) it is the rows that count.
+    """
+    labels = batch.get("labels")
+    if labels is None:
+        return len(next(iter(batch.values())))
+    if labels.is_floating_point():
+        return labels.numel()
+    return (labels[..., 1:] if shifts(model) else labels).ne(-100).sum()
+
+
+def shares(batches: Sequence[dict[str, torch.Tensor]], model: Any) -> list[float]:
     """Each micro-batch's share of the mean loss: a loss is a mean over rows, or over the words that count."""
     if len(batches) == 1:
         return [1.0]   # without a look at the labels, for which a GPU would be waited for
-    counts = [int((batch["labels"] != -100).sum()) for batch in batches]
-    return [count / sum(counts) for count in counts]
+    counts = [int(counted(batch, model)) for batch in batches]
+    return [count / (sum(counts) or 1) for count in counts]
+
+
+def require_labels(batches: Iterable[dict[str, torch.Tensor]], model: Any) -> None:
+    """Refuse examples of which not one has a label that counts; the search ends at the first that has one.
+
+    Raises:
+        ValueError: all labels are -100, or the first of their rows under a causal loss.
+    """
+    if not any(int(counted(batch, model)) for batch in batches):
+        first = ", or are the first of a row, which a causal model is never asked for" if shifts(model) else ""
+        raise ValueError(f"not one label of the examples counts: all are -100{first}; look at how the labels are "
+                         "made, and whether the prompt leaves room for the answer")
 
 
 def task_loss(output: Any, batch: dict[str, torch.Tensor], smoothing: float, model: Any) -> torch.Tensor:
     """The model's own mean loss, or the same with smoothed labels (Szegedy et al. 2016); pads count in neither.
 
+    A batch without a label that counts has the loss 0, and gradients of 0.
+
     Raises:
-        ValueError: labels of a regression have nothing to be smoothed.
+        ValueError: labels of a regression have nothing to be smoothed; or there are no labels.
     """
     if not smoothing:
-        return output.loss
+        if output.loss is None:
+            raise ValueError(f"{type(model).__name__} gave no loss, for the batches hold no labels: give the "
+                             f"collator rows with \"labels\" (it made {', '.join(batch)})")
+        return _of_some(output.loss, batch, model)
     if batch["labels"].is_floating_point():
         raise ValueError("label_smoothing is for classes and words: leave it out of a regression")
-    shift = model.can_generate() and not model.config.is_encoder_decoder  # a causal model predicts the next word
-    return LabelSmoother(smoothing)(output, batch["labels"], shift_labels=shift)
+    return _of_some(LabelSmoother(smoothing)(output, batch["labels"], shift_labels=shifts(model)), batch, model)
+
+
+def _of_some(loss: torch.Tensor, batch: dict[str, torch.Tensor], model: Any) -> torch.Tensor:
+    """The mean loss, and 0 where it is the mean of nothing (which torch makes nan)."""
+    found = counted(batch, model)
+    return loss if isinstance(found, int) else loss.masked_fill(found.to(loss.device) == 0, 0.0)
 
 
 def loss_from(logits: torch.Tensor, batch: dict[str, torch.Tensor], smoothing: float, model: Any) -> torch.Tensor:
     """`task_loss` where only the logits are at hand; the formulae are those of transformers' models."""
-    labels, writes = batch["labels"], model.can_generate()
+    labels = batch["labels"]
     if smoothing:
         return task_loss({"logits": logits}, batch, smoothing, model)
-    if writes and not model.config.is_encoder_decoder:
-        return ForCausalLMLoss(logits, labels, logits.shape[-1])
+    if shifts(model):
+        return _of_some(ForCausalLMLoss(logits, labels, logits.shape[-1]), batch, model)
     if labels.is_floating_point():
-        return F.mse_loss(logits.squeeze(), labels.squeeze())
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+        return ForSequenceClassificationLoss(labels, logits, model.config)
+    return _of_some(F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)), batch, model)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from .distributed import Team
 from .loop import Batch, RuleLoop
 from .methods.base import Clock
 from .outcome import Callback, Outcome
-from .steps import hold_out
+from .steps import hold_out, require_labels
 
 
 class Trainer(RuleLoop):
@@ -59,8 +59,11 @@ class Trainer(RuleLoop):
         self.checkpoint, self.identity = checkpoint, identity
         self.autosave, self.saved_at = autosave, time.monotonic()
         parts = zip(("train", "held_out"), hold_out(len(rows), adapters.method.held_out, seed), strict=True)
-        self.streams = {name: [rows[i] for i in part] for name, part in parts}
+        self.streams: dict[str, list[dict[str, Any]]] = {name: [rows[i] for i in part] for name, part in parts}
         per_epoch = config.steps_per_epoch(len(self.streams["train"]))
+        for part in filter(None, self.streams.values()):
+            size = config.batch_size
+            require_labels((collate(part[i:i + size]) for i in range(0, len(part), size)), adapters.model)
         self.total = adapters.method.steps(config.total_steps(len(rows)))
         self.clock = Clock(0, self.total, per_epoch)
         self.outcome = Outcome()
@@ -158,7 +161,8 @@ class Trainer(RuleLoop):
         """Gradients of the task loss; the loss."""
         self.optimizer.zero_grad()
         task_loss = 0.0
-        for batch, share in zip(self.micro_batches, self.team.shares(self.micro_batches), strict=True):
+        weights = self.team.shares(self.micro_batches, self.adapters.model)
+        for batch, share in zip(self.micro_batches, weights, strict=True):
             loss = self.refuse_non_finite(self.loss(batch) * share, "loss")
             self.backward(loss)
             task_loss += float(loss.detach())
@@ -167,6 +171,7 @@ class Trainer(RuleLoop):
 
     def close_step(self, task_loss: float) -> dict[str, float]:
         """The penalty's gradients, the optimizer's step and the rule's; values for the callbacks."""
+        self.rest_without_labels(task_loss)
         penalty = self.add_penalty()
         norm = self.refuse_non_finite(self._clip(), "gradient norm")
         self.optimizer.step()   # gradients are summed by the team and need no scaling: nothing here is accelerate's

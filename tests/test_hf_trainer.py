@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import collate, logits, make_batch, make_rows, tiny, trainer
+from helpers import collate, collate_for, logits, make_batch, make_rows, rows_for, tiny, trainer
 from transformers import TrainerCallback, TrainingArguments
 
 import lowrank_teach as lt
@@ -111,6 +111,49 @@ def test_same_bits_with_other_settings(ours, changes, tmp_path):
         plain = trainer(METHODS["salora"], rows=STEPS * ROWS, steps=STEPS, batch_size=ROWS, warmup=0.25,
                         max_grad_norm=0.3)
         assert plain.run().history != made.outcome.history
+
+
+def first_gradients(kind: str, head: str, pieces: int, folder: Path, unlabelled: bool = False) -> dict[str, Any]:
+    """Of the first step, by parameter, in float64: eight rows of unlike lengths, a label for each word of theirs.
+
+    unlabelled: every other row has no label that counts; of a causal row the first is left.
+    """
+    rows = rows_for(head, 8, labels=3)
+    for i, row in enumerate(rows):
+        if head == "causal":
+            row["labels"] = row["input_ids"]
+        if unlabelled and i % 2 == 0:
+            of = row["labels"]
+            row["labels"] = [of[0] if head == "causal" else -100, *[-100] * (len(of) - 1)] \
+                if isinstance(of, list) else -100
+    made = lt.LowRankTrainer(
+        lt.adapt(tiny(kind, head=head, labels=3, dtype=torch.float64), lt.LoRA(r=4), seed=0),
+        arguments(folder, pieces, max_steps=1, warmup_steps=0), train_dataset=rows,
+        data_collator=collate_for(head))
+    found: dict[str, Any] = {}
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            found.update({name: p.grad.clone() for name, p in made.model.named_parameters() if p.grad is not None})
+
+    made.add_callback(Look())
+    made.train()
+    return found
+
+
+ONE_A_HEAD = [("bert", "classification"), ("bert", "tagging"), ("gpt2", "causal"), ("llama", "causal"),
+              ("t5", "seq2seq")]
+
+
+@pytest.mark.parametrize(("kind", "head"), ONE_A_HEAD)
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_accumulation_weighs_as_the_loss_does(kind, head, unlabelled, tmp_path):
+    """A row a micro-batch is the batch of all: one whose labels are all -100 counts for nothing."""
+    whole, parts = (first_gradients(kind, head, n, tmp_path, unlabelled) for n in (1, 8))
+    assert whole.keys() == parts.keys()
+    largest = max(float(value.norm()) for value in whole.values())
+    # transformers takes a causal model's loss in float32 whatever the logits are
+    assert max(float((whole[n] - parts[n]).norm()) for n in whole) <= (1e-6 if head == "causal" else 1e-12) * largest
 
 
 def test_a_search_then_a_training(tmp_path):

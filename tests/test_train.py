@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from helpers import PAD, Stop, Watch, collate, logits, make_batch, make_rows, same_tensors, tiny, train, trainer
+from helpers import (
+    FAMILIES,
+    PAD,
+    Stop,
+    Watch,
+    collate,
+    collate_for,
+    logits,
+    make_batch,
+    make_rows,
+    rows_for,
+    same_tensors,
+    tiny,
+    train,
+    trainer,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.config import PROFILES, TrainConfig, fit_to_profile, train_config
 from lowrank_teach.methods import METHODS, AutoLoRA, Clock, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
 from lowrank_teach.methods.base import Method, Rule
 from lowrank_teach.outcome import Callback, DivergedError, LivenessError
-from lowrank_teach.steps import batch_order, linear_schedule
+from lowrank_teach.steps import batch_order, linear_schedule, shifts
 from lowrank_teach.train import Trainer
 
 F64 = torch.float64
@@ -57,29 +73,138 @@ def test_accumulation_in_the_search():
         assert torch.allclose(value, factors(four)[key], rtol=0, atol=1e-8), key
 
 
-def tokens(rows: list) -> dict[str, torch.Tensor]:
-    """A batch whose labels are words: neither padding nor the first word, which nothing predicts, counts."""
-    batch = collate(rows)
-    labels = batch["input_ids"].masked_fill(batch["input_ids"] == PAD, -100)
-    labels[:, 0] = -100
-    return {**batch, "labels": labels}
+# every family with every head it has; "regression" is a classification of one score
+HEADED = [*((kind, head) for kind in FAMILIES for head in ("classification", "regression")),
+          *((kind, "tagging") for kind in ("bert", "roberta", "distilbert", "mpnet", "gpt2", "llama")),
+          *((kind, "causal") for kind in ("gpt2", "opt", "llama")), ("t5", "seq2seq"), ("bart", "seq2seq")]
+ONE_A_HEAD = [("bert", "classification"), ("bert", "tagging"), ("llama", "causal"), ("t5", "seq2seq")]
 
 
-def test_accumulation_weighs_words_where_the_loss_is_a_mean_over_words():
-    """Rows of unlike lengths in micro-batches: the mean over all words, not a mean of means."""
-    ends = []
-    for pieces in (1, 4):
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=16,
-                                           resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=1,
-                                           eos_token_id=2)).double()
-        adapters = adapt(model, LoRA(r=4), seed=0)
-        rows = [{"input_ids": list(range(3, 3 + n)), "labels": 0} for n in (2, 3, 12, 5, 9, 2, 14, 4)]
-        Trainer(adapters, rows, tokens, TrainConfig(steps=6, batch_size=8, accumulation=pieces, lr=1e-2),
-                cpu=True).run()
-        ends.append(factors(adapters))
-    for key, value in ends[0].items():
-        assert torch.allclose(value, ends[1][key], rtol=0, atol=1e-9), key
+def headed(kind: str, head: str, dtype: torch.dtype = F64, n: int = 8, **values: Any) -> Trainer:
+    """A trainer of unlike rows in one batch; under a causal head each word has a label, the first too."""
+    score = head == "regression"
+    head = "classification" if score else head
+    model = tiny(kind, head=head, labels=1 if score else 3, dtype=dtype)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    rows = rows_for(head, n, labels=3)
+    for i, row in enumerate(rows):
+        row["labels"] = i % 5 / 2 - 1 if score else row["input_ids"] if head == "causal" else row["labels"]
+    made = collate_for(head)
+    made.label_type = dtype if score else torch.int64
+    return Trainer(adapt(model, LoRA(r=4), seed=0), rows, made,
+                   TrainConfig(**{"steps": 6, "batch_size": 8, "lr": 1e-2, **values}), cpu=True)
+
+
+def first_gradients(made: Trainer) -> dict[str, torch.Tensor]:
+    """Of the first step's task loss, by parameter."""
+    made.prepare()
+    made.open_step(1, made._batches("train", 1))
+    made._descend()
+    return {name: p.grad.clone() for name, p in made.adapters.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("kind", "head", "smoothing"), [
+    *((*pair, 0.0) for pair in HEADED), *((*pair, 0.1) for pair in ONE_A_HEAD)])
+def test_accumulation_weighs_as_the_loss_does(kind, head, smoothing):
+    """Rows of unlike lengths in micro-batches: the mean over all labels that count, not a mean of means."""
+    whole, parts = (first_gradients(headed(kind, head, accumulation=n, label_smoothing=smoothing)) for n in (1, 3))
+    assert_near(parts, whole, rounding(head, smoothing))
+
+
+def test_accumulation_weighs_as_the_loss_does_in_float32():
+    assert_near(*(first_gradients(headed("llama", "causal", torch.float32, accumulation=n)) for n in (3, 1)), 1e-6)
+
+
+def rounding(head: str, smoothing: float) -> float:
+    """Of one loss: transformers takes a causal model's, and the sum of smoothed labels, in float32."""
+    return 1e-6 if head == "causal" or smoothing else 1e-12
+
+
+def assert_near(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Each tensor, up to a share of its own norm (or of the largest)."""
+    assert found.keys() == wanted.keys()
+    largest = max(float(value.norm()) for value in wanted.values())
+    for name, value in wanted.items():
+        assert float((found[name] - value).norm()) <= tolerance * max(float(value.norm()), 1e-3 * largest), name
+
+
+# ---- labels of -100 -----------------------------------------------------------------------------------------
+
+
+def unlabelled(made: Trainer, which: Callable[[int], bool]) -> Trainer:
+    """The trainer, with no label that counts in some of its rows: a causal row keeps its first."""
+    for i, row in enumerate(made.streams["train"]):
+        if which(i) and isinstance(row["labels"], list):
+            keep = 1 if shifts(made.adapters.model) else 0
+            row["labels"] = [*row["labels"][:keep], *[-100] * (len(row["labels"]) - keep)]
+        elif which(i):
+            row["labels"] = -100
+    return made
+
+
+@pytest.mark.parametrize(("kind", "head"), ONE_A_HEAD)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_micro_batch_without_labels_counts_for_nothing(kind, head, smoothing):
+    """A row a micro-batch, half of them without: the same gradients as in one batch, and a training to the end."""
+    parts, whole = (unlabelled(headed(kind, head, accumulation=n, label_smoothing=smoothing), lambda i: i % 2 == 0)
+                    for n in (8, 1))
+    assert_near(first_gradients(parts), first_gradients(whole), rounding(head, smoothing))
+    assert parts.run().finished
+
+
+def weights(made: Trainer) -> dict[str, torch.Tensor]:
+    """Of the branches and the head."""
+    return {key: value for key, value in factors(made.adapters).items() if key.startswith("parameter")
+            or key.endswith(("lora_A", "lora_B"))}
+
+
+@pytest.mark.parametrize("method", [LoRA(r=4), SaLoRA(r=4, eta_c=0.5, t_end=8), DeltaLoRA(r=4, K=0),
+                                    AutoLoRA(r=4), AutoLoRA(r=4, hypergradient="unrolled")])
+def test_a_step_without_labels_moves_nothing(method):
+    """A row a step, most of them without a label, the first step too: weights and moments stay as they were."""
+    made = trainer(method, rows=24, batch_size=1, steps=12)
+    rows = made.streams["train"]
+    seen = [rows.index(made.rows_of("train", step)[0][0]) for step in range(1, 13)]
+    for step in (1, 2, 5, 6, 9):
+        rows[seen[step - 1]]["labels"] = -100
+    still: list[int] = []
+    kept = weights(made)
+
+    def look(step: int, values: dict[str, float]) -> None:
+        nonlocal kept
+        before, kept = kept, weights(made)
+        still.extend([step] if same_tensors(before, kept) else [])
+
+    made.callbacks = [Watch(look)]
+    made.run()
+    assert still == ([] if isinstance(method, SaLoRA) else [1, 2, 5, 6, 9])  # SaLoRA's penalty goes on
+    assert all(math.isfinite(value) for *_, value in made.outcome.history)
+
+
+@pytest.mark.parametrize(("kind", "head"), ONE_A_HEAD)
+def test_examples_without_any_label_are_refused(kind, head):
+    """Before anything trains, by a sentence about labels."""
+    made = unlabelled(headed(kind, head), lambda i: True)
+    with pytest.raises(ValueError, match="not one label of the examples counts"):
+        Trainer(made.adapters, made.streams["train"], made.collate, made.config, cpu=True)
+
+
+def test_a_score_of_minus_100_is_a_score():
+    made = headed("bert", "regression")
+    made.streams["train"][0]["labels"] = -100.0
+    whole, parts = (first_gradients(Trainer(made.adapters, made.streams["train"], made.collate, TrainConfig(
+        steps=6, batch_size=8, accumulation=n), cpu=True)) for n in (1, 3))
+    assert_near(parts, whole, 1e-12)
+
+
+def test_a_batch_without_labels_is_named():
+    """Where the collator left them out, or calls them something else."""
+    made = trainer(LoRA(r=4))
+    made.collate = lambda rows: {k: v for k, v in collate(rows).items() if k != "labels"}
+    with pytest.raises(ValueError, match="gave no loss, for the batches hold no labels"):
+        made.run()
 
 
 def test_runs_are_deterministic_and_seeds_differ():
