@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -72,9 +71,7 @@ def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_
     assert {Path(path).name for path in first["figures"]} == written
     assert len(written) == 7
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained again"))
-    start = time.monotonic()
     status, out, _ = run(*words, "--json")
-    assert time.monotonic() - start < 5
     assert status == 0
     assert json.loads(out)["runs"] == first["runs"]
     status, out, _ = run(*words)  # and as a table

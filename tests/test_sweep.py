@@ -13,11 +13,10 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from helpers import trainer
-from lethal import Lethal, lives, steps
+from lethal import ENDLESS, Lethal, lives, steps, until
 from rich.console import Console
 from small import command, place_in
 
@@ -215,13 +214,13 @@ def test_runs_that_share_a_pass(ends, words, small, tmp_path):
 
 def wait_until_gone(group: int) -> None:
     """No process of this group is left; Python's own helper for shared resources ends a moment later."""
-    for _ in range(50):
-        try:
+    def gone() -> bool:
+        with suppress(ProcessLookupError):
             os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("a worker was left behind")
+            return False
+        return True
+
+    until(gone, "a worker was left behind")
 
 
 def test_killed_workers_lose_nothing_and_double_nothing(small, tmp_path):
@@ -279,23 +278,24 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
 
 def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
     """As a terminal sends it, to the command and to its worker at once."""
-    configs = small("lora", seeds=4, steps=300)
-    words = [sys.executable, "-m", "lowrank_teach.cli", "sweep", "--backbone", str(place / "tiny"), "--seeds", "4",
-             "--profile", "tiny", "--processes", "1", *(f"--set={k}={v}" for k, v in {**FAST, "steps": 300}.items())]
+    configs, store = small("lora", seeds=2, steps=[12, ENDLESS], checkpoint_every=1), Store()
+    values = {**FAST, "steps": f"12,{ENDLESS}", "checkpoint_every": 1}
+    words = [sys.executable, "-m", "lowrank_teach.cli", "sweep", "--backbone", str(place / "tiny"), "--seeds", "2",
+             "--profile", "tiny", "--processes", "1", "--replicas", "1",
+             *(f"--set={k}={v}" for k, v in values.items())]
     started = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     heard = []
     for line in started.stderr:
         heard.append(line)
         if "(1 of 4)" in line:
-            time.sleep(0.5)   # the next one has begun
+            until(lambda: list(store.folder.glob("*.checkpoint.safetensors")), "the second run did not begin")
             os.killpg(started.pid, signal.SIGINT)
     assert started.wait(60) == 130, "".join(heard)
     assert heard[0] == "4 runs, 0 of them stored\n"
     assert "run the same again to go on" in heard[-1]
     assert "Traceback" not in "".join(heard)
     wait_until_gone(started.pid)
-    store = Store()
     done, begun = set(records(store)), {path.name.split(".")[0] for path in store.folder.glob("*.safetensors")}
     assert done
     assert begun
@@ -306,7 +306,7 @@ def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
 
 def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
     """Python drops an interrupt that comes while it collects garbage; the worker's word of it remains."""
-    configs, heard = small("lora", seeds=3, steps=4000), []
+    configs, heard = small("lora", seeds=3, steps=ENDLESS), []
 
     def interrupt_the_worker():
         while workers := multiprocessing.active_children():   # it listens once it takes steps
@@ -320,7 +320,7 @@ def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
 
     short = small("lora", seeds=4, steps=4)[3:]
     with pytest.raises(KeyboardInterrupt, match="stopped with 1 of 4 runs done; run the same again to go on"):
-        sweep([*short, *configs], 1, on_run=on_run, progress=False)
+        sweep([*short, *configs], 1, on_run=on_run, replicas=1, progress=False)
     assert len(heard) == 1
 
 
@@ -506,6 +506,7 @@ def two_nodes(place, tmp_path_factory):
         cluster.shutdown()
 
 
+@pytest.mark.extra
 def test_on_ray_killed_workers_lose_nothing_and_double_nothing(two_nodes, small, tmp_path):
     """The same on two nodes; a worker that dies is Ray's to replace, and its run goes on from its checkpoint."""
     diary = tmp_path / "once"
@@ -525,26 +526,23 @@ def test_on_ray_killed_workers_lose_nothing_and_double_nothing(two_nodes, small,
     assert [run.key for run in again] == keys([once, *good])
 
 
+@pytest.mark.extra
 def test_on_ray_a_node_that_dies_loses_nothing(two_nodes, small, tmp_path):
     """One of two nodes goes while each of them trains: its run is made again on the other."""
     cluster = two_nodes
     diaries = [tmp_path / "one", tmp_path / "other"]
     configs = [config for diary in diaries for config in small(Lethal(diary=str(diary), at=5, ends="wait"))]
 
-    class Watching(View):
-        seen: ClassVar[set[str]] = set()
+    def remove_a_node():
+        until(lambda: all(5 in steps(diary) for diary in diaries), "not both came to their fifth step")
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        until(lambda: not all(map(lives, diaries)), "the node's worker lives on")
+        (tmp_path / "go").touch()
 
-        def step(self, label, message):
-            self.seen.add(message.key)
-            if len(self.seen) == 2 and cluster.worker_nodes:   # both wait in their fifth step, or will
-                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-                while all(map(lives, diaries)):
-                    time.sleep(0.1)
-                (tmp_path / "go").touch()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "View", Watching)
-        runs = sweep(configs, ray="auto", progress=False)
+    watching = threading.Thread(target=remove_a_node)
+    watching.start()
+    runs = sweep(configs, ray="auto", progress=False)
+    watching.join()
     cluster.add_node(num_cpus=1)
     assert [run.key for run in runs] == keys(configs)
     assert records(Store()) == sorted(keys(configs))
@@ -554,6 +552,7 @@ def test_on_ray_a_node_that_dies_loses_nothing(two_nodes, small, tmp_path):
     assert [len(run.series("loss")[0]) for run in runs] == [12, 12]
 
 
+@pytest.mark.extra
 def test_on_ray_records_come_back_where_folders_are_not_shared(two_nodes, small, monkeypatch):
     """A node that does not find the sweep's token trains into its own store; the record is put into ours."""
     kept: list[str] = []
@@ -566,9 +565,10 @@ def test_on_ray_records_come_back_where_folders_are_not_shared(two_nodes, small,
     assert sorted(kept) == sorted(keys(configs)) == records(Store())
 
 
+@pytest.mark.extra
 def test_on_ray_ctrl_c_leaves_checkpoints(two_nodes, small, tmp_path):
     diary = tmp_path / "diary"
-    configs = small(Lethal(diary=str(diary), at=99999), steps=3000)
+    configs = small(Lethal(diary=str(diary)), steps=ENDLESS)
 
     class Impatient(View):
         def step(self, label, message):
@@ -580,9 +580,29 @@ def test_on_ray_ctrl_c_leaves_checkpoints(two_nodes, small, tmp_path):
         with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 1 runs done"):
             sweep(configs, ray="auto", progress=False)
     taken = len(steps(diary))
-    assert 1 < taken < 3000
+    assert 1 < taken < ENDLESS
     assert len(list(Store().folder.glob("*.checkpoint.safetensors"))) == 1
     assert not list(Store().folder.glob(".seen-by-ray-*"))
+
+
+@pytest.mark.extra
+def test_on_ray_what_is_answered_late_is_heard(two_nodes, small, tmp_path, monkeypatch):
+    """A run goes on once the view has heard of it, from a mailbox that takes its time as on a busy machine."""
+    from lowrank_teach.sweeps import cluster
+
+    class Slow(cluster.Mailbox):
+        def take(self):
+            time.sleep(2 * cluster.LOOK_EVERY_S)
+            return super().take()
+
+    class Letting(View):
+        def step(self, label, message):
+            (tmp_path / "go").touch()
+
+    monkeypatch.setattr(cluster, "Mailbox", Slow)
+    monkeypatch.setattr(engine, "View", Letting)
+    run, = sweep(small(Lethal(diary=str(tmp_path / "diary"), at=5, ends="wait")), ray="auto", progress=False)
+    assert len(run.series("loss")[0]) == 12
 
 
 def test_without_ray_it_says_how_to_get_it(small, monkeypatch):

@@ -61,7 +61,7 @@ class Cluster:
                      if address == "local" else None, logging_level="ERROR")
         self.token = store.folder / f".seen-by-ray-{uuid.uuid4().hex}"
         self.token.touch()
-        self.mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+        self.mailbox, self.answer = ray.remote(Mailbox).options(num_cpus=0).remote(), None
         gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
         self.task = ray.remote(_train).options(num_cpus=1, max_retries=RETRIES, **gpus)
         self.pending: dict[Any, Group] = {}
@@ -78,8 +78,12 @@ class Cluster:
                 yield from _result(reference, self.pending.pop(reference))
 
     def _steps(self) -> list[Message]:
+        """What the mailbox holds; an answer that is late, as on a busy machine, is heard at a later look."""
         with suppress(ray.exceptions.RayError):   # its node died: nothing but the display depends on it
-            return ray.get(self.mailbox.take.remote(), timeout=LOOK_EVERY_S)
+            answer, self.answer = self.answer or self.mailbox.take.remote(), None
+            if ray.wait([answer], timeout=LOOK_EVERY_S)[0]:
+                return ray.get(answer)
+            self.answer = answer
         return []
 
     def close(self) -> None:
