@@ -417,6 +417,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipi
     not torch.cuda.is_available(), reason="no CUDA device here")])]
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", BESIDE)
 def test_every_method_trains_on_the_librarys_codes(tmp_path, monkeypatch, name, device):
@@ -438,6 +439,7 @@ def test_every_method_trains_on_the_librarys_codes(tmp_path, monkeypatch, name, 
     assert site_measures(adapters)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_planned_bytes_are_those_of_the_librarys_codes(tmp_path, monkeypatch, device):
     model = by_the_library(tmp_path, monkeypatch, device)

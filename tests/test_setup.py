@@ -47,6 +47,21 @@ def test_what_is_installed_is_what_is_pinned():
         pytest.skip(f"this environment was not made with constraints.txt: {wrong}")
 
 
+def test_ci_is_the_suite_and_what_it_leaves_out():
+    """`make test` as it is, each marker that it then asks for is one, and what it installs is an extra or pinned."""
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.findall(r"^make (\w+)$", text, re.MULTILINE) == ["lint", "test"]
+    markers = {line.partition(":")[0] for line in TOML.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+               ["tool"]["pytest"]["ini_options"]["markers"]}
+    assert set(re.findall(r" -m (\w+) tests$", text, re.MULTILINE)) == {"numeric", "extra"} <= markers
+    installs = re.search(r'--constraint constraints\.txt --editable "\.\[(.+)\]" (.+)$', text, re.MULTILINE)
+    extras, others = installs.groups()
+    needed = [Requirement(line) for extra in extras.split(",") for line in PROJECT["optional-dependencies"][extra]]
+    assert {requirement.name for requirement in needed} | set(others.split()) <= set(PINS)
+    assert all(requirement.specifier.contains(next(iter(PINS[requirement.name].specifier)).version)
+               for requirement in needed)
+
+
 def test_conda_makes_the_same_environment():
     parts = [part for part in CONDA["dependencies"] if isinstance(part, str)]
     pip, = (part["pip"] for part in CONDA["dependencies"] if isinstance(part, dict))
