@@ -36,7 +36,7 @@ from .hf_arguments import config_of, lengths, refuse, streams
 from .loop import Batch, RuleLoop
 from .methods.base import Clock, Method
 from .outcome import Outcome
-from .steps import shares
+from .steps import modes_kept, shares
 
 STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
 
@@ -96,7 +96,8 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         if self.outcome.step:
             raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one, and "
                                "resume from a checkpoint to go on")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        with modes_kept(self.adapters.model):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # -- the optimizer and its rates
 

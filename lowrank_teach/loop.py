@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .distributed import Team
 from .methods.base import Clock, Rule
 from .outcome import DivergedError, LivenessError, Outcome
-from .steps import activations_kept, batch_order, counted, linear_schedule, task_loss
+from .steps import activations_kept, batch_order, calls_seen, counted, linear_schedule, modes_kept, task_loss
 
 Batch = dict[str, Tensor]
 
@@ -168,6 +168,39 @@ class RuleLoop:
             if not must <= trains <= must | may:
                 wrong = sorted((trains - must - may) | (must - trains))
                 raise LivenessError(f"other parameters train than were listed: {', '.join(wrong[:4])}")
+            bypassed = self._bypassed()
+            if self.team.any(bool(bypassed))[0]:
+                raise LivenessError(f"step 1: in eval mode the weight of {', '.join(bypassed[:4]) or 'a layer'} is "
+                                    "used and the layer not called, so its branch has no effect: let its module call "
+                                    "it (self.lin(x), not self.lin.weight), or leave this site out")
+
+    def _bypassed(self) -> list[str]:
+        """Layers whose weight takes part in an eval pass of the step's rows although they are not called.
+
+        One that is called by no row (an expert) and whose weight no output depends on is none of them.
+        """
+        model, batch = self.adapters.model, self.micro_batches[0]
+        with modes_kept(model), calls_seen() as called, torch.no_grad():
+            if self.adapters.owners:
+                model.eval()
+                self.model(**batch)
+        rest = {path: owner.weight for path, owner in self.adapters.owners.items()
+                if owner not in called and owner.weight.is_floating_point()}
+        if not rest:
+            return []
+        try:  # once more with gradients: without a fast path, and with a look at what the loss depends on
+            with modes_kept(model), calls_seen() as called, torch.enable_grad():
+                model.eval()
+                for weight in rest.values():
+                    weight.requires_grad_(True)
+                loss = self.loss(batch)
+                found = (torch.autograd.grad(loss, list(rest.values()), allow_unused=True) if loss.requires_grad
+                         else [None] * len(rest))
+        finally:
+            for weight in rest.values():
+                weight.requires_grad_(False)
+        return [path for path, gradient in zip(rest, found, strict=True)
+                if gradient is not None or self.adapters.owners[path] in called]
 
     def refuse_non_finite(self, value: Tensor, what: str) -> Tensor:
         """The value itself.

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
 from typing import Any
 
@@ -26,7 +26,7 @@ from .loop import Batch
 from .methods.asks import Ask, Asks, Noise
 from .outcome import Outcome
 from .stacked import Weights, conductor, why_not
-from .steps import interrupt_between_steps, loss_from, shares
+from .steps import interrupt_between_steps, loss_from, modes_kept, shares
 from .train import Trainer
 
 Rows = list[list[dict[str, Any]]]   # micro-batches of encoded rows
@@ -121,8 +121,10 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
             raise ValueError(f"{trainer.adapters.method.name} cannot share its pass: {reason}; train it alone")
     lanes = [Lane(trainer) for trainer in trainers]
     passes = Passes()
+    modes = ExitStack()
     try:
         for lane in lanes:
+            modes.enter_context(modes_kept(lane.trainer.adapters.model))
             with lane.alone():
                 lane.trainer.prepare()
         with interrupt_between_steps() as interrupted:
@@ -137,6 +139,7 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
         for lane in lanes:
             if hasattr(lane.trainer, "model"):
                 lane.trainer.unwrap()
+        modes.close()
     return [lane.error or lane.trainer.outcome for lane in lanes]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.modules.module import register_module_forward_hook
 from transformers.loss.loss_utils import ForCausalLMLoss, ForSequenceClassificationLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
@@ -44,6 +46,27 @@ def batch_order(rows: Sequence[dict[str, Any]], size: int, generator: torch.Gene
         pool = sorted(mixed[start:start + 8 * size], key=lambda i: len(rows[i]["input_ids"]))
         batches += [pool[i:i + size] for i in range(0, len(pool), size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+@contextmanager
+def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Training or eval mode as it was, module by module: some may be kept in eval on purpose."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module in model.modules():  # one that came meanwhile (a new link's gate) takes the model's own
+            module.training = modes.get(module, modes[model])
+
+
+@contextmanager
+def calls_seen() -> Iterator[set[torch.nn.Module]]:
+    """Every module that is called meanwhile. By a global hook: torch's fast paths look for a module's own."""
+    called: set[torch.nn.Module] = set()
+    compiles = "torch._dynamo" in sys.modules  # what was compiled calls its modules only when it runs eagerly
+    with (torch.compiler.set_stance("force_eager") if compiles else nullcontext(),
+          register_module_forward_hook(lambda module, inputs, output: called.add(module))):
+        yield called
 
 
 @contextmanager

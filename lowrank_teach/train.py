@@ -26,7 +26,7 @@ from .distributed import Team
 from .loop import Batch, RuleLoop
 from .methods.base import Clock
 from .outcome import Callback, Outcome
-from .steps import hold_out, require_labels
+from .steps import hold_out, modes_kept, require_labels
 
 
 class Trainer(RuleLoop):
@@ -76,19 +76,22 @@ class Trainer(RuleLoop):
     def run(self) -> Outcome:
         """Train to the end, to a callback's stop, or to an interrupt (which leaves a checkpoint, then raises).
 
+        The model is left in the mode, training or eval, that it was found in.
+
         Raises:
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
-        self.prepare()
-        try:
-            with self.team.interrupts() as interrupted:
-                for step in range(self.outcome.step + 1, self.total + 1):
-                    if self._one_more(step, interrupted):
-                        return self.outcome
-            self.complete()
-        finally:
-            self.unwrap()
+        with modes_kept(self.adapters.model):
+            self.prepare()
+            try:
+                with self.team.interrupts() as interrupted:
+                    for step in range(self.outcome.step + 1, self.total + 1):
+                        if self._one_more(step, interrupted):
+                            return self.outcome
+                self.complete()
+            finally:
+                self.unwrap()
         return self.outcome
 
     def _one_more(self, step: int, interrupted: threading.Event) -> bool:

@@ -25,6 +25,7 @@ from transformers import (
 
 from lowrank_teach.features import Feature, prompt_of
 from lowrank_teach.methods.checks import require, require_types
+from lowrank_teach.steps import modes_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,13 +139,9 @@ def refuse_long(model: Any, features: Sequence[Feature], max_new_tokens: int = 0
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
     """Eval mode for a while; each module gets its own mode back, for some may be kept in eval on purpose."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager
