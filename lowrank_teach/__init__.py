@@ -21,7 +21,7 @@ wait_briefly()
 _WHERE = {
     # the layer, and where it goes (02)
     "LowRank": "lowrank", "Adapted": "lowrank", "select": "sites", "find_sites": "sites",
-    "adapt": "adapters", "Adapters": "adapters",
+    "adapt": "adapters", "Adapters": "adapters", "adapters_of": "adaptable",
     # the methods, one paper each (02 to 06), and what they are compared with
     "METHODS": "methods", "Method": "methods", "Rule": "methods", "LoRA": "methods", "COLA": "methods",
     "SaLoRA": "methods", "DeltaLoRA": "methods", "AutoLoRA": "methods", "compose": "methods",

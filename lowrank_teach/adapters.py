@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import state
+from .adaptable import mark, refuse_adapted, refuse_unwritable, unmark
 from .export_plain import guard, unguard
+from .heads import head_names
 from .lowrank import Adapted, LowRank
 from .methods import Method, as_method
 from .packed import is_packed, size
 from .plan import Plan
 from .sites import Site, select
-
-HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
 
 
 def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
@@ -37,24 +38,12 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
             usual names of a classifier head.
 
     Raises:
-        ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied,
-            or the model is adapted already. The model is then as it was.
+        ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
+            cannot be written, or the model is adapted already (`adapters_of`). The model is then as it was.
     """
     method = as_method(method)
     sites = select(model, method.sites) if method.sites else []
-    return Adapters(model, method, sites, seed, _head_names(model, head))
-
-
-def _head_names(model: nn.Module, head: Sequence[str] | None) -> list[str]:
-    names = [name for name, _ in model.named_parameters()]
-    if head is None:
-        new = getattr(model, "lowrank_new_parameters", None)
-        return list(new) if new is not None else [n for n in names if any(part in HEADS for part in n.split("."))]
-    for part in head:
-        if not any(name == part or name.startswith(part + ".") for name in names):
-            raise ValueError(f"head {part!r} names no module with parameters; name one of "
-                             f"{', '.join(name for name, _ in model.named_children())}")
-    return [n for n in names if any(n == part or n.startswith(part + ".") for part in head)]
+    return Adapters(model, method, sites, seed, head_names(model, head))
 
 
 class Adapters(Mapping[str, LowRank]):
@@ -62,6 +51,7 @@ class Adapters(Mapping[str, LowRank]):
 
     def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
                  head: list[str]) -> None:
+        refuse_adapted(model)
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
         self.rule.generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
@@ -71,6 +61,7 @@ class Adapters(Mapping[str, LowRank]):
                 raise ValueError(f"{site.path} is part of the head, which trains as it is; leave it out of sites")
         base = method.base_parameters(model)
         self._refuse_packed(sites, base)
+        refuse_unwritable(model, [*(f"{site.path}.weight" for site in sites), *head, *base])
         made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
         self.sites = {site.name: site for site, _ in made}
         # from here on nothing is refused any more, so the model is changed as a whole or not at all
@@ -78,13 +69,17 @@ class Adapters(Mapping[str, LowRank]):
         self._head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
         model.requires_grad_(False)
         self.owners = self._wrap(made)
+        before = set(model.modules())
         self.extra_names = self.rule.attach(model, sites)
+        for module in set(model.modules()) - before:  # new ones: in the mode of the model they stand in
+            module.training = model.training
         for name in [*head, *base, *self.extra_names]:
             model.get_parameter(name).requires_grad_(True)
         if self.owners or self.extra_names:
             guard(model, bool(self.extra_names))
         self.base_names = base
         self.state = "adapted"
+        mark(model, self)
 
     def _refuse_packed(self, sites: list[Site], base: list[str]) -> None:
         packed = [site.name for site in sites if is_packed(self.model.get_submodule(site.path))]
@@ -182,8 +177,10 @@ class Adapters(Mapping[str, LowRank]):
 
         Raises:
             RuntimeError: merged already, or removed.
+            DivergedError: something learned is not finite, or W's type cannot hold the sum; nothing was written.
         """
         self._allow("merge", "adapted")
+        state.refuse_non_finite(self)
         self.rule.merge()
         for owner in self.owners.values():
             owner.merge()
@@ -220,21 +217,24 @@ class Adapters(Mapping[str, LowRank]):
         """Merge and take the branches off: a plain model with all that was learned, for `save_pretrained`.
 
         Raises:
-            RuntimeError: the branches are off already.
+            RuntimeError: the branches are off already.  DivergedError: as for `merge`.
         """
         self._allow("merge_and_unload", "adapted", "merged")
         if self.state == "adapted":
             self.merge()
+        else:
+            state.refuse_non_finite(self)  # it may have changed since
         return self._unwrap("unloaded")
 
-    def _unwrap(self, state: str) -> nn.Module:
+    def _unwrap(self, end: str) -> nn.Module:
         self.rule.detach(self.model)
         for path, owner in self.owners.items():
             self.model.set_submodule(path, owner.base)
         unguard(self.model)
+        unmark(self.model)
         for name, flag in self._were_trainable.items():
             self.model.get_parameter(name).requires_grad_(flag).grad = None
-        self.state = state
+        self.state = end
         return self.model
 
     def _allow(self, what: str, *states: str) -> None:
@@ -245,34 +245,23 @@ class Adapters(Mapping[str, LowRank]):
     # -- all that a resume needs, as flat tensors and plain values
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name (branches, head, and W where it was written) and each branch's plain values."""
-        tensors = {f"parameter.{n}": self.model.get_parameter(n).detach()
-                   for n in dict.fromkeys([*self.head_names, *self.base_names, *self.extra_names])}
-        values: dict[str, Any] = {}
-        for name, branch in self.items():
-            tensors |= {f"branch.{name}.{key}": value.detach() for key, value in branch.state_dict().items()}
-            values[name] = {"scaling": branch.scaling, "echo": branch.echo, "in_base": branch.in_base}
-            if branch.in_base:
-                tensors[f"base.{name}"] = self.owner(name).slice_of(name).contiguous()
-        return tensors, values
+        """Tensors by name (branches, head, and W where a method wrote it) and each branch's plain values.
 
-    @torch.no_grad()
+        Of merged adapters it is what `restore` would leave, all in the branches. The tensors are those in use, no
+        copies.
+
+        Raises:
+            RuntimeError: the branches are off already.
+        """
+        self._allow("read a state", "adapted", "merged")
+        return state.read(self)
+
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """What `state_dict` wrote, also where ranks have changed since `adapt`."""
-        for name in dict.fromkeys([*self.head_names, *self.base_names, *self.extra_names]):
-            self.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
-        for owner in self.owners.values():  # back to the pretrained bytes, before what was stored is written
-            if owner._pretrained is not None:
-                owner.restore()
-        for name, branch in self.items():
-            stored = {key.removeprefix(f"branch.{name}."): value for key, value in tensors.items()
-                      if key.startswith(f"branch.{name}.")}
-            branch.drift = stored.pop("drift").to(branch.lora_A.device) if "drift" in stored else None
-            for key, value in stored.items():
-                inside, _, leaf = key.rpartition(".")
-                getattr(branch.get_submodule(inside), leaf).data = value.to(branch.lora_A.device).clone()
-            branch.scaling, branch.echo = values[name]["scaling"], values[name]["echo"]
-            if values[name]["in_base"]:
-                self.owner(name).keep_pretrained()
-                self.owner(name).slice_of(name).copy_(tensors[f"base.{name}"])
-                branch.in_base = True
+        """What `state_dict` wrote, also where ranks have changed since `adapt`; merged adapters are restored first.
+
+        Raises:
+            RuntimeError: the branches are off already.  ValueError: the state is that of other adapters.
+            DivergedError: it is not finite. Nothing is changed where it is refused.
+        """
+        self._allow("load a state", "adapted", "merged")
+        state.write(self, tensors, values)

@@ -30,6 +30,7 @@ from .adapters import Adapters
 from .errors import Refusal
 from .lowrank import Adapted, LowRank, is_conv1d
 from .measure import factor_svd, numerical_rank
+from .state import REMEDY, non_finite
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 # names inside peft's own layers; a head called "out" would be found in the second, so it is written ".out"
@@ -67,11 +68,13 @@ def save_peft(adapters: Adapters, folder: str | Path, *, compress: bool = False)
             and B are then no longer the trained ones.
 
     Raises:
-        ExportError: the change is not low-rank, or nothing was put on any matrix.
+        ExportError: the change is not low-rank or not finite, or nothing was put on any matrix.
     """
     reason = why_not(adapters)
     if reason:
         raise ExportError(reason)
+    if bad := non_finite(adapters.state_dict()[0].items()):
+        raise ExportError(f"what was learned is not finite at {bad}, so nothing was written: {REMEDY}")
     pairs = {path: pair for path, owner in adapters.owners.items()
              if (pair := _of_layer(owner, compress)) is not None}
     if not pairs:

@@ -27,6 +27,7 @@ from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
 from .measure import factor_svd
 from .methods.lora import LoRA
 from .sites import Site, select, shape
+from .state import non_finite
 
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
 # starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
@@ -82,9 +83,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ExportError(f"{folder} holds no {' and no '.join(missing)}: name the folder that peft's "
                           "save_pretrained(folder) wrote")
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
+        config, tensors = json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, OSError) as error:
         raise ExportError(f"the adapter in {folder} is damaged ({error}); copy it again") from error
+    if bad := non_finite((name.removeprefix(PREFIX), t) for name, t in tensors.items()):
+        raise ExportError(f"the adapter in {folder} is not finite at {bad}: training diverged; take an earlier one")
+    return config, tensors
 
 
 def _refuse_more_than_lora(config: dict[str, Any]) -> None:

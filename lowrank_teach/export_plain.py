@@ -16,6 +16,7 @@ from torch import nn
 
 from .errors import Refusal
 from .lowrank import Adapted
+from .state import REMEDY, non_finite
 
 
 class SaveError(Refusal, RuntimeError):
@@ -43,13 +44,18 @@ def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
     Args: those of the model's own `save_pretrained`.
 
     Raises:
-        SaveError: branches are live, or a state dict is given (its names are those of the wrapped layers).
+        SaveError: branches are live, something learned is not finite, or a state dict is given (its names are those
+            of the wrapped layers).
     """
     wrapped = {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
     live = [path for path, module in wrapped.items() if not module.merged]
     if live:
         raise SaveError(f"{len(live)} layers carry live branches ({live[0]} …), which no plain checkpoint can hold: "
                         "call adapters.merge() first, or lt.save_peft(adapters, folder) for the adapters alone")
+    learned = [*((f"{path}.weight", module.weight) for path, module in wrapped.items()),
+               *((name, p) for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name)]
+    if bad := non_finite(learned):
+        raise SaveError(f"what was learned is not finite at {bad}, so nothing was written: {REMEDY}")
     if kwargs.get("state_dict") is not None:
         raise SaveError("a merged model is saved from its own weights: leave state_dict out, or take the model that "
                         "adapters.merge_and_unload() returns")

@@ -34,9 +34,9 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as hf_logging
 
-from lowrank_teach.adapters import HEADS
 from lowrank_teach.assets import fetch
 from lowrank_teach.convert import CONVERTERS, converted
+from lowrank_teach.heads import HEADS
 from lowrank_teach.hub import cache_only_if_offline, reason
 
 

@@ -16,7 +16,7 @@ class LivenessError(Refusal, RuntimeError):
 
 
 class DivergedError(Refusal, RuntimeError):
-    """The loss is not finite."""
+    """The loss, or something that was learned, is not finite."""
 
 
 class StoppedError(Refusal, RuntimeError):

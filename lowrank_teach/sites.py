@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .adaptable import refuse_adapted, refuse_layer
 from .lowrank import Adapted, is_conv1d
 from .packed import is_packed
 
@@ -130,10 +131,10 @@ def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
         sites: letters ("qv", "qkvo"), "all" (every matrix of a layer), or names: "3.q", "up", module paths.
 
     Raises:
-        ValueError: something named matches nothing (with near misses), or a module is tied or adapted already.
+        ValueError: something named matches nothing (with near misses), the model is adapted already, or a layer can
+            carry no branch: its weight is tied, computed from others, or used without calling the layer.
     """
-    if any(isinstance(module, Adapted) for module in model.modules()):
-        raise ValueError("this model is adapted already; call remove() on its adapters first")
+    refuse_adapted(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     known = find_sites(model) if kind in ARCHITECTURES or isinstance(sites, str) else []
     wanted = _wanted(sites, known)
@@ -152,7 +153,8 @@ def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
             chosen[name] = Site(name, name, None, *shape(module))
     if missing or not chosen:
         raise ValueError(_nothing_matches(missing, known, model))
-    _refuse_tied(model, chosen.values())
+    for path in dict.fromkeys(site.path for site in chosen.values()):
+        refuse_layer(model, path)
     order = {site.name: i for i, site in enumerate(known)}
     return sorted(chosen.values(), key=lambda site: order.get(site.name, len(order)))
 
@@ -182,15 +184,3 @@ def _nothing_matches(missing: list[str], known: list[Site], model: nn.Module) ->
     return ("; ".join(hints) or "no site was named") + (
         f". Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module path."
         if known else f". This model's linear layers are: {', '.join(linear[:8])} …")
-
-
-def _refuse_tied(model: nn.Module, sites: Iterable[Site]) -> None:
-    owners: dict[int, set[str]] = {}
-    for path, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), set()).add(path)
-    for site in sites:
-        module = model.get_submodule(site.path)
-        shared = owners[id(module.weight)] - {f"{site.path}.weight"}  # type: ignore[arg-type]
-        if shared:
-            raise ValueError(f"the weight of {site.path} is tied to {', '.join(sorted(shared))}: a change of one "
-                             "would change the other; untie it, or leave this site out")

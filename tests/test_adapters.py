@@ -21,6 +21,7 @@ from lowrank_teach.methods import (
     Method,
     SaLoRA,
 )
+from lowrank_teach.outcome import DivergedError
 from lowrank_teach.train import Trainer
 
 # one of each kind of trace that a method can leave in a model, over a twelve-step training
@@ -294,6 +295,107 @@ def test_state_dict_carries_everything_to_another_model(name):
             gate.phase = "folded"
     assert torch.equal(logits(other.model, make_batch()), logits(model, make_batch()))
     assert other.ranks() == adapters.ranks()
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if not n.startswith(("full", "head"))])
+def test_a_state_that_is_loaded_into_merged_adapters_is_kept(name):
+    """And one that was read off merged adapters: merge_and_unload() deploys what was learned, not W alone."""
+    model, batch = a_model(name, torch.float64), make_batch()
+    adapters, _ = train(EVERY[name], model)
+    learned = logits(model, batch)
+    adapters.merge()
+    tensors, values = adapters.state_dict()
+    adapters.load_state_dict(tensors, values)
+    assert adapters.state == "adapted"
+    other = adapt(a_model(name, torch.float64), EVERY[name], seed=9)
+    other.merge()
+    other.load_state_dict(*adapters.state_dict())
+    for loaded in (adapters, other):
+        assert (logits(loaded.model, batch) - learned).abs().max() < 1e-10
+        assert (logits(loaded.merge_and_unload(), batch) - learned).abs().max() < 1e-10
+
+
+def test_the_tensors_in_use_are_a_state_too():
+    """W as a knot left it is among them, and is given its pretrained bytes back first."""
+    adapters, _ = train(COLA(r=4), a_model("cola"))
+    learned = logits(adapters.model, make_batch())
+    adapters.load_state_dict(*adapters.state_dict())
+    assert torch.equal(logits(adapters.model, make_batch()), learned)
+
+
+def test_a_state_of_other_adapters_is_refused_with_nothing_changed():
+    """Other sites, another width, another head; after remove() there is nothing to read and nothing to load into."""
+    model = tiny()
+    adapters = adapt(model, LoRA(r=4), seed=0)
+    shake(adapters)
+    before = bytes_of(model)
+    for other in (adapt(tiny(), LoRA(r=4, sites="qkv")), adapt(tiny(), LoRA(r=4, sites="q")),
+                  adapt(tiny(hidden_size=8, intermediate_size=16), LoRA(r=4)), adapt(tiny(labels=3), LoRA(r=4))):
+        with pytest.raises(ValueError, match="state is that of other adapters: it does not fit at"):
+            adapters.load_state_dict(*other.state_dict())
+    assert same_tensors(bytes_of(model), before)
+    stored = adapters.state_dict()
+    adapters.remove()
+    with pytest.raises(RuntimeError, match="cannot read a state: the adapters are removed"):
+        adapters.state_dict()
+    with pytest.raises(RuntimeError, match="cannot load a state: the adapters are removed"):
+        adapters.load_state_dict(*stored)
+
+
+# ---- what is no number is not deployed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leaf", ["lora_A", "lora_B", "fixed_left", "drift"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_merged_nor_loaded(leaf, value):
+    """The site is named, and nothing is changed; also where it came after the merge."""
+    model, at = tiny(), "1.v"
+    adapters = adapt(model, LoRA(r=4), seed=0)
+    shake(adapters)
+    branch = adapters[at]
+    branch.fixed_left, branch.fixed_right = torch.zeros(16, 1), torch.zeros(1, 16)
+    branch.drift = torch.zeros(16, 16)
+    good = {name: t.clone() for name, t in adapters.state_dict()[0].items()}
+    getattr(branch, leaf).data[0, 0] = value
+    before = bytes_of(model)
+    for call in (adapters.merge, adapters.merge_and_unload):
+        with pytest.raises(DivergedError, match=r"not finite at 1\.v, so it was not merged"):
+            call()
+    assert same_bytes(bytes_of(model), before)
+    tensors, values = adapters.state_dict()
+    other = adapt(tiny(), LoRA(r=4), seed=1)
+    with pytest.raises(DivergedError, match=rf"not finite at branch\.1\.v\.{leaf}, and nothing was changed"):
+        other.load_state_dict(tensors, values)
+    adapters.load_state_dict(good, values)
+    adapters.merge()
+
+
+def same_bytes(left: dict, right: dict) -> bool:
+    """As `same_tensors`, where a nan is the same as itself."""
+    return same_tensors(*({name: t.nan_to_num(7.0) for name, t in side.items()} for side in (left, right)))
+
+
+def test_a_sum_that_w_cannot_hold_is_not_merged():
+    """Finite in float32, and above what float16 goes up to."""
+    model = tiny(dtype=torch.float16)
+    adapters = adapt(model, LoRA(r=4), seed=0)
+    with torch.no_grad():
+        adapters["0.q"].lora_B.fill_(1e4)
+        adapters["0.q"].lora_A.fill_(1e4)
+    before = bytes_of(model)
+    with pytest.raises(DivergedError, match=r"not finite at 0\.q"):
+        adapters.merge()
+    assert same_tensors(bytes_of(model), before)
+    assert adapters.state == "adapted"
+
+
+def test_a_head_that_is_not_finite_is_not_merged_either():
+    for method in (LoRA(r=4), HeadOnly(), FullFineTuning()):
+        adapters = adapt(tiny(), method, seed=0)
+        adapters.merge()
+        adapters.model.classifier.bias.data[0] = float("nan")
+        with pytest.raises(DivergedError, match=r"not finite at classifier\.bias"):
+            adapters.merge_and_unload()
 
 
 @pytest.mark.parametrize("method", list(EVERY.values()), ids=list(EVERY))

@@ -512,6 +512,29 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     refused("is damaged")
 
 
+def test_what_is_not_finite_is_neither_written_nor_read(tmp_path):
+    """At every door, with its site; and nothing is left there."""
+    adapters = learned(lt.LoRA(r=2))
+    lt.save_peft(adapters, tmp_path / "good")
+    adapters.merge()
+    adapters["1.v"].lora_B.data[0, 0] = float("nan")
+    with pytest.raises(ExportError, match=r"not finite at branch\.1\.v\.lora_B, so nothing was written"):
+        lt.save_peft(adapters, tmp_path / "out")
+    adapters["1.v"].lora_B.data[0, 0] = 0
+    adapters.owner("0.q").weight.data[0, 0] = float("inf")
+    with pytest.raises(SaveError, match=r"not finite at bert\.encoder\.layer\.0\.attention\.self\.query\.weight"):
+        adapters.model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    _, tensors = written(tmp_path / "good")
+    name = next(name for name in tensors if name.endswith("1.attention.self.value.lora_A.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "good" / WEIGHTS)
+    model = tiny()
+    with pytest.raises(ExportError, match=r"not finite at bert\.encoder\.layer\.1\.attention\.self\.value\.lora_A"):
+        lt.load_peft(model, tmp_path / "good")
+    assert not any(isinstance(module, Adapted) for module in model.modules())
+
+
 # ---- plain checkpoints ----------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ def test_the_key_of_a_default_configuration_is_unchanged(monkeypatch, profile, l
 @pytest.mark.parametrize("name", DIMENSIONS)
 def test_a_model_of_the_table_has_the_checkpoints_parameters(name):
     model = meta_model(name)
-    head = sum(p.numel() for n, p in model.named_parameters() if n.split(".")[0] in lt.adapters.HEADS)
+    head = sum(p.numel() for n, p in model.named_parameters() if n.split(".")[0] in lt.heads.HEADS)
     assert sum(p.numel() for p in model.parameters()) - head == DIMENSIONS[name].parameters
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert config_of(DIMENSIONS[name].hub).to_dict() == config_of(name).to_dict()

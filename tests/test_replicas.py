@@ -14,9 +14,10 @@ import pytest
 import torch
 from helpers import FAMILIES, Stop, Watch, collate_for, rows_for, same_tensors, tiny, trainer
 
-from lowrank_teach.adapters import _head_names, adapt
+from lowrank_teach.adapters import adapt
 from lowrank_teach.config import TrainConfig
 from lowrank_teach.distributed import Team
+from lowrank_teach.heads import head_names
 from lowrank_teach.methods import (
     COLA,
     AutoLoRA,
@@ -61,7 +62,7 @@ SEARCHES: list[tuple[Method, dict[str, Any]]] = [
 def twin(kind: str, seed: int, base: Any, **kinds: Any) -> Any:
     """A model on the base's own weights, with a head of its own."""
     model = tiny(kind, seed=seed, **kinds)
-    share_weights(model, base, _head_names(model, None))
+    share_weights(model, base, head_names(model))
     return model
 
 
