@@ -213,7 +213,7 @@ class SaLoRARule(Rule):
         before = self.loop.logits(probe)
         for branch in self.adapters.values():
             self._prune(branch)
-        self.pruned = unchanged(before, self.loop.logits(probe), torch.float32, "pruning the closed gates")
+        self.pruned = unchanged(before, self.loop.logits(probe), self.loop.dtype, "pruning the closed gates")
 
     def _prune(self, branch: LowRank) -> None:
         keep = branch.gate().nonzero().flatten()
