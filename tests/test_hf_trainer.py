@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import collate, collate_for, logits, make_batch, make_rows, rows_for, tiny, trainer
+from helpers import (
+    collate,
+    collate_for,
+    logits,
+    make_batch,
+    make_rows,
+    rounding,
+    rows_for,
+    same_tensors,
+    tiny,
+    trainer,
+)
+from helpers import gap as apart
 from transformers import TrainerCallback, TrainingArguments
 
 import lowrank_teach as lt
@@ -318,7 +330,7 @@ def test_save_model_writes_what_peft_loads(tmp_path):
     batch = make_batch()
     for folder in ("out", "checkpoint-12"):
         loaded = peft.PeftModel.from_pretrained(tiny(), tmp_path / folder)
-        assert torch.allclose(logits(loaded, batch), logits(made.model, batch), atol=1e-5)
+        assert apart(logits(loaded, batch), logits(made.model, batch)) < rounding(made.model)
 
 
 def test_save_model_of_what_peft_cannot_hold(tmp_path):
@@ -332,7 +344,7 @@ def test_save_model_of_what_peft_cannot_hold(tmp_path):
     full.train()
     full.save_model(str(tmp_path / "full"))
     loaded = type(full.model).from_pretrained(tmp_path / "full")
-    assert torch.equal(logits(loaded, make_batch()), logits(full.model, make_batch()))
+    assert same_tensors(loaded.state_dict(), full.model.state_dict())
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------

@@ -60,9 +60,8 @@ def test_nothing_starts_by_itself(trainer):
 @asset
 def test_it_stops_and_goes_on_to_the_same_bits(trainer, tmp_path):
     trainer.method.value, trainer.seed.value, trainer.steps.value = "cola-2", 3, 24
-    start = time.perf_counter()
     trainer.start.click()
-    assert time.perf_counter() - start < 5, "the page must not wait for the training"
+    assert not trainer.wait(0), "the page must not wait for the training"
     assert trainer.start.disabled
     assert trainer.seed.disabled
     until(lambda: trainer.last >= 2)
