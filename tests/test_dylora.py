@@ -185,7 +185,11 @@ def test_it_resumes_bit_for_bit(frozen, step, tmp_path):
 
 
 def test_one_training_serves_every_rank():
-    """At each rank the loss is far below chance (0.69); LoRA cut to its first direction has lost more."""
+    """At each rank the loss is below chance (0.69); LoRA cut to its first direction has lost what it had learned.
+
+    Over 20 seeds of model and training (mean, standard deviation): DyLoRA's worst rank 0.169, 0.071; LoRA 0.006,
+    0.005; the logarithm of how many times the cut multiplies LoRA's loss 4.64, 0.61. All limits are four of them off.
+    """
     settings = {"steps": 200, "rows": 256, "batch_size": 16, "lr": 1e-2}
     batch = collate(make_rows(256))
 
@@ -198,13 +202,14 @@ def test_one_training_serves_every_rank():
     for b in (1, 2, 3, 4):
         adapters.rule.truncate(b)
         nested[b] = loss(adapters.model)
-    assert max(nested.values()) < 0.25, nested
+    assert max(nested.values()) < 0.46, nested
     plain, _ = train(LoRA(r=4, sites="all"), **settings)
-    assert loss(plain.model) < 0.25
+    whole = loss(plain.model)
+    assert whole < 0.03
     with torch.no_grad():
         for branch in plain.values():
             branch.lora_B[:, 1:] = 0
-    assert loss(plain.model) > max(nested.values())
+    assert loss(plain.model) > 9 * whole
 
 
 def test_with_one_rank_it_is_lora():
