@@ -24,6 +24,7 @@ from .methods import Method, as_method
 from .packed import is_packed, size
 from .plan import Plan
 from .sites import Site, select
+from .wide import WideHead, refuse_short, wide
 
 
 def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
@@ -54,7 +55,7 @@ class Adapters(Mapping[str, LowRank]):
         refuse_adapted(model)
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
-        self.rule.generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
+        self.rule.generator.manual_seed(int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
         self.rule.check(sites)
         for site in sites:
             if f"{site.path}.weight" in head:
@@ -62,11 +63,13 @@ class Adapters(Mapping[str, LowRank]):
         base = method.base_parameters(model)
         self._refuse_packed(sites, base)
         refuse_unwritable(model, [*(f"{site.path}.weight" for site in sites), *head, *base])
+        refuse_short(model, [name for name in base if name not in head], method)
         made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
         self.sites = {site.name: site for site, _ in made}
+        head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
+        self._wide_head = WideHead(model, head)
         # from here on nothing is refused any more, so the model is changed as a whole or not at all
         self._were_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-        self._head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
         model.requires_grad_(False)
         self.owners = self._wrap(made)
         before = set(model.modules())
@@ -77,7 +80,7 @@ class Adapters(Mapping[str, LowRank]):
             model.get_parameter(name).requires_grad_(True)
         if self.owners or self.extra_names:
             guard(model, bool(self.extra_names))
-        self.base_names = base
+        self.base_names, self._head_start = base, head_start
         self.state = "adapted"
         mark(model, self)
 
@@ -98,9 +101,8 @@ class Adapters(Mapping[str, LowRank]):
         for path, branches in by_path.items():
             layer = self.model.get_submodule(path)
             weight: Tensor = layer.weight  # type: ignore[assignment]
-            wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
             owners[path] = Adapted(layer, branches).train(layer.training)
-            owners[path].lora.to(device=weight.device, dtype=wide)
+            owners[path].lora.to(device=weight.device, dtype=wide(weight.dtype))
             self.model.set_submodule(path, owners[path])
         return owners
 
@@ -230,6 +232,7 @@ class Adapters(Mapping[str, LowRank]):
         self.rule.detach(self.model)
         for path, owner in self.owners.items():
             self.model.set_submodule(path, owner.base)
+        self._wide_head.narrow(self.model)
         unguard(self.model)
         unmark(self.model)
         for name, flag in self._were_trainable.items():

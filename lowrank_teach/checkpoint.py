@@ -46,7 +46,7 @@ class Stored:
         for key, value in self.part("optimizer").items():
             index, name = key.split(".", 1)
             parameter = parameters[int(index)]
-            trainer.optimizer.state[parameter][name] = value if name == "step" else value.to(parameter.device)
+            trainer.optimizer.state[parameter][name] = value if name == "step" else value.to(parameter)
         trainer.rule.load_state_dict({**self.part("rule"), **self.values["rule"]})
         outcome = trainer.outcome
         outcome.step, outcome.seconds = self.values["step"], self.values["seconds"]

@@ -22,8 +22,7 @@ from .distributed import Team
 from .evaluate import evaluate
 from .features import Collate, encode
 from .methods import Method
-from .methods.checks import require
-from .models import keep_head_wide, load_backbone, require_config
+from .models import load_backbone, require_config
 from .outcome import Callback, Outcome, Row, StoppedError
 from .progress import TextProgress
 from .run_config import RunConfig
@@ -131,9 +130,6 @@ class Job:
             rows = self.materials.rows(data, tokenizer, c, model)
             rows.refuse_long(model)
             adapters = adapt(model, self.form(stage), seed=seed)
-            require(c.base_dtype == "float32" or not adapters.base_names,
-                    f"{stage.name} trains W itself, which needs float32: leave base_dtype out, or choose a method "
-                    "that leaves W frozen")
             flops = _step_flops(adapters, rows.train, self.recorded.train.batch_size)
             trainer = self._trainer(adapters, rows, stage)
             paused = time.perf_counter()
@@ -212,17 +208,15 @@ class Rows:
 def load_for(backbone: str, data: TaskData, seed: int, base_dtype: str = "float32") -> tuple[Any, Any]:
     """A backbone with the head that a task asks for, and its tokenizer; as `load_backbone`.
 
-    base_dtype: as in `TrainConfig`; under a short type a new head stays in float32.
+    base_dtype: as in `TrainConfig`.
     """
     task = data.task
     labels = {"classification": len(task.labels), "tagging": len(task.labels), "regression": 1}.get(task.kind)
     kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)
     if base_dtype == "float32":
         return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed)
-    model, tokenizer = load_backbone(backbone, num_labels=labels, kind=kind, seed=seed, dtype="bfloat16",
-                                     four_bit=base_dtype == "4bit")
-    keep_head_wide(model)
-    return model, tokenizer
+    return load_backbone(backbone, num_labels=labels, kind=kind, seed=seed, dtype="bfloat16",
+                         four_bit=base_dtype == "4bit")
 
 
 def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:

@@ -144,7 +144,8 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
             continue
         if shared := tied_outside(model, path):
             raise ExportError(f"{path} was trained whole, and its weight is tied to {shared[0]} here: untie it first")
-        heads[path] = {key: rest.pop(f"{PREFIX}{path}.{key}", torch.empty(0)) for key in module.state_dict()}
+        heads[path] = {key: rest.pop(f"{PREFIX}{path}.{key}", torch.empty(0, device="cpu"))
+                       for key in module.state_dict()}
         for key, own in module.state_dict().items():
             if heads[path][key].shape != own.shape:
                 theirs = tuple(heads[path][key].shape)

@@ -156,7 +156,7 @@ class Collate:
     def _column(self, name: str, values: list[Any]) -> torch.Tensor:
         kind = self.label_type if name == "labels" else torch.int64
         if not isinstance(values[0], list):
-            return torch.tensor(values, dtype=kind)  # (B,)
+            return torch.tensor(values, dtype=kind, device="cpu")  # (B,)
         longest = max(len(row) for row in values)
         padded = [row + [self.fill.get(name, 0)] * (longest - len(row)) for row in values]
-        return torch.tensor(padded, dtype=kind)  # (B, T)
+        return torch.tensor(padded, dtype=kind, device="cpu")  # (B, T)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .wide import Wide
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -63,7 +65,7 @@ class Stretch:
         return self.sample(log_theta.unsqueeze(-1), u).mean(-1)
 
 
-class HardConcrete(nn.Module):
+class HardConcrete(Wide):
     """The gates of one site: log θ (r,), this step's noise, and the phase that says what g is now.
 
     phase: "open" (g = 1), "sampled" (in training; deterministic in eval mode), "deterministic", "folded" (g = 1).
@@ -74,8 +76,8 @@ class HardConcrete(nn.Module):
     def __init__(self, stretch: Stretch, r: int) -> None:
         super().__init__()
         self.stretch, self.phase = stretch, "open"
-        self.log_theta = nn.Parameter(torch.zeros(r))      # P(g > 0) = σ(log 11) = 0.9167
-        self.register_buffer("u", torch.full((r,), 0.5))   # drawn anew each step, shared by the whole batch
+        self.log_theta = nn.Parameter(torch.zeros(r, dtype=torch.float32, device="cpu"))  # P(g > 0) = σ(log 11)
+        self.register_buffer("u", torch.full_like(self.log_theta, 0.5))  # anew each step, shared by the whole batch
 
     def forward(self) -> Tensor:
         """g (r,)."""
@@ -93,12 +95,13 @@ class HardConcrete(nn.Module):
 def draw(gates: Sequence[HardConcrete], generator: torch.Generator) -> None:
     """Noise of one step for all gates, which are sampled from now on: each takes the generator's next r numbers."""
     counts = [len(gate.u) for gate in gates]
-    noise = torch.rand(sum(counts), generator=generator).clamp(1e-6, 1 - 1e-6).to(gates[0].u)
+    noise = torch.rand(sum(counts), generator=generator, dtype=torch.float32, device="cpu")
+    noise = noise.clamp(1e-6, 1 - 1e-6).to(gates[0].u)
     for gate, u in zip(gates, noise.split(counts), strict=True):
         gate.phase, gate.u = "sampled", u.clone()
 
 
-class Selection(nn.Module):
+class Selection(Wide):
     """AutoLoRA's selection weights of one site: β (r,) -> α (r,).
 
     constraint: "softmax" (α sums to one; the paper), "sigmoid" (element-wise), "none" (α = β, raw).
@@ -109,7 +112,7 @@ class Selection(nn.Module):
         self.constraint = constraint
         # each variant starts at its own threshold, so that no direction is ahead of another
         start = {"softmax": 0.0, "sigmoid": 0.0, "none": 1 / r}[constraint]
-        self.beta = nn.Parameter(torch.full((r,), start))
+        self.beta = nn.Parameter(torch.full((r,), start, dtype=torch.float32, device="cpu"))
 
     def forward(self) -> Tensor:
         """α (r,)."""

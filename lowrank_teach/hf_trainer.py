@@ -96,6 +96,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         if self.outcome.step:
             raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one, and "
                                "resume from a checkpoint to go on")
+        self.refuse_short()
         with modes_kept(self.adapters.model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 

@@ -35,7 +35,7 @@ def gradient_norms(optimizers: Sequence[AdamW]) -> Tensor:
     """(R,) Euclidean norm of the gradients of all that each optimizer steps."""
     of_each = [_gradients(optimizer) for optimizer in optimizers]
     if not (every := [gradient for gradients in of_each for gradient in gradients]):
-        return torch.zeros(len(optimizers))
+        return torch.zeros(len(optimizers), device="cpu")
     norms, none = iter(torch._foreach_norm(every)), every[0].new_zeros(())
     return torch.stack([torch.linalg.vector_norm(torch.stack([next(norms) for _ in gradients])) if gradients else none
                         for gradients in of_each])

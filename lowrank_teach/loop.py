@@ -20,6 +20,7 @@ from .distributed import Team
 from .methods.base import Clock, Rule
 from .outcome import DivergedError, LivenessError, Outcome
 from .steps import activations_kept, batch_order, calls_seen, counted, linear_schedule, modes_kept, task_loss
+from .wide import short_parameters
 
 Batch = dict[str, Tensor]
 
@@ -88,6 +89,20 @@ class RuleLoop:
         return list(self.held) or self._batches("held_out", self.clock.step)
 
     # -- before the first step
+
+    def refuse_short(self) -> None:
+        """Refuse to train in a float of fewer than 32 bits.
+
+        Raises:
+            ValueError: the model was converted after `adapt`; says what to do.
+        """
+        model = self.adapters.model
+        must, may = self.adapters.listed_names()
+        trains = must | may | {name for name, p in model.named_parameters() if p.requires_grad}
+        for name, dtype in short_parameters(model, sorted(trains)).items():
+            raise ValueError(f"{name} trains and is {dtype}, in which small steps are lost: convert the model "
+                             "before adapt() and not after it (adapters.remove() and adapt() do it now), or train in "
+                             "float32")
 
     def _checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass, where that was asked for."""

@@ -10,17 +10,19 @@ Every method of this package is this layer plus a rule (`methods/`). Taught in 0
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .packed import is_packed, unpacked
+from .wide import Wide, product, to_multiply, under_autocast, wide_copy
 
 # * any leading shape (batch, tokens), k in, d out, r rank, m directions kept frozen beside the live ones
 
 
-class LowRank(nn.Module):
+class LowRank(Wide):
     """A trainable update s · B diag(g) A of one (d, k) matrix, and the frozen terms learned before it.
 
     Some methods write what they learned into W (COLA at a knot, Delta-LoRA at every step). The branch keeps
@@ -46,7 +48,7 @@ class LowRank(nn.Module):
 
     def __init__(self, k: int, d: int, r: int, scaling: float = 2.0, *, dropout: float = 0.0,
                  init: str = "kaiming", gate: nn.Module | None = None, dtype: torch.dtype = torch.float32,
-                 device: torch.device | str | None = None, generator: torch.Generator | None = None) -> None:
+                 device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> None:
         super().__init__()
         if not 1 <= r <= min(d, k):
             raise ValueError(f"rank {r} is outside 1 .. min(d, k) = {min(d, k)}; choose r ≤ {min(d, k)}")
@@ -74,16 +76,19 @@ class LowRank(nn.Module):
 
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
-        x = x if under_autocast(x) else x.to(self.lora_A.dtype)
         held = not self.in_base and (self.echo or self.fixed_left.shape[1])
         h = self._add_with_held(h, x, rows) if held else self._add_live(h, x, rows)
-        return h if self.in_base or self.drift is None else _add_product(h, x, self.drift, 1.0, rows)
+        if self.in_base or self.drift is None:
+            return h
+        return _add_product(h, to_multiply(x, self.drift), self.drift, 1.0, rows)
 
     def _add_live(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
         """h[..., rows] + s · B diag(g) A x."""
         if not self.r:  # a gate may have closed every direction
             return h
-        z = F.linear(F.dropout(x, self.dropout) if self.dropout and self.training else x, self.lora_A)    # (*, r)
+        if self.dropout and self.training:
+            x = F.dropout(to_multiply(x, self.lora_A), self.dropout)
+        z = product(x, self.lora_A)                                                                  # (*, r)
         return _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
 
     def _add_with_held(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
@@ -94,7 +99,7 @@ class LowRank(nn.Module):
         else:
             B = self.lora_B if self._gate is None else self.lora_B * self._gate()
             left, right = torch.cat([self.scaling * B, left], 1), torch.cat([self.lora_A, right], 0)
-        return _add_product(h, F.linear(x, right), left, 1.0, rows) if len(right) else h  # all may be closed
+        return _add_product(h, product(x, right), left, 1.0, rows) if len(right) else h  # all may be closed
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch alone: (*, k) -> (*, d)."""
@@ -225,7 +230,7 @@ class Adapted(nn.Module):
         """Write into W, cast once, what the branch says that W holds (COLA's knots, Delta-LoRA's echo)."""
         self.keep_pretrained()
         branch = self.branches[name]
-        total = _wide(self.pretrained_of(name))                                                      # (d, k)
+        total = wide_copy(self.pretrained_of(name))                                            # (d, k)
         left, right = branch.held_factors()
         total.addmm_(left.to(total), right.to(total))
         self.slice_of(name).copy_(total if branch.drift is None else total + branch.drift)
@@ -242,7 +247,7 @@ class Adapted(nn.Module):
             raise RuntimeError("merged already; restore() first")
         self.keep_pretrained()
         for name, branch in self.branches.items():
-            total = _wide(self.pretrained_of(name))                                                  # (d, k)
+            total = wide_copy(self.pretrained_of(name))                                        # (d, k)
             self.slice_of(name).copy_(total.add_(branch.delta()))
         self.merged = True
 
@@ -263,22 +268,18 @@ class Adapted(nn.Module):
 
 def initial_A(r: int, k: int, init: str = "kaiming", generator: torch.Generator | None = None) -> Tensor:
     """A's start (r, k) in float32, drawn on the CPU so that it is the same on every device."""
+    drawn: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     if init == "kaiming":
-        return (torch.rand(r, k, generator=generator) * 2 - 1) / math.sqrt(k)
+        return (torch.rand(r, k, **drawn) * 2 - 1) / math.sqrt(k)
     std = {"gaussian": 1 / r, "unit_rows": 1 / math.sqrt(k)}.get(init)
     if std is None:
         raise ValueError(f"init {init!r} is not one of 'kaiming', 'gaussian', 'unit_rows'")
-    return torch.randn(r, k, generator=generator) * std
+    return torch.randn(r, k, **drawn) * std
 
 
 def is_conv1d(layer: nn.Module) -> bool:
     """Whether a layer is the GPT-2 family's `Conv1D`: a linear layer that stores its weight as (k, d)."""
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
-
-
-def under_autocast(x: Tensor) -> bool:
-    """Whether autocast is on where x is; the meta device knows none."""
-    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice | None) -> Tensor:
@@ -293,8 +294,3 @@ def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice |
     if rows is None:
         return h + y
     return torch.cat([h[..., :rows.start], h[..., rows] + y, h[..., rows.stop:]], -1)
-
-
-def _wide(t: Tensor) -> Tensor:
-    """A copy in float32, or in float64 if t is that already."""
-    return t.to(torch.float64 if t.dtype == torch.float64 else torch.float32, copy=True)

@@ -25,7 +25,6 @@ from .config import TrainConfig
 from .dimensions import meta_model
 from .lowrank import is_conv1d
 from .methods import Method
-from .models import keep_head_wide
 from .sites import ARCHITECTURES, find_sites
 
 GIB, MIB = 2**30, 2**20
@@ -111,9 +110,6 @@ def plan_memory(method: Method, backbone: str, config: TrainConfig | None = None
     model = meta_model(backbone, kind, labels=labels, dtype=torch.bfloat16 if short else torch.float32)
     known = {id(p) for p in model.parameters()}
     adapters = adapt(model, method, seed=0)
-    if short:
-        model.lowrank_new_parameters = adapters.head_names
-        keep_head_wide(model)
     rows, length = math.ceil(config.batch_size / config.accumulation), length or config.max_length
     saved = _forward(model, rows, length)
     packed = _packed(model, known) if config.base_dtype == "4bit" else set()

@@ -125,14 +125,6 @@ def load_backbone(
     return model, tokenizer
 
 
-def keep_head_wide(model: Any) -> None:
-    """Hold a fresh head in float32 on a base of a shorter type: steps of 1e-4 would vanish in bfloat16."""
-    for name in model.lowrank_new_parameters:
-        owner = model.get_submodule(name.rpartition(".")[0])
-        owner.float()
-        owner.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
-
-
 def require_config(name: str) -> Any:
     """A model's configuration, without its weights; as quick a way as there is to ask whether it can be had.
 

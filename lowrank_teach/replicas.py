@@ -75,7 +75,8 @@ class Shared:
         """The loss and the gradients that each replica asks for, in one pass a micro-batch."""
         self.instead[:] = [ask.at for ask in asks]
         weights = [shares(ask.batches, self.first.adapters.model) for ask in asks]
-        totals: list[Tensor] = [torch.zeros((), device=self.first.accelerator.device) for _ in asks]
+        nothing = torch.zeros((), dtype=torch.float32, device=self.first.accelerator.device)
+        totals: list[Tensor] = [nothing for _ in asks]
         try:
             for j in range(len(weights[0])):
                 losses = self.losses([ask.batches[j] for ask in asks])

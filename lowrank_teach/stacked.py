@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import Adapters
-from .lowrank import Adapted, LowRank, under_autocast
+from .lowrank import Adapted, LowRank
+from .wide import product, to_multiply, under_autocast
 
 Weights = Mapping[str, Tensor]   # tensors that stand in for the parameters of one model, by name
 
@@ -63,11 +64,10 @@ class StackedSite(nn.Module):
         pairs = [(owner.branches[name], instead) if owner and name in owner.rows else None
                  for owner, instead in zip(self.owners, self.instead, strict=True)]
         some = next(pair[0] for pair in pairs if pair)
-        z = x if under_autocast(x) else x.to(some.lora_A.dtype)
-        z = z.reshape(len(pairs), -1, z.shape[-1])                                                # (R, N, k)
+        z = x.reshape(len(pairs), -1, x.shape[-1])                                                # (R, N, k)
         prefix = f"{self.path}.lora.{name.replace('.', '_')}"
         if live := _live(pairs, prefix, some):
-            h = _add_products(h, _dropped(z, pairs), *live, part)
+            h = _add_products(h, _dropped(z, pairs, some), *live, part)
         still = _stack([_still(pair[0]) if pair else None for pair in pairs], some)
         return _add_products(h, z, *still, part) if still else h
 
@@ -91,7 +91,7 @@ class StackedLinear(nn.Module):
                                 for layer, instead in zip(self.layers, self.instead, strict=True)])
 
         weight = of("weight")                                                                     # (R, d, k)
-        x = x if under_autocast(x) else x.to(weight.dtype)
+        x = to_multiply(x, weight)
         flat = x.reshape(len(self.layers), -1, x.shape[-1])                                       # (R, N, k)
         if self.layers[0].bias is None:
             h = torch.bmm(flat, weight.mT)
@@ -197,9 +197,12 @@ def _stack(pairs: Sequence[Pair | None], like: LowRank) -> Pair | None:
                          for _, right in filled]))
 
 
-def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None]) -> Tensor:
+def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None], like: LowRank) -> Tensor:
     """x (R, N, k) with each branch's own dropout."""
     p = [pair[0].dropout if pair and pair[0].training else 0.0 for pair in pairs]
+    if not any(p):
+        return x
+    x = to_multiply(x, like.lora_A)
     if len(set(p)) == 1:
         return F.dropout(x, p[0], p[0] > 0)
     return torch.stack([F.dropout(rows, one, one > 0) for rows, one in zip(x, p, strict=True)])
@@ -207,7 +210,7 @@ def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None]) -> Tens
 
 def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice | None) -> Tensor:
     """h[..., part] + x rightᵀ leftᵀ for h (R, N, D), x (R, N, k), left (R, d, r), right (R, r, k)."""
-    y = torch.bmm(x, right.mT)                                                                    # (R, N, r)
+    y = product(x, right)                                                                         # (R, N, r)
     if part is None and h.dtype == y.dtype == left.dtype and not under_autocast(h):
         return torch.baddbmm(h, y, left.mT)
     y = torch.bmm(y, left.mT).to(h.dtype)                                                         # (R, N, d)

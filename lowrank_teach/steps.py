@@ -28,7 +28,7 @@ def hold_out(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     Raises:
         ValueError: a share is asked for, and the rows are too few for two parts.
     """
-    mixed = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    mixed = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     cut = round(share * n)
     if share and not 0 < cut < n:
         raise ValueError(f"{n} rows are too few to hold out a share of {share:g}")
@@ -40,12 +40,12 @@ def batch_order(rows: Sequence[dict[str, Any]], size: int, generator: torch.Gene
 
     Lengths are sorted only within eight batches of shuffled rows, and the batches are shuffled again.
     """
-    mixed = torch.randperm(len(rows), generator=generator).tolist()
+    mixed = torch.randperm(len(rows), generator=generator, device="cpu").tolist()
     batches: list[list[int]] = []
     for start in range(0, len(mixed), 8 * size):
         pool = sorted(mixed[start:start + 8 * size], key=lambda i: len(rows[i]["input_ids"]))
         batches += [pool[i:i + size] for i in range(0, len(pool), size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator, device="cpu").tolist()]
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class Trainer(RuleLoop):
 
     def prepare(self) -> None:
         """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
+        self.refuse_short()
         torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
         path = self.checkpoint
         stored = self.team.told(lambda: load_checkpoint(path, self.identity)) if path else None

@@ -188,8 +188,8 @@ class _Draw(LogitsProcessor):
         self.temperature, self.streams = temperature, [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        width = scores.shape[1]
-        noise = torch.stack([-torch.empty(width).exponential_(generator=g).log() for g in self.streams])
+        empty = torch.empty(scores.shape[1], dtype=torch.float32, device="cpu")
+        noise = torch.stack([-empty.exponential_(generator=g).log() for g in self.streams])
         return scores + self.temperature * noise.to(scores)  # (B, V)
 
 
@@ -202,11 +202,11 @@ def _begin(tokenizer: Any) -> int:
 def _padded(rows: list[list[int]], tokenizer: Any, left: bool) -> tuple[Tensor, Tensor]:
     """Token ids and mask (B, T). A causal model goes on from the last column, so it is padded on the left."""
     longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id, device="cpu")
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
         span = slice(longest - len(row), None) if left else slice(0, len(row))
-        ids[i, span], mask[i, span] = torch.tensor(row), 1
+        ids[i, span], mask[i, span] = torch.tensor(row, device="cpu"), 1
     return ids, mask
 
 

@@ -17,8 +17,10 @@ from lowrank_teach.methods import (
     DeltaLoRA,
     FullFineTuning,
     HeadOnly,
+    Houlsby,
     LoRA,
     Method,
+    Pfeiffer,
     SaLoRA,
 )
 from lowrank_teach.outcome import DivergedError
@@ -254,7 +256,7 @@ def test_adapting_draws_nothing_from_torchs_own_random_state():
     """With a seed, A's start comes from the rule's own generator: the model's dropout goes on as it would have."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    for method in (LoRA(r=4), SaLoRA(r=4), AutoLoRA(r=4)):
+    for method in (LoRA(r=4), SaLoRA(r=4), AutoLoRA(r=4), Houlsby(m=4), Pfeiffer(m=4)):
         adapt(tiny(), method, seed=1)
         assert torch.equal(torch.get_rng_state(), before)
 

@@ -154,7 +154,7 @@ class AutoLoRARule(Rule):
         if not m.retrain:
             return None
         if m.shuffle_ranks:
-            order = torch.randperm(len(ranks), generator=self.generator).tolist()
+            order = torch.randperm(len(ranks), generator=self.generator, device="cpu").tolist()
             ranks = dict(zip(ranks, [list(ranks.values())[i] for i in order], strict=True))
         return LoRA(r=m.r, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, init=m.init,
                     sites=tuple(ranks), rank_pattern=ranks, fixed_alpha=m.fixed_alpha)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..lowrank import initial_A
 from ..sites import Site
+from ..wide import Wide, wide
 from .base import Clock, Invariant, Method, Rule, require
 from .checks import require_unused
 
@@ -111,12 +112,14 @@ class Pfeiffer(_Bottlenecked):
         return PfeifferRule(self)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Wide):
     """x -> U f(D x + b_D) + b_U, (*, d) -> (*, d); zero at the start. 2 d m + m + d parameters."""
 
     def __init__(self, d: int, m: int, nonlinearity: str, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(d, m), nn.Linear(m, d)
+        # without torch's own start, which would draw from its own generator
+        self.down, self.up = (nn.utils.skip_init(nn.Linear, k, n, dtype=torch.float32, device="cpu")
+                              for k, n in ((d, m), (m, d)))
         self.f = NONLINEARITIES[nonlinearity]
         with torch.no_grad():
             self.down.weight.copy_(initial_A(m, d, "kaiming", generator))
@@ -143,7 +146,7 @@ class HoulsbyRule(Rule):
             module = model.get_submodule(place)
             like = next(p for p in model.parameters())
             made = Bottleneck(d, self.method.m, self.method.nonlinearity, self.generator)
-            made.to(like.device, torch.float64 if like.dtype == torch.float64 else torch.float32)
+            made.to(like.device, wide(like.dtype))
             module.add_module("bottleneck", made)
             self.hooks.append(module.register_forward_hook(self.add))
             names += [f"{place}.bottleneck.{name}" for name, _ in made.named_parameters()]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..lowrank import LowRank
 from ..sites import Site
+from ..wide import Wide
 from .base import Clock, Loop, Method, Rule, require
 
 
@@ -56,12 +57,12 @@ class DyLoRA(Method):
 
     def probabilities(self) -> Tensor:
         """p(b) for b = r_min … r: (r − r_min + 1,), summing to one."""
-        steps = torch.arange(self.r - self.r_min + 1, dtype=torch.float64)
+        steps = torch.arange(self.r - self.r_min + 1, dtype=torch.float64, device="cpu")
         weights = (1 - self.p) ** steps if self.distribution == "geometric" else torch.ones_like(steps)
         return weights / weights.sum()
 
 
-class Nested(nn.Module):
+class Nested(Wide):
     """The gate of one site: r / b on the first b directions, 0 on the others.
 
     b is `drawn` while a training draws ranks, and `rank` (r, or what it was cut to) in eval mode and afterwards.
@@ -75,9 +76,10 @@ class Nested(nn.Module):
     def __init__(self, r: int) -> None:
         super().__init__()
         self.r = r
-        self.register_buffer("rank", torch.tensor(r))
-        self.register_buffer("drawn", torch.tensor(0))
-        self.register_buffer("like", torch.ones(()), persistent=False)  # takes the branch's dtype and device
+        self.register_buffer("rank", torch.tensor(r, device="cpu"))
+        self.register_buffer("drawn", torch.tensor(0, device="cpu"))
+        like = torch.ones((), dtype=torch.float32, device="cpu")  # takes the branch's dtype and device
+        self.register_buffer("like", like, persistent=False)
 
     def forward(self) -> Tensor:
         """g (r,)."""

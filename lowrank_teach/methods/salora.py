@@ -113,7 +113,7 @@ class SaLoRARule(Rule):
 
     def __init__(self, method: SaLoRA) -> None:
         super().__init__(method)
-        self.lam = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.lam = nn.Parameter(torch.zeros((), dtype=torch.float64, device="cpu"))
         adam = {"betas": tuple(method.lambda_betas)} if method.ascent == "adam" else {}
         self.ascent: torch.optim.Optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(
             [self.lam], lr=method.eta_c, maximize=True, **adam)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ class SaLoRARule(Rule):
 
     def penalty(self) -> Tensor | None:
         m = self.method
-        R_A, R_B = self.orthogonality() if m.beta else (torch.zeros(()), torch.zeros(()))
+        R_A, R_B = self.orthogonality() if m.beta else 2 * (self.log_theta()[0].new_zeros(()),)
         total = m.beta * (R_A + R_B)
         self.last_R = R_A.detach(), R_B.detach()
         if any(gate.phase == "sampled" for gate in self.gates().values()):
@@ -279,7 +279,7 @@ class SaLoRARule(Rule):
         checks = super().invariants(clock)
         checks.append(Invariant(self.lam.item() >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
         if clock.step == self.t_end:
-            start = float(self.method.stretch.open_probability(torch.zeros(())))
+            start = float(self.method.stretch.open_probability(self.lam.new_zeros(())))
             moved = abs((self.closed_at or 0.0) - start) > 1e-3 or self.method.b >= start
             checks.append(Invariant(moved, "the gate window closed and the density has not moved from its start: "
                                            "the gates got no gradient"))

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..methods.base import Clock, Invariant, Loop, Method, Rule, require, require_rank
 from ..sites import Site, is_conv1d
-from .library import peft, seeded, wide
+from ..wide import wide
+from .library import peft, seeded
 
 NAME = "default"  # peft's name for an adapter that was given none
 SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # importance, its mean over steps, and its uncertainty
@@ -101,7 +102,7 @@ class AdaLoRARule(Rule):
         named = {name: p for name, p in model.named_parameters() if any(f".{x}." in name for x in FACTORS)}
         for name, parameter in model.named_parameters():
             if name in named or ".ranknum." in name:  # the rank at the start, a number that peft keeps as a parameter
-                parameter.data = parameter.data.to(wide(like))
+                parameter.data = parameter.data.to(wide(like.dtype))
                 parameter.requires_grad_(name in named)
         self._kept: dict[str, Tensor] = {}
         return list(named)
@@ -146,7 +147,7 @@ class AdaLoRARule(Rule):
     def _open(self, path: str) -> Tensor:
         """Which triplets are in use (r,)."""
         pattern = self.config.rank_pattern or {}
-        return torch.tensor(pattern.get(f"{path}.lora_E.{NAME}", [True] * self.method.r))
+        return torch.tensor(pattern.get(f"{path}.lora_E.{NAME}", [True] * self.method.r), device="cpu")
 
     def site_ranks(self) -> dict[str, int]:
         return {name: int(self._open(path).sum()) for name, path in self.paths.items()}

@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 def peft() -> Any:
@@ -27,13 +26,16 @@ def peft() -> Any:
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Let what draws from torch's own generator in here depend on ours alone, and leave torch's as it was."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    """Let what draws from torch's own generator in here depend on ours alone, and leave torch's as it was.
+
+    Whatever the default type and device are, it is drawn in float32 on the CPU.
+    """
+    kept = torch.get_default_dtype()
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers has renamed
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        yield
-
-
-def wide(like: Tensor) -> torch.dtype:
-    """What new parameters are kept in: float32, or float64 beside float64 weights."""
-    return torch.float64 if like.dtype == torch.float64 else torch.float32
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator, device="cpu")))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(kept)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ..methods.base import Clock, Invariant, Loop, Method, Rule, require
 from ..methods.checks import require_unused
 from ..sites import Site
-from .library import peft, seeded, wide
+from ..wide import wide
+from .library import peft, seeded
 
 DETOURED = ("forward", "generate")
 
@@ -123,7 +124,7 @@ class PromptRule(Rule):
             if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
                 model.set_submodule(path, module.original_module)
         self.wrapper.word_embeddings = model.get_input_embeddings()  # type: ignore[operator]
-        model.add_module("prompt_encoder", self.wrapper.prompt_encoder.to(wide(like)))
+        model.add_module("prompt_encoder", self.wrapper.prompt_encoder.to(wide(like.dtype)))
         self._detour(model)
         return [f"prompt_encoder.{name}" for name, _ in self.wrapper.prompt_encoder.named_parameters()]
 
