@@ -25,15 +25,16 @@ from lowrank_teach.export import why_not
 
 BATCH = make_batch(5)
 LIMIT = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.1}  # of the largest logit
+GATED = lt.SaLoRA(r=3, eta_c=1.0, t_start=0, t_end=1.0)
 METHODS: dict[str, Any] = {
     "lora": lt.LoRA(r=2), "cola": lt.COLA(r=2, chain=3), "cola-stacked": lt.COLA(r=2, chain=2, merge_knots=False),
     "cola-step-down": lt.COLA(ranks=(3, 2)), "delta": lt.DeltaLoRA(r=2, K=1),
     "delta-lazy": lt.DeltaLoRA(r=2, K=1, form="lazy"), "delta-schedule": lt.DeltaLoRA(r=2, K=1, lam=1.0, lam_end=0.0),
     "salora": lt.SaLoRA(r=3, eta_c=1.0, t_start=0, t_end=6), "autolora": lt.AutoLoRA(r=2, retrain=False),
     "dylora": lt.DyLoRA(r=2), "adalora": lt.AdaLoRA(r=3, target_r=2, tinit=1, tfinal=2),
-    "cola+salora": lt.compose(lt.COLA(r=3, chain=2), lt.SaLoRA(r=3, eta_c=1.0)),
+    "cola+salora": lt.compose(lt.COLA(r=3, chain=2), GATED),
     "cola+delta": lt.compose(lt.COLA(r=2, chain=2), lt.DeltaLoRA(r=2, K=0)),
-    "delta+salora": lt.compose(lt.DeltaLoRA(r=3, K=1), lt.SaLoRA(r=3, eta_c=1.0)),
+    "delta+salora": lt.compose(lt.DeltaLoRA(r=3, K=1), GATED),
     "full": lt.FullFineTuning(), "head": lt.HeadOnly(),
 }
 STEPS = 8
