@@ -34,7 +34,8 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
     Args:
         model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths.
         method: a configuration, such as `LoRA(r=8, sites="qv")`, or several that share the branches.
-        seed: of A's start and of a method's own noise; None draws one from torch's generator.
+        seed: of A's start and of a method's own noise; None draws one from torch's generator, and a trainer puts
+            its own in the place of that as long as nothing has changed (`loop.start_from`).
         head: modules that train beside the branches. None takes what `load_backbone` says is new, else the
             usual names of a classifier head.
 
@@ -55,7 +56,8 @@ class Adapters(Mapping[str, LowRank]):
         refuse_adapted(model)
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
-        self.rule.generator.manual_seed(int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
+        self.drawn_seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else None
+        self.rule.generator.manual_seed(seed if self.drawn_seed is None else self.drawn_seed)  # type: ignore[arg-type]
         self.rule.check(sites)
         for site in sites:
             if f"{site.path}.weight" in head:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import warnings
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,13 +23,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .adapters import Adapters
     from .train import Trainer
 
 FORMAT = "lowrank_teach checkpoint 1"
+STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message says why and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint was not written to its end, or was damaged since."""
 
 
 @dataclass
@@ -40,8 +48,34 @@ class Stored:
     def part(self, name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name + "."): t for key, t in self.tensors.items() if key.startswith(name + ".")}
 
+    def into_adapters(self, adapters: Adapters) -> None:
+        """Put the adapters where they were; this comes before the optimizer is made.
+
+        Raises:
+            CheckpointError: they are of another head or another model. The adapters are then as they were.
+        """
+        tensors, values = self.part("adapters"), self.values["adapters"]
+        trained = [*adapters.head_names, *adapters.base_names, *adapters.extra_names]
+        own = {name: tuple(adapters.model.get_parameter(name).shape) for name in trained}
+        kept = {key.removeprefix("parameter."): tuple(t.shape) for key, t in tensors.items()
+                if key.startswith("parameter.")}
+        for name in [*own, *kept]:
+            if own.get(name) != kept.get(name):
+                raise CheckpointError(f"this checkpoint belongs to another head: of {name} it holds "
+                                      f"{kept.get(name, 'nothing')}, and here it is {own.get(name, 'not trained')}; "
+                                      "load the model with the head that was trained, or start afresh")
+        here = {name: (site.d, site.k) for name, site in adapters.sites.items()}
+        there = {name: (len(tensors[f"branch.{name}.lora_B"]), tensors[f"branch.{name}.lora_A"].shape[1])
+                 for name in values}
+        if here != there:
+            wrong = next(name for name in [*here, *there] if here.get(name) != there.get(name))
+            raise CheckpointError(f"this checkpoint belongs to another model: of {wrong} it holds "
+                                  f"{there.get(wrong, 'nothing')}, and here it is {here.get(wrong, 'not adapted')}; "
+                                  "load the model that was trained, or start afresh")
+        adapters.load_state_dict(tensors, values)
+
     def into(self, trainer: Trainer) -> None:
-        """Put everything but the adapters (which must come before the optimizer is made) where it was."""
+        """Put everything but the adapters where it was."""
         parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
         for key, value in self.part("optimizer").items():
             index, name = key.split(".", 1)
@@ -113,7 +147,7 @@ def load_checkpoint(path: Path, identity: str) -> Stored | None:
     """The checkpoint at `path`, or None where there is none.
 
     Raises:
-        CheckpointError: it is cut off, not one of ours, or another run's. The file is left as it is.
+        CheckpointError: it is cut off (`DamagedError`), not one of ours, or another run's. The file is left as it is.
     """
     if not path.exists():
         return None
@@ -123,9 +157,56 @@ def load_checkpoint(path: Path, identity: str) -> Stored | None:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, struct.error) as error:
-        raise CheckpointError(f"the checkpoint {path.name} is cut off or damaged ({error}); {remedy}") from error
+        raise DamagedError(f"the checkpoint {path.name} is cut off or damaged ({error}); {remedy}") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path.name} is not a checkpoint of this version of the package; {remedy}")
     if header["identity"] != identity:
         raise CheckpointError(f"the checkpoint {path.name} belongs to another run; {remedy}")
     return Stored(tensors, json.loads(header["values"]))
+
+
+# ---- a checkpoint of transformers' Trainer: a folder with such a file ----------------------------------------
+
+
+def load_folder(folder: str | Path, identity: str) -> Stored:
+    """What a folder holds that `LowRankTrainer` wrote.
+
+    Raises:
+        DamagedError: it was not written to its end, or cut off since.  CheckpointError: as `load_checkpoint`.
+    """
+    stored = load_checkpoint(Path(folder) / STATE, identity)
+    if stored is None:
+        raise DamagedError(f"{folder} holds no {STATE}, so there is nothing to resume from: save without "
+                           "save_only_model, or start afresh")
+    try:
+        json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+        random = Path(folder) / "rng_state.pth"
+        if random.exists() and not zipfile.is_zipfile(random):
+            raise ValueError("rng_state.pth is cut off")
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder} was not written to its end ({error}): resume from another one") from error
+    return stored
+
+
+def newest_whole(folder: str, identity: str) -> str | None:
+    """The newest checkpoint in a folder that can be resumed from; None where there is none at all.
+
+    Raises:
+        DamagedError: not one is whole.  CheckpointError: the newest whole one is another run's.
+    """
+    steps = {path: int(path.name.rpartition("-")[2]) for path in Path(folder).glob("checkpoint-*")
+             if path.name.rpartition("-")[2].isdecimal()}
+    first: DamagedError | None = None
+    for path in sorted(steps, key=lambda path: -steps[path]):
+        try:
+            load_folder(path, identity)
+        except DamagedError as error:
+            first = first or error
+            continue
+        if first:
+            warnings.warn(f"{first}. The training goes on from {path.name}, the newest one that is whole",
+                          stacklevel=3)
+        return str(path)
+    if first:
+        raise first
+    return None

@@ -141,7 +141,7 @@ class Job:
                                    "there")
             offset = int(sum(seconds.get(f"steps.{name}", 0) for name in ("search", "training")))
             history += [(step + offset, site, name, value) for step, site, name, value in outcome.history]
-            notes += adapters.rule.notes()
+            notes += [*adapters.rule.notes(), *outcome.notes]
             stage = outcome.following
             part = "training" if stage is None else "search"
             seconds[part] = outcome.seconds

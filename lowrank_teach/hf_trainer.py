@@ -20,6 +20,7 @@ the same. Two things differ from the stock Trainer: all groups decay alike, and 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,20 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from .adapters import Adapters
-from .checkpoint import CheckpointError, Stored, load_checkpoint, save_checkpoint
+from .checkpoint import STATE, Stored, load_folder, newest_whole, save_checkpoint
 from .export import ExportError, save_peft, why_not
-from .hf_arguments import config_of, lengths, refuse, streams
-from .loop import Batch, RuleLoop
+from .hf_arguments import TrainerError, config_of, lengths, look_at_labels, refuse, streams
+from .loop import Batch, RuleLoop, start_from
 from .methods.base import Clock, Method
 from .outcome import Outcome
-from .steps import modes_kept, shares
-
-STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
+from .steps import modes_kept, require_gradients, require_labels, shares
 
 
 class LowRankTrainer(RuleLoop, transformers.Trainer):
     """A `transformers.Trainer` of one method on one model.
 
     Args:
-        adapters: from `adapt`; the model is theirs.
+        adapters: from `adapt`; the model is theirs. Where that was given no seed they start from args.seed.
         args: transformers' own. `lr_scheduler_type` "linear" and "constant" are known, with warm-up.
         held_out: rows that the method learns from besides (AutoLoRA); None takes its share of train_dataset.
         head_lr: the head's rate, `learning_rate` where None.
@@ -69,7 +68,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
             raise RuntimeError(f"the adapters are {adapters.state}: call restore() before training")
         refuse(args, others, schedule is not None)
         self.adapters, self.rule, self.seed, self.schedule = adapters, adapters.rule, args.seed, schedule
-        self.clock, self.args = lengths(adapters.method, args, others["train_dataset"])
+        self.clock, self.args = lengths(adapters.method, args, others["train_dataset"], held_out)
         self.total, self.outcome = self.clock.total, Outcome()
         self.config = config_of(self.args, self.total, head_lr)
         others["train_dataset"], held_out = streams(adapters.method, others["train_dataset"], held_out, args.seed)
@@ -80,6 +79,8 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         self.best: None = None  # transformers keeps the best checkpoint itself
         self.identity = json.dumps([adapters.method.to_dict(), self.total], sort_keys=True)
         self._stored: Stored | None = None
+        self.pass_began, self._learned = -1, False  # steps before this pass over the rows; if a label counted
+        start_from(adapters, args.seed)
 
     @property
     def following(self) -> Method | None:
@@ -87,15 +88,20 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         return self.outcome.following
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `transformers.Trainer.train`, once.
+        """As `transformers.Trainer.train`, once. True resumes from the newest checkpoint that is whole.
 
         Raises:
             LivenessError: an invariant of the method does not hold.  DivergedError: a loss is not finite.
+            TrainerError, ValueError: there is no whole step to make, or no label that counts.
+            RuntimeError: gradients are switched off, or it has trained already.
             CheckpointError: there is nothing to resume from in that folder, or it is another run's.
         """
+        require_gradients()
         if self.outcome.step:
             raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one, and "
                                "resume from a checkpoint to go on")
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_whole(str(self.args.output_dir), self.identity) or True
         self.refuse_short()
         with modes_kept(self.adapters.model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -127,9 +133,21 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     # -- one optimizer step, from its first micro-batch to what follows the optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Batch], None]:
-        """The micro-batches of one optimizer step."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.micro_batches = [self._prepare_inputs(batch) for batch in batches]
+        """The micro-batches of one optimizer step; none where too few are left, since it would not be made."""
+        try:
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except ValueError as error:
+            if "does not contain any data" not in str(error):
+                raise
+            batches = []  # what accelerate says of a pass over nothing
+        whole = len(batches) == num_batches
+        if not (whole or self.outcome.step):
+            raise TrainerError(f"train_dataset: it gave {len(batches)} batches, and the first step takes "
+                               f"{num_batches}, so nothing would be trained; give more rows, or take smaller steps")
+        self.micro_batches = [self._prepare_inputs(batch) for batch in batches] if whole else []
+        if not self.outcome.step:
+            look_at_labels(self.micro_batches, self.adapters.model, self.train_dataset,
+                           self._get_collator_with_removed_columns(self.data_collator, "training"))
         return self.micro_batches, None
 
     def begin_step(self) -> None:
@@ -148,6 +166,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         if self._shares:
             return loss.detach()
         self.rest_without_labels(self._values["loss"])
+        self._learned |= not self.idle
         penalty = self.rule.penalty()
         if penalty is not None:
             self._values["penalty"] = float(penalty.detach())
@@ -174,6 +193,16 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
 
     def end_training(self) -> None:
         """Prune and fold, unless a callback stopped the training before the model had its form."""
+        if not self.outcome.step:  # a callback stopped it even before its first step
+            return
+        if not self._learned:
+            require_labels((), self.adapters.model)
+        if self.outcome.step == self.pass_began < self.total:
+            warnings.warn(f"train_dataset ended after step {self.outcome.step} of {self.total}, so the rates did not "
+                          "come to their end: give rows that can be read again, or a smaller max_steps", stacklevel=2)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            warnings.warn(f"load_best_model_at_end: no evaluation gave a number for {self.args.metric_for_best_model}"
+                          ", so none was best, and the weights are those of the last step", stacklevel=2)
         if self.clock.step == self.total or self.rule.settled(self.clock):
             self.outcome.finished, self.outcome.following = True, self.rule.finish()
 
@@ -214,17 +243,11 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_checkpoint(Path(output_dir) / STATE, self)  # type: ignore[arg-type]
 
-    def _stored_in(self, folder: str) -> Stored:
-        stored = load_checkpoint(Path(folder) / STATE, self.identity)
-        if stored is None:
-            raise CheckpointError(f"{folder} holds no {STATE}, so there is nothing to resume from: save without "
-                                  "save_only_model, or start afresh")
-        self.adapters.load_state_dict(stored.part("adapters"), stored.values["adapters"])
-        return stored
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._stored = self._stored_in(resume_from_checkpoint)
-        self.outcome.step = self._stored.values["step"]
+        self._stored = load_folder(resume_from_checkpoint, self.identity)
+        self._stored.into_adapters(self.adapters)
+        self.outcome.step, self._learned = self._stored.values["step"], True
+        self.clock = Clock(self.outcome.step, self.total, self.clock.per_epoch)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._stored is not None:
@@ -232,7 +255,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
             self.lr_scheduler.go_to(self.outcome.step)
 
     def _load_best_model(self) -> None:
-        self._stored_in(str(self.state.best_model_checkpoint))
+        load_folder(str(self.state.best_model_checkpoint), self.identity).into_adapters(self.adapters)
 
 
 class _Rates(torch.optim.lr_scheduler.LRScheduler):
@@ -258,6 +281,9 @@ class _Hooks(TrainerCallback):
 
     def __init__(self, loop: LowRankTrainer) -> None:
         self.loop = loop
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.loop.pass_began = self.loop.outcome.step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.begin_step()

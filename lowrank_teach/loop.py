@@ -7,6 +7,7 @@ stops a run: an invariant that does not hold, a number that is not finite. Knows
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -172,10 +173,9 @@ class RuleLoop:
         return [[rows[i] for i in own[j::pieces]] for j in range(pieces)]
 
     def _assert_alive(self) -> None:
-        if self.idle and self.clock.step == 1:
-            return  # nothing was to move yet
+        nothing_yet = self.idle and self.clock.step == 1
         for invariant in self.rule.invariants(self.clock):
-            if not invariant.holds:
+            if not (invariant.holds or nothing_yet):
                 raise LivenessError(f"step {self.clock.step}: {invariant.says}")
         if self.clock.step == 1:
             must, may = self.adapters.listed_names()
@@ -233,3 +233,35 @@ class RuleLoop:
         for name, value in values.items():
             pairs = value.items() if isinstance(value, dict) else [("", value)]
             self.outcome.history += [(self.clock.step, site, name, float(v)) for site, v in pairs]
+
+
+@torch.no_grad()
+def start_from(adapters: Adapters, seed: int) -> None:
+    """Start as `adapt(seed=seed)` would have, where it was given none and nothing was trained or loaded since.
+
+    Modules that a method puts on beside the branches (adapters, prompts) keep their start, with a warning.
+    """
+    if adapters.drawn_seed is None:
+        return
+    if adapters.extra_names:
+        warnings.warn(f"the start of {adapters.method.name} was drawn at random: for one that can be repeated give "
+                      "adapt(…, seed=…)", stacklevel=3)
+        return
+    generator, drawn = _starts(adapters, adapters.drawn_seed)
+    kept = torch.equal(generator.get_state(), adapters.rule.generator.get_state()) and all(
+        branch.lora_A.shape == drawn[name].shape and torch.equal(branch.lora_A, drawn[name].to(branch.lora_A))
+        and not branch.lora_B.any() for name, branch in adapters.items())
+    if kept:
+        generator, drawn = _starts(adapters, seed)
+        for name, branch in adapters.items():
+            branch.lora_A.copy_(drawn[name])
+        adapters.rule.generator.set_state(generator.get_state())
+    adapters.drawn_seed = seed if kept else None
+
+
+def _starts(adapters: Adapters, seed: int) -> tuple[torch.Generator, dict[str, Tensor]]:
+    """The generator of a seed after each site's A was drawn from it, and these, by site."""
+    rule = adapters.method.rule()
+    rule.generator.manual_seed(seed)
+    made = {name: rule.branch(site) for name, site in adapters.sites.items()}
+    return rule.generator, {name: branch.lora_A for name, branch in made.items() if branch is not None}

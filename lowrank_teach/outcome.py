@@ -40,3 +40,4 @@ class Outcome:
     step: int = 0
     finished: bool = False
     following: Method | None = None  # what to train next, from the pretrained weights (after a search)
+    notes: list[str] = field(default_factory=list)  # warnings that belong in the run's record

@@ -69,6 +69,17 @@ def calls_seen() -> Iterator[set[torch.nn.Module]]:
         yield called
 
 
+def require_gradients() -> None:
+    """Refuse to train where nothing can learn.
+
+    Raises:
+        RuntimeError: gradients are switched off.
+    """
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise RuntimeError("gradients are switched off here, so nothing would be learned: train outside of "
+                           "torch.no_grad() and inference_mode(), or call torch.set_grad_enabled(True) first")
+
+
 @contextmanager
 def activations_kept(model: torch.nn.Module) -> Iterator[None]:
     """No gradient checkpointing for a while: what runs in here keeps its activations for the backward pass."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,22 @@ from .adapters import Adapters
 from .checkpoint import load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
 from .distributed import Team
-from .loop import Batch, RuleLoop
+from .loop import Batch, RuleLoop, start_from
 from .methods.base import Clock
 from .outcome import Callback, Outcome
-from .steps import hold_out, modes_kept, require_labels
+from .steps import hold_out, modes_kept, require_gradients, require_labels
 
 
 class Trainer(RuleLoop):
     """One method on one model over one set of rows.
 
     Args:
-        adapters: from `adapt`.
+        adapters: from `adapt`. Where that was given no seed they start from the one below.
         rows: encoded training rows (dicts of lists).  collate: rows -> batch of tensors, with "labels".
         config: lengths and rates; of several processes each takes `batch_size` rows a step.
         seed: order of the rows, dropout.
-        evaluate: model -> metrics, called every `eval_every` steps; the first metric decides what is best.
+        evaluate: model -> metrics, called every `eval_every` steps; the first metric decides what is best: the
+            highest, of "loss", "perplexity" and "ter" the lowest, and never nan.
         checkpoint: file for the state of an unfinished run; taken up where it is there.
         identity: what the checkpoint must belong to; another run's is refused.
         autosave: seconds after which a checkpoint is due, whatever the configuration says.
@@ -67,6 +69,7 @@ class Trainer(RuleLoop):
         self.total = adapters.method.steps(config.total_steps(len(rows)))
         self.clock = Clock(0, self.total, per_epoch)
         self.outcome = Outcome()
+        start_from(adapters, seed)
         AcceleratorState._reset_state()  # else a second run with another precision is refused
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
         self.best: tuple[float, tuple[dict[str, Tensor], dict[str, Any]]] | None = None
@@ -80,6 +83,7 @@ class Trainer(RuleLoop):
 
         Raises:
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
+            RuntimeError: gradients are switched off.  CheckpointError: the checkpoint cannot be taken up.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
         with modes_kept(self.adapters.model):
@@ -118,12 +122,13 @@ class Trainer(RuleLoop):
 
     def prepare(self) -> None:
         """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
+        require_gradients()
         self.refuse_short()
         torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
         path = self.checkpoint
         stored = self.team.told(lambda: load_checkpoint(path, self.identity)) if path else None
         if stored:
-            self.adapters.load_state_dict(stored.part("adapters"), stored.values["adapters"])
+            stored.into_adapters(self.adapters)
         self._checkpoint_activations()
         # as for evaluation: no wrapper that sums gradients, the team does
         self.model = self.accelerator.prepare_model(self.adapters.model, evaluation_mode=True).train()
@@ -139,6 +144,10 @@ class Trainer(RuleLoop):
         self.save()  # what comes now (another stage, the evaluation) can be taken up again from here
         if self.best is not None:
             self.adapters.load_state_dict(*self.best[1])
+        elif self.config.best and any(name.startswith("validation.") for _, _, name, _ in self.outcome.history):
+            self.outcome.notes.append("not one evaluation gave a number, so none was best, and the weights are those "
+                                      "of the last step")
+            warnings.warn(self.outcome.notes[-1], stacklevel=3)
         self.outcome.finished = True
         self.outcome.following = self.rule.finish()
 
@@ -212,8 +221,8 @@ class Trainer(RuleLoop):
         for callback in self.callbacks:
             callback.on_eval(self.clock, metrics)
         name, value = next(iter(metrics.items()))
-        goodness = -value if name in ("loss", "perplexity") else value
-        if self.config.best and (self.best is None or goodness > self.best[0]):
+        goodness = -value if name in ("loss", "perplexity", "ter") else value
+        if self.config.best and not math.isnan(goodness) and (self.best is None or not goodness <= self.best[0]):
             tensors, values = self.adapters.state_dict()
             self.best = goodness, ({k: v.clone() for k, v in tensors.items()}, values)
 

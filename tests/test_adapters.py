@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
 from helpers import FAMILIES, Watch, bytes_of, logits, make_batch, same_tensors, shake, tiny, train, trainer
 
-from lowrank_teach.adapters import adapt
+import lowrank_teach as lt
+from lowrank_teach.adapters import Adapters, adapt
+from lowrank_teach.loop import start_from
 from lowrank_teach.lowrank import Adapted
 from lowrank_teach.methods import (
     COLA,
@@ -22,6 +25,7 @@ from lowrank_teach.methods import (
     Method,
     Pfeiffer,
     SaLoRA,
+    compose,
 )
 from lowrank_teach.outcome import DivergedError
 from lowrank_teach.train import Trainer
@@ -416,3 +420,48 @@ def test_configurations_are_checked_when_built(values):
     shown = next(iter(value.values())) if isinstance(value, dict) else value
     with pytest.raises(ValueError, match=rf"({name}|rank|alpha).*{shown}"):
         LoRA(**values)
+
+
+# ---- where A starts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [*EVERY.values(), METHODS["dylora"](r=4), compose(COLA(r=4), SaLoRA())])
+def test_a_start_that_had_no_seed_can_be_given_one(method):
+    """As `adapt` would have made it: A of every site, and the noise that is drawn next."""
+    given, later = adapt(tiny(), method, seed=7), adapt(tiny(), method)
+    start_from(later, 6)
+    start_from(later, 7)
+    assert same_tensors(given.state_dict()[0], later.state_dict()[0])
+    assert torch.equal(given.rule.generator.get_state(), later.rule.generator.get_state())
+
+
+def test_a_start_is_kept_where_it_was_asked_for_or_has_changed(tmp_path):
+    """A seed of its own, values that were put in by hand, from a state or from a file, and a training."""
+    def by_hand() -> Adapters:
+        shake(adapters := adapt(tiny(), LoRA(r=4)))
+        return adapters
+
+    def from_a_state() -> Adapters:
+        adapters = adapt(tiny(), LoRA(r=4))
+        adapters.load_state_dict(*adapt(tiny(), LoRA(r=4), seed=3).state_dict())
+        return adapters
+
+    def from_a_file() -> Adapters:
+        lt.save_peft(adapt(tiny(), LoRA(r=4), seed=3), tmp_path)
+        return lt.load_peft(tiny(), tmp_path)
+
+    for made in (lambda: adapt(tiny(), LoRA(r=4), seed=3), by_hand, from_a_state, from_a_file,
+                 lambda: train(LoRA(r=4), steps=2)[0]):
+        adapters = made()
+        before = {name: value.clone() for name, value in adapters.state_dict()[0].items()}
+        start_from(adapters, 7)
+        assert same_tensors(before, adapters.state_dict()[0])
+
+
+def test_a_start_that_cannot_be_repeated_is_reported():
+    """Modules beside the branches are not drawn again; a seed silences it."""
+    with pytest.warns(UserWarning, match=r"the start of houlsby was drawn at random.*seed="):
+        start_from(adapt(tiny(), METHODS["houlsby"]()), 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start_from(adapt(tiny(), METHODS["houlsby"](), seed=1), 7)

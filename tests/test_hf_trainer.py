@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from helpers import (
     collate,
     collate_for,
@@ -19,9 +22,11 @@ from helpers import (
     same_tensors,
     tiny,
     trainer,
+    word_tokenizer,
 )
 from helpers import gap as apart
-from transformers import TrainerCallback, TrainingArguments
+from torch.utils.data import IterableDataset
+from transformers import DataCollatorForLanguageModeling, TrainerCallback, TrainingArguments
 
 import lowrank_teach as lt
 from lowrank_teach.checkpoint import CheckpointError
@@ -385,3 +390,213 @@ def test_schedules(tmp_path):
     assert rates(lr_scheduler_type="constant") == [1e-2] * STEPS
     own = rates(lr_scheduler_type="cosine", others={"schedule": lambda step, length: step / length})
     assert own == pytest.approx([1e-2 * step / STEPS for step in range(1, STEPS + 1)])
+
+
+# ---- what trains is what was asked for ------------------------------------------------------------------------
+
+
+def test_examples_without_any_label_are_refused(tmp_path):
+    """Before the first step where the rows can be looked through, at the end where they come one by one."""
+    rows = [{**row, "labels": -100} for row in make_rows(20)]
+    made = in_transformers(lt.LoRA(r=4), tmp_path, rows)
+    with pytest.raises(ValueError, match="not one label of the examples counts"):
+        made.train()
+    assert made.outcome.step == 0
+    made = in_transformers(lt.LoRA(r=4), tmp_path, Endless(rows), max_steps=2, warmup_steps=0)
+    with pytest.raises(ValueError, match="not one label of the examples counts"):
+        made.train()
+    assert not made.outcome.finished
+    made = in_transformers(lt.LoRA(r=4), tmp_path, rows + make_rows(2), max_steps=3, warmup_steps=0)
+    made.train()
+    assert made.outcome.finished
+    assert [v > 0 for _, _, name, v in made.outcome.history if name == "loss"] == [False, False, True]
+
+
+class Endless(IterableDataset):
+    """Rows that come one by one, and again in each pass."""
+
+    def __init__(self, rows: list) -> None:
+        self.rows = rows
+
+    def __iter__(self):
+        yield from self.rows
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path):
+    """Fewer rows than the one batch that is kept, none at all, or fewer than a step takes."""
+    with pytest.raises(TrainerError, match=r"5 rows make no batch of 8.*dataloader_drop_last"):
+        in_transformers(lt.LoRA(r=4), tmp_path, make_rows(5), dataloader_drop_last=True)
+    with pytest.raises(TrainerError, match="0 rows make no batch"):
+        in_transformers(lt.LoRA(r=4), tmp_path, [])
+    for rows, pieces, says in ((Endless([]), 1, "it gave 0 batches, and the first step takes 1"),
+                               (Endless(make_rows(5)), 4, "it gave 3 batches, and the first step takes 4")):
+        made = in_transformers(lt.LoRA(r=4), tmp_path, rows, pieces=pieces)
+        with pytest.raises(TrainerError, match=says):
+            made.train()
+        assert not made.outcome.finished
+
+
+def test_rows_that_can_be_read_once_are_reported(tmp_path):
+    """Two steps of twelve, where the next pass gives nothing."""
+    class Once(Endless):
+        def __iter__(self):
+            while self.rows:
+                yield self.rows.pop()
+
+    made = in_transformers(lt.LoRA(r=4), tmp_path, Once(make_rows(16)))
+    with pytest.warns(UserWarning, match="train_dataset ended after step 2 of 12"):
+        made.train()
+    assert made.outcome.step == 2
+
+
+def test_a_stop_before_the_first_step_finishes_nothing(tmp_path):
+    """As a callback may ask for within the first step's micro-batches."""
+    class Now(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    made = in_transformers(lt.LoRA(r=4), tmp_path, pieces=4, others={"callbacks": [Now()]})
+    made.train()
+    assert (made.outcome.step, made.outcome.finished) == (0, False)
+
+
+def test_a_step_has_all_its_micro_batches_or_is_not_begun(tmp_path):
+    """Rows that come one by one, five micro-batches a pass, two a step: what is left over of a pass is left out."""
+    made = in_transformers(METHODS["salora"], tmp_path, Endless(make_rows(20)), pieces=2)
+    spy = Spy(made)
+    made.train()
+    assert spy.calls == ["start", *["before_step", "penalty", "after_step"] * STEPS, "finish"]
+    whole = in_transformers(METHODS["salora"], tmp_path, make_rows(20)[:16], pieces=2)
+    whole.train()
+    assert gap(made.adapters.model, whole.adapters.model) == 0
+
+
+def test_no_best_is_said(tmp_path):
+    """A measure that is nan each time: the weights of the end, and a sentence; nan is never best."""
+    def made(values: list[float]) -> lt.LowRankTrainer:
+        given = iter(values)
+        return in_transformers(
+            lt.LoRA(r=4), tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=4,
+            load_best_model_at_end=True, metric_for_best_model="score", greater_is_better=True,
+            others={"eval_dataset": make_rows(16, seed=1), "compute_metrics": lambda _: {"score": next(given)}})
+
+    nan = float("nan")
+    one = made([nan] * 3)
+    with pytest.warns(UserWarning, match="no evaluation gave a number for .*score"):
+        one.train()
+    one = made([nan, 0.4, nan])
+    one.train()
+    assert one.state.best_global_step == 8
+
+
+def test_the_trainers_seed_is_the_start_where_adapt_had_none(tmp_path):
+    """Two scripts alike end alike; what was loaded or given a seed stays."""
+    def end(seed: int | None, of_trainer: int) -> Any:
+        torch.manual_seed(torch.seed())
+        made = lt.LowRankTrainer(lt.adapt(tiny(), lt.LoRA(r=4), seed=seed),
+                                 arguments(tmp_path, seed=of_trainer, max_steps=2, warmup_steps=0),
+                                 train_dataset=make_rows(40), data_collator=collate)
+        made.train()
+        return made.adapters.model
+
+    assert gap(end(None, 3), end(None, 3)) == 0
+    assert gap(end(None, 3), end(3, 3)) == 0
+    assert gap(end(None, 3), end(4, 3)) > 0
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    """resume_from_checkpoint=True takes the newest that is whole, and says so; one that is named is refused."""
+    rows = make_rows(40)
+
+    def made() -> lt.LowRankTrainer:
+        return in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=3)
+
+    whole = made()
+    whole.train()
+    state = tmp_path / "checkpoint-12" / "lowrank_state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
+    random = tmp_path / "checkpoint-6" / "rng_state.pth"
+    random.write_bytes(random.read_bytes()[:-500])
+    again = made()
+    with pytest.warns(UserWarning, match=r"cut off or damaged.*goes on from checkpoint-3, the newest one"):
+        again.train(resume_from_checkpoint=True)
+    assert gap(whole.adapters.model, again.adapters.model) == 0
+    for folder in tmp_path.glob("checkpoint-*"):
+        (folder / "trainer_state.json").unlink()
+    with pytest.raises(CheckpointError, match="checkpoint-12 was not written to its end"):
+        made().train(resume_from_checkpoint=True)
+    with pytest.raises(CheckpointError, match="checkpoint-9 was not written to its end"):
+        made().train(str(tmp_path / "checkpoint-9"))
+
+
+def test_a_checkpoint_of_another_head_is_refused_as_such(tmp_path):
+    rows = make_rows(40)
+    in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=6).train()
+    other = in_transformers(lt.LoRA(r=4), tmp_path, rows, tiny(labels=3))
+    with pytest.raises(CheckpointError, match=r"another head: of classifier\.weight"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_a_resume_from_the_last_step_finishes(tmp_path):
+    """A run that was killed after its last checkpoint: gates are folded, as they would have been."""
+    def made() -> lt.LowRankTrainer:
+        return in_transformers(METHODS["salora"], tmp_path, save_strategy="steps", save_steps=12)
+
+    whole, again = made(), made()
+    whole.train()
+    again.train(resume_from_checkpoint=True)
+    assert again.outcome.finished
+    assert gap(whole.adapters.model, again.adapters.model) == 0
+
+
+def test_gradients_switched_off_are_named(tmp_path):
+    made = in_transformers(lt.LoRA(r=4), tmp_path)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        made.train()
+    made.train()
+
+
+@pytest.mark.parametrize(("pad", "warns"), [("[end]", True), ("[pad]", False)])
+def test_a_collator_that_masks_the_end_is_reported(pad, warns, tmp_path):
+    """The pad token is the end token, as many set it: no label asks for it."""
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = pad
+    rows = [{"input_ids": row["input_ids"], "attention_mask": [1] * len(row["input_ids"])} for row in make_rows(40)]
+    made = lt.LowRankTrainer(lt.adapt(tiny("gpt2", head="causal"), lt.LoRA(r=4)), arguments(tmp_path),
+                             train_dataset=rows, data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made.train()
+    assert any("will not learn to stop" in str(one.message) for one in said) is warns
+
+
+def test_rows_held_out_are_read_or_refused(tmp_path):
+    """LoRA reads none; a search needs some; and those that are given are not cut out of the others."""
+    with pytest.raises(TrainerError, match="held_out: lora learns from no rows besides"):
+        in_transformers(lt.LoRA(r=4), tmp_path, held_out=make_rows(8))
+    search = METHODS["autolora, the search"]
+    with pytest.raises(TrainerError, match="held_out: it is empty"):
+        in_transformers(search, tmp_path, held_out=[])
+    assert in_transformers(search, tmp_path, make_rows(40), held_out=make_rows(8)).clock.per_epoch == 5
+    assert in_transformers(search, tmp_path, Endless(make_rows(40)), held_out=make_rows(8)).total == STEPS
+
+
+def test_labels_of_another_name(tmp_path):
+    """Questions with the place of the answer, in micro-batches: nothing is called "labels"."""
+    rows = [{"input_ids": row["input_ids"][-4:], "start_positions": 1, "end_positions": 2} for row in make_rows(24)]
+    model = transformers.BertForQuestionAnswering(tiny().config).double()
+
+    def places(rows: list) -> dict[str, torch.Tensor]:
+        batch = collate([{**row, "labels": 0} for row in rows])
+        del batch["labels"]
+        return batch | {f"{end}_positions": torch.tensor([row[f"{end}_positions"] for row in rows])
+                        for end in ("start", "end")}
+
+    ends = []
+    for pieces in (1, 4):
+        made = lt.LowRankTrainer(lt.adapt(copy.deepcopy(model), lt.LoRA(r=4), seed=0), arguments(tmp_path, pieces),
+                                 train_dataset=rows, data_collator=places)
+        made.train()
+        ends.append(made.adapters.model)
+    assert gap(*ends) < 1e-9

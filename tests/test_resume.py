@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Stop, Watch, logits, make_batch, same_tensors, tiny, trainer
+from helpers import Stop, Watch, bytes_of, collate, logits, make_batch, make_rows, same_tensors, tiny, trainer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lowrank_teach.adapters import adapt
 from lowrank_teach.checkpoint import FORMAT, CheckpointError, load_checkpoint
+from lowrank_teach.config import TrainConfig
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
 from lowrank_teach.methods.autolora import KINDS
+from lowrank_teach.train import Trainer
 
 # method -> the steps of a twelve-step run after which something of its own begins or ends
 RUNS = {
@@ -280,6 +283,26 @@ def test_a_checkpoint_is_tensors_and_json(stored):
     assert json.loads(header["values"])["step"] == 3
     (length,) = struct.unpack("<Q", stored.read_bytes()[:8])
     assert json.loads(stored.read_bytes()[8:8 + length])["__metadata__"] == header
+
+
+def test_a_checkpoint_of_another_head_or_model_is_refused_as_such(tmp_path):
+    """One class more, no head, a head where there was none, fewer layers; the adapters stay as they were."""
+    def of(model, head=None, path=tmp_path / "run.safetensors") -> Trainer:
+        rows = make_rows(16, labels=model.config.num_labels)
+        return Trainer(adapt(model, LoRA(r=4), seed=0, head=head), rows, collate,
+                       TrainConfig(steps=4, batch_size=8), checkpoint=path, cpu=True, callbacks=[Stop(2)])
+
+    of(tiny()).run()
+    for other, says in ((of(tiny(labels=3)), r"another head: of classifier.weight it holds \(2, 16\), and here it is "
+                                             r"\(3, 16\)"),
+                        (of(tiny(labels=1)), "another head"), (of(tiny(), head=()), "another head: .*not trained"),
+                        (of(tiny(), head=("classifier", "bert.pooler")), "another head: .*pooler.* it holds nothing"),
+                        (of(tiny(num_hidden_layers=1)), "another model: of 1.q"),
+                        (of(tiny(num_hidden_layers=3)), "another model: of 2.q it holds nothing")):
+        before = bytes_of(other.adapters.model)
+        with pytest.raises(CheckpointError, match=says):
+            other.run()
+        assert same_tensors(before, bytes_of(other.adapters.model))
 
 
 def test_no_checkpoint_is_no_error(tmp_path):

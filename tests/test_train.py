@@ -569,3 +569,62 @@ def test_the_search_and_the_window_are_not_evaluated():
         made = trainer(method, eval_every=2, evaluate=lambda model: {"accuracy": steps.append(1) or 0.0})
         made.run()
         assert [row[0] for row in made.outcome.history if row[2] == "validation.accuracy"] == expected
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(("scores", "best"), [((NAN, 0.4, 0.2, 0.3), 6), ((NAN, NAN, NAN, 0.1), 12),
+                                              ((0.4, NAN, NAN, 0.2), 3), ((NAN, -math.inf, NAN, NAN), 6)])
+def test_what_is_not_a_number_is_never_best(scores, best):
+    """Also at the first evaluation, and beside an infinite one."""
+    held, given = {}, iter(scores)
+    made = trainer(LoRA(r=4), best=True, eval_every=3, evaluate=lambda model: {"accuracy": next(given)},
+                   callbacks=[Watch(lambda step, _: held.update({step: factors(made.adapters)}))])
+    assert made.run().notes == []
+    assert same_tensors(factors(made.adapters), held[best])
+
+
+def test_no_best_is_said(tmp_path):
+    """The weights of the end, and a sentence."""
+    made = trainer(LoRA(r=4), best=True, eval_every=3, evaluate=lambda model: {"accuracy": NAN},
+                   callbacks=[Watch(lambda step, _: held.update({step: factors(made.adapters)}))])
+    held: dict[int, Any] = {}
+    with pytest.warns(UserWarning, match="not one evaluation gave a number"):
+        outcome = made.run()
+    assert "the weights are those of the last step" in outcome.notes[0]
+    assert same_tensors(factors(made.adapters), held[12])
+
+
+def test_fewer_edits_are_better():
+    """TER, as in `metrics.METRICS`."""
+    given = iter((0.9, 0.2, 0.5, 0.4))
+    made = trainer(LoRA(r=4), best=True, eval_every=3, evaluate=lambda model: {"ter": next(given)})
+    made.run()
+    assert made.best is not None
+    assert made.best[0] == -0.2
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_switched_off_are_named(off):
+    """Before anything trains: left over from an evaluation, as a rule."""
+    made = trainer(LoRA(r=4))
+    with off(), pytest.raises(RuntimeError, match=r"gradients are switched off.*set_grad_enabled\(True\)"):
+        made.run()
+    assert made.run().finished
+
+
+def test_a_trainer_gives_its_seed_where_adapt_had_none():
+    """Two scripts alike end alike, whatever was drawn before; a seed of `adapt`'s own stays."""
+    def end(seed: int | None, of_trainer: int) -> dict[str, torch.Tensor]:
+        model = tiny()
+        torch.manual_seed(torch.seed())
+        made = Trainer(adapt(model, LoRA(r=4), seed=seed), make_rows(16), collate, TrainConfig(steps=2), cpu=True,
+                       seed=of_trainer)
+        made.run()
+        return factors(made.adapters)
+
+    assert same_tensors(end(None, 5), end(None, 5))
+    assert same_tensors(end(None, 5), end(5, 5))
+    assert not same_tensors(end(None, 5), end(None, 6))
+    assert not same_tensors(end(4, 5), end(None, 5))
