@@ -110,8 +110,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on the rule's groups, the head and pretrained weights that train."""
-        a = self.args
-        groups = self._groups()
+        a, groups = self.args, self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2),
                                            eps=a.adam_epsilon, weight_decay=a.weight_decay,
                                            fused=a.optim == "adamw_torch_fused" or None)
@@ -120,7 +119,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rates of `train.Trainer`; the rule is started first, since it says which stretch they run over."""
-        self.rule.start(Clock(self.outcome.step, self.total, self.clock.per_epoch), self)
+        self.start_rule(self.outcome.step)
         self.lr_scheduler: Any = _Rates(self)
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -133,14 +132,14 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     # -- one optimizer step, from its first micro-batch to what follows the optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Batch], None]:
-        """The micro-batches of one optimizer step; none where too few are left, since it would not be made."""
+        """The micro-batches of one optimizer step; none where it is not made: too few are left, or no step is."""
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except ValueError as error:
             if "does not contain any data" not in str(error):
                 raise
             batches = []  # what accelerate says of a pass over nothing
-        whole = len(batches) == num_batches
+        whole = len(batches) == num_batches and self.outcome.step < self.total
         if not (whole or self.outcome.step):
             raise TrainerError(f"train_dataset: it gave {len(batches)} batches, and the first step takes "
                                f"{num_batches}, so nothing would be trained; give more rows, or take smaller steps")
@@ -186,6 +185,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         """What comes after the optimizer."""
         self.rule.after_step(self.clock)
         self.outcome.step = self.clock.step
+        self.rule.trained = True
         self._assert_alive()
         self._values["lr"] = self.optimizer.param_groups[0]["lr"]
         self.rule_log = self.rule.log()
@@ -247,7 +247,6 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         self._stored = load_folder(resume_from_checkpoint, self.identity)
         self._stored.into_adapters(self.adapters)
         self.outcome.step, self._learned = self._stored.values["step"], True
-        self.clock = Clock(self.outcome.step, self.total, self.clock.per_epoch)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self._stored is not None:
@@ -284,6 +283,7 @@ class _Hooks(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.pass_began = self.loop.outcome.step
+        control.should_training_stop |= self.loop.outcome.step == self.loop.total  # taken up at its end
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.begin_step()

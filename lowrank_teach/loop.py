@@ -117,6 +117,18 @@ class RuleLoop:
         enable: Any = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
         enable({"use_reentrant": False})
 
+    def start_rule(self, step: int) -> None:
+        """Start the rule on a training of which `step` steps are done; one that has trained before begins again.
+
+        Raises:
+            ValueError: something in the configuration does not fit this length of training; nothing has changed.
+        """
+        self.clock = Clock(step, self.total, self.clock.per_epoch)
+        self.rule.start(self.clock, self)
+        if self.rule.trained and not step:
+            self.rule.again()
+        self.rule.trained |= step > 0
+
     def _groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups: the rule's, the head, pretrained weights that train."""
         groups = self.rule.parameter_groups()

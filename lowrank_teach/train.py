@@ -83,7 +83,8 @@ class Trainer(RuleLoop):
 
         Raises:
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
-            RuntimeError: gradients are switched off.  CheckpointError: the checkpoint cannot be taken up.
+            RuntimeError: gradients are switched off, or it has trained already and has no checkpoint to go on from.
+            CheckpointError: the checkpoint cannot be taken up.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
         with modes_kept(self.adapters.model):
@@ -108,6 +109,7 @@ class Trainer(RuleLoop):
     def conclude_step(self, values: dict[str, float], interrupted: threading.Event) -> bool:
         """Callbacks, an evaluation, a checkpoint where one is due; True if a callback wants to stop here."""
         step = self.outcome.step = self.clock.step
+        self.rule.trained = True
         stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # each hears of each step
         self._maybe_evaluate(step)
         every = self.config.checkpoint_every
@@ -124,9 +126,12 @@ class Trainer(RuleLoop):
         """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
         require_gradients()
         self.refuse_short()
-        torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
         path = self.checkpoint
         stored = self.team.told(lambda: load_checkpoint(path, self.identity)) if path else None
+        if self.outcome.step and not stored:
+            raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one to train "
+                               "the same adapters again")
+        torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
         if stored:
             stored.into_adapters(self.adapters)
         self._checkpoint_activations()
@@ -135,7 +140,7 @@ class Trainer(RuleLoop):
         groups = self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.rule.start(Clock(self.outcome.step, self.total, self.clock.per_epoch), self)
+        self.start_rule(stored.values["step"] if stored else 0)
         if stored:
             stored.into(self)
 

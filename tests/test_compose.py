@@ -31,7 +31,7 @@ from lowrank_teach.methods import (
 from lowrank_teach.methods import cola as cola_module
 from lowrank_teach.methods.base import Method, Rule
 from lowrank_teach.methods.compose import SOLE, fields_of, named
-from lowrank_teach.methods.salora import SaLoRARule
+from lowrank_teach.methods.salora_rule import SaLoRARule
 from lowrank_teach.outcome import LivenessError
 from lowrank_teach.runs import Store, config_key
 

@@ -32,6 +32,7 @@ import lowrank_teach as lt
 from lowrank_teach.checkpoint import CheckpointError
 from lowrank_teach.export import ExportError
 from lowrank_teach.hf_arguments import TrainerError
+from lowrank_teach.measure import parameter_counts
 from lowrank_teach.outcome import DivergedError, LivenessError
 
 STEPS, ROWS = 12, 8
@@ -295,19 +296,24 @@ def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in (
     "cola, links kept beside W", "delta_lora, lazily", "autolora, unrolled", "head", "houlsby")])
 def test_a_resumed_training_is_the_uninterrupted_one(name, tmp_path):
-    """Bit for bit, with dropout and rows drawn at random, from the middle of the second epoch."""
+    """Bit for bit, with dropout and rows drawn at random, from the middle of the second epoch and from the end."""
     def made() -> lt.LowRankTrainer:
         return in_transformers(METHODS[name], tmp_path, make_rows(40 if METHODS[name].held_out == 0 else 80),
                                tiny(dropout=0.1), save_strategy="steps", save_steps=7,
                                train_sampling_strategy="random")
 
-    whole, again = made(), made()
+    whole = made()
     whole.train()
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
-    assert whole.clock.per_epoch == 5
-    assert gap(whole.adapters.model, again.adapters.model) == 0
-    assert whole.following == again.following
-    assert whole.outcome.history == again.outcome.history
+    for step in (7, STEPS):  # or killed after its last step, before what comes then
+        again = made()
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert whole.clock.per_epoch == 5
+        assert gap(whole.adapters.model, again.adapters.model) == 0
+        assert whole.following == again.following
+        assert whole.outcome.history == again.outcome.history
+        assert whole.outcome.finished
+        assert again.outcome.finished
+        assert parameter_counts(whole.adapters.model) == parameter_counts(again.adapters.model)
     assert (whole.following is None) == (name != "autolora, the search")
 
 

@@ -19,8 +19,22 @@ from safetensors.torch import save_file
 from lowrank_teach.adapters import adapt
 from lowrank_teach.checkpoint import FORMAT, CheckpointError, load_checkpoint
 from lowrank_teach.config import TrainConfig
-from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
+from lowrank_teach.measure import parameter_counts
+from lowrank_teach.methods import (
+    COLA,
+    AutoLoRA,
+    DeltaLoRA,
+    DyLoRA,
+    FullFineTuning,
+    HeadOnly,
+    Houlsby,
+    LoRA,
+    Pfeiffer,
+    SaLoRA,
+    compose,
+)
 from lowrank_teach.methods.autolora import KINDS
+from lowrank_teach.peft_backed import AdaLoRA, PrefixTuning, PromptTuning
 from lowrank_teach.train import Trainer
 
 # method -> the steps of a twelve-step run after which something of its own begins or ends
@@ -39,8 +53,18 @@ RUNS = {
     "autolora-shuffled": (AutoLoRA(r=4, eta_beta=0.2, shuffle_ranks=True), (6, 12)),
     "full": (FullFineTuning(), (1, 6)),
     "head": (HeadOnly(), (6,)),
+    "dylora": (DyLoRA(r=4, frozen=True), (6,)),
+    "houlsby": (Houlsby(), ()),
+    "pfeiffer": (Pfeiffer(), ()),
+    "adalora": (AdaLoRA(r=4, target_r=2, tinit=2, tfinal=3), (6,)),
+    "prefix": (PrefixTuning(num_virtual_tokens=3), ()),
+    "prompt": (PromptTuning(num_virtual_tokens=3), ()),
+    "cola+salora": (compose(COLA(r=4, knots=(6,)), SaLoRA(eta_c=1.0, t_start=0.1, t_end=1.0)), (6,)),
+    "salora+delta": (compose(SaLoRA(eta_c=1.0, t_end=12), DeltaLoRA(r=8, K=3)), ()),
+    "cola+delta": (compose(COLA(r=4, knots=(6,)), DeltaLoRA(r=4, K=3)), ()),
+    "autolora+cola": (compose(AutoLoRA(r=4, eta_beta=0.05, hypergradient="first_order"), COLA(r=4)), ()),
 }
-CASES = [(name, step) for name, (_, steps) in RUNS.items() for step in steps]
+CASES = [(name, step) for name, (_, steps) in RUNS.items() for step in sorted({*steps, 12})]
 
 
 def make(name: str, checkpoint: Path | None, dtype: torch.dtype = torch.float32, **settings):
@@ -61,7 +85,7 @@ def everything(made) -> tuple:
     return ({k: v.clone() for k, v in tensors.items()}, moments, W,
             {"logits": logits(made.adapters.model, make_batch()), "random": torch.get_rng_state()},
             values, repr(made.outcome.history), made.outcome.following, made.adapters.ranks(),
-            made.rule.notes(), made.outcome.finished)
+            made.rule.notes(), made.outcome.finished, parameter_counts(made.adapters.model))
 
 
 def assert_same(one: tuple, other: tuple) -> None:

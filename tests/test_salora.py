@@ -7,15 +7,17 @@ import math
 
 import pytest
 import torch
-from helpers import Stop, Watch, logits, make_batch, shake, tiny, train, trainer
+from helpers import Stop, Watch, collate_for, logits, make_batch, rows_for, shake, tiny, train, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank_teach.adapters import adapt
+from lowrank_teach.config import TrainConfig
 from lowrank_teach.gates import HardConcrete, Stretch
-from lowrank_teach.methods import LoRA, SaLoRA
-from lowrank_teach.methods import salora as salora_module
+from lowrank_teach.methods import COLA, LoRA, SaLoRA, compose
+from lowrank_teach.methods.salora_rule import SaLoRARule
 from lowrank_teach.outcome import LivenessError
+from lowrank_teach.train import Trainer
 
 F64 = torch.float64
 STRETCHES = st.builds(Stretch, tau=st.floats(0.3, 2.0), gamma=st.floats(-0.5, -0.05), zeta=st.floats(1.05, 1.5))
@@ -285,7 +287,7 @@ def test_the_estimated_window_reaches_the_budget(b, eta_c):
     method = dataclasses.replace(method, t_start=0, t_end=method.estimated_window())
     adapters, outcome = train(method, steps=method.t_end + 2, batch_size=16, rows=256, lr=5e-3)
     assert adapters.rule.closed_at == pytest.approx(b, abs=0.02)
-    assert adapters.rule.notes() == []
+    assert all("but pruning kept" in note for note in adapters.rule.notes())  # what b is not the density of
     assert values_of(outcome, "density")[-1] == adapters.rule.closed_at
 
 
@@ -334,7 +336,7 @@ def test_values_out_of_range_are_refused(values):
 
 def test_gates_without_a_gradient_stop_the_run(monkeypatch):
     """If log θ does not move, the closing of the window says so."""
-    monkeypatch.setattr(salora_module.SaLoRARule, "density",
+    monkeypatch.setattr(SaLoRARule, "density",
                         lambda self: torch.tensor(11 / 12, requires_grad=True))
     with pytest.raises(LivenessError, match="density has not moved"):
         train(SaLoRA(r=4, eta_c=0.5, t_end=10))
@@ -472,6 +474,76 @@ def test_every_site_may_close():
     assert set(made.adapters.ranks().values()) == {0}
     x = torch.randn(2, 16, dtype=F64)
     assert torch.equal(made.adapters.owner("0.q")(x), made.adapters.owner("0.q").base(x))
+
+
+def close_every_gate(made, at: int | None = None) -> None:
+    """Each window's gates shut at its end, or only those of the window that closes at this step of the training."""
+    rule = getattr(made.rule, "rules", {}).get("salora", made.rule)
+    close = rule._close
+
+    def watched(clock) -> None:
+        with torch.no_grad():
+            for gate in rule.gates().values():
+                gate.log_theta.fill_(-5.0 if at in (None, made.clock.step) else 5.0)
+        close(clock)
+
+    rule._close = watched
+
+
+@pytest.mark.parametrize("t_end", [10, 12])
+def test_a_window_that_closes_every_direction_is_noted(t_end):
+    """With a head that trains on the record says from which step; at the last step nothing is lost any more."""
+    made = trainer(SaLoRA(r=4, eta_c=0.5, t_end=t_end))
+    close_every_gate(made)
+    assert made.run().finished
+    noted = [note for note in made.rule.notes() if "closed every direction" in note]
+    assert len(noted) == (t_end == 10)
+    assert all("at step 10: in the 2 steps after it no branch trains" in note for note in noted)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+@pytest.mark.parametrize("chained", [False, True])
+def test_where_nothing_is_left_that_trains_the_run_stops_with_a_sentence(kind, chained):
+    """No head, and every direction closed before the end; a link's window may close all at its last step."""
+    method = SaLoRA(r=2, eta_c=1.0, t_end=0.75 if chained else 9, sites="qv")
+    method = compose(COLA(r=2, knots=(8,), sites="qv"), method) if chained else method
+
+    def made(method) -> Trainer:
+        adapters = adapt(tiny(kind, head="causal"), method, seed=0)
+        return Trainer(adapters, rows_for("causal"), collate_for("causal"),
+                       TrainConfig(steps=16, batch_size=8, lr=1e-2), cpu=True)
+
+    running = made(method)
+    close_every_gate(running, 14 if chained else None)
+    with pytest.raises(LivenessError, match=rf"step {14 if chained else 9}: the gate window closed every direction, "
+                                            "and the model has no head: nothing is left that trains; raise b"):
+        running.run()
+    running = made(SaLoRA(r=2, eta_c=1.0, t_end=16, sites="qv"))
+    close_every_gate(running)
+    assert running.run().finished
+    again = Trainer(running.adapters, rows_for("causal"), collate_for("causal"), TrainConfig(steps=4, batch_size=8),
+                    cpu=True)
+    with pytest.raises(ValueError, match="an earlier training closed every direction, so nothing is left"):
+        again.run()
+
+
+def test_a_share_kept_far_from_b_is_noted():
+    """Also where the expected density is b: half of it comes from gates that are more likely shut."""
+    made = trainer(SaLoRA(r=4, b=0.5, eta_c=0.5, t_end=10))
+    close, undecided = made.rule._close, math.log(0.45 / 0.55) - math.log(11)  # P(g > 0) = 0.45
+
+    def watched(clock) -> None:
+        with torch.no_grad():
+            for i, gate in enumerate(made.rule.gates().values()):
+                gate.log_theta.fill_(5.0 if i == 0 else undecided)
+        close(clock)
+
+    made.rule._close = watched
+    share = values_of(made.run(), "kept_density")[-1]
+    assert abs(made.rule.closed_at - 0.5) < 0.02
+    assert share < 0.1
+    (note,) = made.rule.notes()
+    assert f"but pruning kept {share:.3f} of the directions, not 0.5" in note
 
 
 def test_pruned_ranks_are_what_is_counted_as_kept():

@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import measure
 from ..gates import HardConcrete, Stretch
 from ..lowrank import LowRank
-from ..methods.salora import SaLoRA, SaLoRARule, _off_identity
+from ..methods.salora import SaLoRA
+from ..methods.salora_rule import SaLoRARule, _off_identity
 from .engine import Task
 
 # n sites, r rank, k in, d out, T steps

@@ -36,6 +36,8 @@ KINDS = (*HYPERGRADIENTS, "forward_difference")
 class AutoLoRA(Method):
     """Search ranks by two-level optimisation, then train LoRA at them.
 
+    Searched again, the search goes on from the selection weights and factors as they are.
+
     Args:
         r: k, the width that is searched; ranks lie in 1 .. k.
         search_steps: steps of the search, as a count (int) or a share of the training's own steps (float).
@@ -176,6 +178,7 @@ class AutoLoRARule(Rule):
         super().load_state_dict(state)
         self.head_start = [state[f"head_start.{i}"] for i in range(len(self.head_start))]
         for i, beta in enumerate(self.own_parameters()):
+            beta.requires_grad_(False)  # as after any step
             moments = {k.split(".", 2)[2]: v for k, v in state.items() if k.startswith(f"outer.{i}.")}
             if moments:
                 self.outer.state[beta] = moments

@@ -81,6 +81,9 @@ class Loop(Protocol):
 class Method:
     """What every method has.
 
+    Trained again, by a second `Trainer` on the same adapters, a method goes on from what it has learned, with a new
+    optimizer and a new schedule; where more happens, its own docstring says what.
+
     Args:
         r: rank of each branch.  lora_alpha: α; the branch is scaled by s = α / r.
         lora_dropout: dropout on the branch's input.
@@ -157,13 +160,14 @@ class Method:
 class Rule(Attachments):
     """A method at work on one adapted model. Every hook has a default that does nothing.
 
-    Life: `branch` for each site, `start` when the training's length is known, then for every optimizer step
-    `before_step`, the loss with `penalty`, the step, `after_step`; `finish` at the end. In a composition
-    (`compose`) `lap`, `close_link` and `open_link` tell the members of a chain's links.
+    Life: `branch` for each site, `start` when the training's length is known (then `again`, if it is not the first
+    training), then for every optimizer step `before_step`, the loss with `penalty`, the step, `after_step`; `finish`
+    at the end. In a composition (`compose`) `lap`, `close_link` and `open_link` tell the members of a chain's links.
     """
 
     by_link: ClassVar[bool] = False  # lives anew in every link of a chain: given the link's own clock
     nesting: ClassVar[int] = 1       # 0 stands next to the optimizer's step and reads its change, 2 outermost
+    trained = False                  # whether a training has moved what this rule put on the model
 
     def __init__(self, method: Any) -> None:
         self.method = method
@@ -199,6 +203,12 @@ class Rule(Attachments):
             ValueError: something in the configuration does not fit this length of training.
         """
         self.loop = loop
+
+    def again(self) -> None:
+        """Bring what an earlier training left to the form that a training begins from; the function stays.
+
+        Called after `start`, with an optimizer that has made no step; not called when a run is resumed.
+        """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups; "lr" and "schedule": "constant" override the run's own."""
@@ -262,7 +272,7 @@ class Rule(Attachments):
         """What must be true after the step in progress."""
         if clock.step != 1:
             return []
-        still = [site for site, branch in self.adapters.items() if not branch.lora_B.any()]
+        still = [site for site, branch in self.adapters.items() if branch.r and not branch.lora_B.any()]
         return [Invariant(not still, f"after the first step lora_B has not moved at {', '.join(still[:4])}: no "
                           "gradient reaches the branch; look for a frozen path, a learning rate of 0 or "
                           "gradient checkpointing without use_reentrant=False")]

@@ -22,6 +22,9 @@ from .moments import replace_parameter, reset_moments
 class COLA(Method):
     """A chain of low-rank links, each trained on what the links before it left.
 
+    Trained again, the link in progress is frozen as at a knot, which leaves the function as it is, and a new chain
+    follows: a chain of 2 trained twice is a chain of 4.
+
     Args:
         chain: how many links; 1 is LoRA. Whole epochs go to the links, the first ones taking what is over
             (five epochs: 3 + 2, or 2 + 2 + 1); with fewer epochs than links the steps are split evenly.
@@ -126,6 +129,10 @@ class COLARule(Rule):
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
         self.knots = self.method.knot_steps(clock)
+
+    def again(self) -> None:
+        self.link = -1
+        self.tie()
 
     def after_step(self, clock: Clock) -> None:
         if clock.step not in self.knots:

@@ -58,10 +58,14 @@ class ComposedRule(Rule):
         for rule in self.rules.values():
             if not rule.by_link:
                 rule.start(clock, loop)  # the chain now knows its knots
-        at = 0
+        at = clock.step and clock.total  # of a run that is taken up, all were looked at when it began
         while at < clock.total:  # each link is looked at now, and none refused at its knot
             at += self._start_link(at)
         self._start_link(clock.step)
+
+    def again(self) -> None:
+        for rule in reversed(self.inside_out):  # a chain first: the others find its new link
+            rule.again()
 
     def _start_link(self, done: int) -> int:
         """Start those that live by link for the link that the step after `done` is in; its length."""

@@ -26,6 +26,8 @@ from .base import Clock, Loop, Method, Rule, require
 class DyLoRA(Method):
     """LoRA trained at a rank that is drawn anew before each step, one for all matrices.
 
+    Trained again, all directions go on, also those that `truncate` has cut off; the cut stays as it is.
+
     The scale is α / b, as in the authors' code (√(r / b) on each factor, and α / r); so a small b is not a weak one.
 
     Args:

@@ -29,6 +29,9 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # importance, its mean over step
 class AdaLoRA(Method):
     """Start at rank r everywhere, end with target_r on average, spread by importance.
 
+    Trained again once the budget is met, the ranks found stay, and only they train. Stopped before that, the
+    importance is measured anew, and ranks start to fall from r.
+
     GPT-2's fused q, k and v are one matrix to peft: they are taken together ("0.qkv") or not at all.
 
     Args:
@@ -105,6 +108,7 @@ class AdaLoRARule(Rule):
                 parameter.data = parameter.data.to(wide(like.dtype))
                 parameter.requires_grad_(name in named)
         self._kept: dict[str, Tensor] = {}
+        self.found = False  # an earlier training met the budget: the ranks stay
         return list(named)
 
     def detach(self, model: nn.Module) -> None:
@@ -120,9 +124,28 @@ class AdaLoRARule(Rule):
         m, c = self.method, self.config
         c.total_step, c.tinit, c.tfinal = clock.total, clock.resolve(m.tinit), clock.resolve(m.tfinal)
         c.deltaT = max(1, clock.resolve(m.deltaT))
+        if clock.step:  # taken up: it was looked at when it began
+            return
+        self.found = sum(self.site_ranks().values()) == m.target_r * len(self.paths)
+        if self.found:
+            self._keep_ranks()
+            return
         require(c.tinit < c.total_step - c.tfinal > 1,
                 f"no step is left in which importance could be seen and ranks fall: tinit = {c.tinit} and tfinal = "
                 f"{c.tfinal} of {c.total_step} steps; make them smaller, or train longer")
+
+    def _keep_ranks(self) -> None:
+        """Let peft see no step before the end of the allocation: it then masks what it has dropped."""
+        self.config.total_step = self.config.tinit = self.config.tfinal = 0
+
+    def again(self) -> None:
+        if not self.found:
+            self.config.rank_pattern = None
+            self.tuner.rankallocator.reset_ipt()
+
+    def notes(self) -> list[str]:
+        note = "an earlier training met the budget of ranks: this one trained at the ranks that it found"
+        return [note] if self.found else []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.adapters.extra_parameters()}]
@@ -184,11 +207,14 @@ class AdaLoRARule(Rule):
     def state_dict(self) -> dict[str, Any]:
         allocator = self.tuner.rankallocator
         scores = {f"{kind}.{name}": value for kind in SCORES for name, value in getattr(allocator, kind).items()}
-        return {**super().state_dict(), **scores, "rank_pattern": self.config.rank_pattern}
+        return {**super().state_dict(), **scores, "rank_pattern": self.config.rank_pattern,
+                "found": self.found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.config.rank_pattern = state["rank_pattern"]
+        self.config.rank_pattern, self.found = state["rank_pattern"], state["found"]
+        if self.found:
+            self._keep_ranks()
         for kind in SCORES:
             setattr(self.tuner.rankallocator, kind, {
                 name.removeprefix(f"{kind}."): value.to(self.adapters.model.get_parameter(
