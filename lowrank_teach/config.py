@@ -1,8 +1,8 @@
 """How long and how fast a run trains: one validated configuration, three profiles.
 
 `tiny` is what the tests run (seconds), `laptop` what a reader runs (half a minute a method on two cores), `gpu`
-the papers' budget. A profile also sets the few method values that depend on the length of training, where the
-method was left at its paper's default; whatever was changed by hand stays.
+the papers' budget. A profile also sets the few method values that depend on the length of training, where they
+were left alone; whatever was asked for stays, be it the paper's own value.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from .methods import Composed, Method, compose
+from .methods import Method, compose
 from .methods.checks import require, require_types
 
 BASE_DTYPES = ("float32", "bfloat16", "4bit")
@@ -150,14 +150,15 @@ def fit_to_profile(method: Method, profile: str | None = None) -> Method:
     In a composition each member gets its own; a link of a chain has a share of the steps only, so that the rate
     of its gates is as many times higher as there are links.
     """
-    if isinstance(method, Composed):
-        return compose(*(_fitted(member, profile, method.links) for member in method.members))
-    return _fitted(method, profile, 1)
+    wanted = set_by_profile(method, profile)
+    members = getattr(method, "members", (method,))
+    return compose(*(m.changed(**wanted[m.name]) if m.name in wanted else m for m in members)) if wanted else method
 
 
-def _fitted(method: Method, profile: str | None, links: int) -> Method:
-    wanted = SHORT_TRAINING.get(profile or default_profile(), {}).get(method.name, {})
-    defaults = {f.name: f.default for f in dataclasses.fields(method)}
-    changes = {key: value * links if key in BY_LINK else value
-               for key, value in wanted.items() if getattr(method, key) == defaults[key]}
-    return dataclasses.replace(method, **changes) if changes else method
+def set_by_profile(method: Method, profile: str | None = None) -> dict[str, dict[str, Any]]:
+    """What `fit_to_profile` sets: name of the method, or of the member -> its values."""
+    table, links = SHORT_TRAINING.get(profile or default_profile(), {}), getattr(method, "links", 1)
+    wanted = {m.name: {key: value * links if key in BY_LINK else value
+                       for key, value in table.get(m.name, {}).items() if key not in m.given}
+              for m in getattr(method, "members", (method,))}
+    return {name: values for name, values in wanted.items() if values}

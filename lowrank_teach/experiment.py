@@ -46,7 +46,7 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
         task, backbone: short names (`tasks.TASKS`, `models.BACKBONES`), or a hub name or folder of a model.
         profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE.
         cache: return a stored run of the same configuration, and take up an unfinished one.
-        adjust: let the profile set what depends on the length of training and was left at its default.
+        adjust: let the profile set what depends on the length of training and was left alone.
         notes: put in front of the run's own.  autosave: seconds after which a checkpoint is due.
         training: fields of `TrainConfig` to change.
 
@@ -61,6 +61,9 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
         found.notes = list(dict.fromkeys([*notes, *found.notes]))
         return found
     store.check()
+    if progress and team.leads:
+        for note in config.notes:
+            print(note, flush=True)
     callbacks = [*callbacks, *([TextProgress()] if progress else [])]
     stages = Job(config, store, cache, callbacks, autosave).stages()
     try:
@@ -123,7 +126,7 @@ class Job:
         measure.reset_peak_memory()
         history: list[Row] = []
         seconds: dict[str, float] = {}
-        notes = [data.source]
+        notes = [data.source, *self.config.notes]
         stage: Method | None = self.config.adjusted
         while stage is not None:
             model, tokenizer = self.materials.model(backbone, data, seed, c)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .config import TrainConfig, default_profile, fit_to_profile, train_config
+from .config import TrainConfig, default_profile, fit_to_profile, set_by_profile, train_config
 from .methods import Method, as_method, compose
 from .methods.checks import require
 from .methods.compose import named
@@ -33,7 +33,7 @@ class RunConfig:
         method: a configuration, or a short name for its defaults.  task, backbone: short names.
         profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE, now and not when it is trained.
         training: fields of `TrainConfig` to change.
-        adjust: let the profile set what depends on the length of training and was left at its default.
+        adjust: let the profile set what depends on the length of training and was left alone.
 
     Raises:
         ValueError: a value is unknown or out of range.
@@ -45,7 +45,7 @@ class RunConfig:
     profile: str = None  # type: ignore[assignment]  # a name from here on
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    adjust: bool = True
+    adjust: bool = field(default=True, hash=False)
 
     def __post_init__(self) -> None:
         seed = self.seed
@@ -73,6 +73,17 @@ class RunConfig:
         values = {"method": self.adjusted.to_dict(), "task": self.task, "backbone": self.backbone, "seed": self.seed,
                   "profile": self.profile, "training": self.train.to_dict()}
         return json.loads(json.dumps(values))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the same run: methods that are equal may follow a profile or keep what was asked for."""
+        return self.described == other.described if isinstance(other, RunConfig) else NotImplemented
+
+    @property
+    def notes(self) -> list[str]:
+        """What the profile set in the method, for the reader and the record."""
+        return [f"the profile {self.profile} set {', '.join(f'{key} = {value:g}' for key, value in values.items())} "
+                f"of {name}; a value asked for is kept"
+                for name, values in (set_by_profile(self.method, self.profile) if self.adjust else {}).items()]
 
     @property
     def key(self) -> str:
@@ -138,7 +149,7 @@ def _with(method: Method | str, values: Mapping[str, Any]) -> Method:
     if isinstance(method, str):
         return named(method, **values)
     members = getattr(method, "members", (method,))
-    return compose(*(dataclasses.replace(member, **{k: v for k, v in values.items() if k in _fields(member)})
+    return compose(*(member.changed(**{k: v for k, v in values.items() if k in _fields(member)})
                      for member in members))
 
 

@@ -34,7 +34,7 @@ Message = dict[str, Any]
 class Job:
     """What is trained: the arguments of `fit` as plain values.
 
-    method: as `Method.to_dict` gives it.  store: folder of the runs.  threads: of torch; they decide the last bits.
+    method: as `asked_for` gives it.  store: folder of the runs.  threads: of torch; they decide the last bits.
     """
 
     method: Mapping[str, Any]
@@ -49,6 +49,13 @@ class Job:
     def configured(self) -> Method:
         """The method itself."""
         return Method.from_dict(dict(self.method))
+
+
+def asked_for(method: Method) -> dict[str, Any]:
+    """A method's name and the values that were asked for, as `Method.from_dict` takes them."""
+    if members := getattr(method, "members", ()):
+        return {"members": [asked_for(member) for member in members]}
+    return {"method": method.name, **{name: getattr(method, name) for name in sorted(method.given)}}
 
 
 class Training:

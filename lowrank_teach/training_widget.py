@@ -21,7 +21,7 @@ from .methods import Method
 from .methods.base import Clock
 from .runs import Run, Store
 from .style import METHOD_STYLE
-from .training_process import Job, Message, Training
+from .training_process import Job, Message, Training, asked_for
 from .widgets import named_image, need_ipywidgets, number_row
 
 FAILED = "stopped with an error"   # what the tests of the notebooks look for
@@ -72,8 +72,9 @@ class TrainNow:
 
     def chosen(self) -> Job:
         """The job that the boxes describe."""
-        return Job(self.methods[self.method.value].to_dict(), self.task, self.backbone, self.profile, self.seed.value,
-                   str(self.store.folder), self.threads, {**self.settings, "steps": self.steps.value})
+        method = asked_for(self.methods[self.method.value])
+        return Job(method, self.task, self.backbone, self.profile, self.seed.value, str(self.store.folder),
+                   self.threads, {**self.settings, "steps": self.steps.value})
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until nothing trains any more; whether that is so. For scripts and tests: a page need not wait."""

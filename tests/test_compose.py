@@ -485,6 +485,7 @@ def test_a_bfloat16_base_holds_the_closed_form():
     ((FullFineTuning(), SaLoRA(), COLA()), "cola and salora cannot go with full"),
     ((SaLoRA(lora_dropout=0.1), DeltaLoRA()), "Delta-LoRA takes no dropout"),
     ((COLA(r=4), SaLoRA(r=2)), "must agree: cola has r = 4, salora has r = 2"),
+    ((COLA(r=8), SaLoRA(r=2)), "must agree: cola has r = 8, salora has r = 2"),
     ((COLA(sites="qkvo"), SaLoRA(sites="qv")), "cola has sites = 'qkvo', salora has sites = 'qv'"),
     ((COLA(ranks=(8, 4)), DeltaLoRA(r=16)), "cola has r = 8 where another has 16"),
     ((COLA(merge_knots=False), DeltaLoRA()), "cola leaves W alone, delta_lora writes into W"),
@@ -512,6 +513,10 @@ def test_shared_fields_are_agreed_on():
     assert compose(COLA(), DeltaLoRA()).init == "gaussian"
     assert compose(COLA(sites="qkvo"), SaLoRA()).sites == "qkvo"
     assert compose(COLA(ranks=(4, 2)), DeltaLoRA()).r == 4
+    assert compose(COLA(init="gaussian"), SaLoRA()).init == "gaussian"  # COLA's own, and asked for
+    again = compose(compose(COLA(), SaLoRA()), DeltaLoRA(init="kaiming"))
+    assert {m.init for m in again.members} == {"kaiming"}  # what a composition filled in was not asked for
+    assert not {"init", "sites"} & {name for m in compose(COLA(), SaLoRA()).members for name in m.given}
     adapters = lt.adapt(tiny(), (COLA(r=4), "salora"), seed=0)
     assert adapters.method == compose(COLA(r=4), SaLoRA())
     assert len(adapters) == 12

@@ -204,6 +204,9 @@ def test_a_profile_sets_what_was_left_alone(quick):
     assert adjusted.config["method"]["search_steps"] == 0.4
     assert own.config["method"]["search_steps"] == 5
     assert own.seconds["steps.search"] == 5
+    assert adjusted.notes[1] == ("the profile tiny set search_steps = 0.4, eta_beta = 0.01 of autolora; a value "
+                                 "asked for is kept")
+    assert "set eta_beta = 0.01 of autolora" in own.notes[1]
     assert quick(AutoLoRA(), adjust=False).seconds["steps.search"] == 24
 
 

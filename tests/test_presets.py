@@ -184,6 +184,9 @@ def test_a_shorter_run_keeps_the_rates_and_says_what_it_changed():
     assert "K = 0.019" in notes
     assert "changed: lora_alpha = 8" in notes
     assert one.arguments()["notes"] == ["preset delta_lora/gpt2-medium/e2e: table 1, E2E"]
+    assert one.arguments("tiny", K=3)["method"].K == 3  # asked for: steps, not a share
+    kept = preset("salora/roberta-base/cola").arguments("tiny", t_end=0.3, eta_c=0.5)
+    assert (kept["method"].t_start, kept["method"].t_end, kept["method"].eta_c) == (0.0, 0.3, 0.5)
     gates = preset("salora/roberta-base/cola").arguments("tiny")
     assert gates["method"].shortest_window() <= (gates["method"].t_end - gates["method"].t_start) * gates["steps"]
 

@@ -371,6 +371,7 @@ def test_a_profile_changes_only_what_was_left_alone():
     assert fit_to_profile(LoRA(), "tiny") == LoRA()
 
 
+
 @pytest.mark.parametrize("method", [LoRA(r=4), SaLoRA(r=4, eta_c=0.5, t_end=8), DeltaLoRA(r=4, K=0)])
 @pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_loss_that_is_not_finite_is_refused_and_nothing_was_updated(method, kind):

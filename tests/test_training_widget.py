@@ -136,4 +136,5 @@ def test_a_job_carries_its_method_whole(label, trainer):
     trainer.method.value = label
     job = Job(**json.loads(json.dumps(dataclasses.asdict(trainer.chosen()))))
     assert job.configured() == LINEUP[label]
+    assert job.configured().given == LINEUP[label].given
     assert job.training == {**SHORT, "steps": 8}

@@ -8,8 +8,9 @@ optimizer step. The training loop calls the rule's hooks and never asks which me
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..adapters import Adapters
 
 METHODS = Registry()  # short name -> configuration, in teaching order
+M = TypeVar("M", bound="Method")
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,21 @@ class Method:
     owns: ClassVar[frozenset[str] | None] = None
     alone: ClassVar[str] = ""
     writes_base: ClassVar[bool | None] = None
+    given: ClassVar[frozenset[str]] = frozenset()  # of one configuration: names of the values that were asked for
 
     def __init_subclass__(cls) -> None:
         if cls.name:
             METHODS[cls.name] = cls
+
+    def __new__(cls: type[M], *args: Any, **values: Any) -> M:
+        """Note which values are given: one that equals its default can be asked for, too."""
+        made = super().__new__(cls)
+        fields = [f for f in dataclasses.fields(cls) if f.init]
+        given = {f.name for f, _ in zip((f for f in fields if not f.kw_only), args, strict=False)} | values.keys()
+        if given >= {f.name for f in fields}:  # dataclasses.replace hands over all; what is still the default's own
+            given -= {f.name for f in fields if f.name in values and _is_default(f, values[f.name])}  # was left alone
+        object.__setattr__(made, "given", frozenset(given))
+        return made
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -142,19 +155,62 @@ class Method:
         """Names of pretrained parameters that train too (none, but for full fine-tuning)."""
         return []
 
+    def changed(self: M, **values: Any) -> M:
+        """The same with other values, which are asked for from here on; what was left alone stays so."""
+        return self.rebuilt({**_values(self), **values}, self.given | values.keys())
+
+    def filled(self: M, **values: Any) -> M:
+        """The same with other values that nobody asked for."""
+        return self.rebuilt({**_values(self), **values}, self.given)
+
+    @classmethod
+    def rebuilt(cls: type[M], values: Mapping[str, Any], given: Iterable[str]) -> M:
+        """A configuration of these values, of which the ones named by `given` were asked for.
+
+        Raises:
+            ValueError: no value has such a name, or one is out of range.
+        """
+        fields, given = {f.name: f for f in dataclasses.fields(cls) if f.init}, frozenset(given)
+        lost = ", ".join(map(str, values.keys() - fields.keys()))
+        require(not lost, f"{cls.name} has no value {lost}; it has {', '.join(fields)}")
+        made = cls.__new__(cls)
+        object.__setattr__(made, "given", given)
+        made.__init__(**{name: value for name, value in values.items()  # type: ignore[misc]
+                         if name in given or value != fields[name].default})
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).rebuilt, (_values(self), self.given)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the method's name under "method"."""
         return {"method": self.name, **dataclasses.asdict(self)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Method:
-        """The configuration that `to_dict` wrote."""
+        """The configuration that `to_dict` wrote, with all of its values asked for.
+
+        Raises:
+            ValueError: a name is unknown, or a value out of range.
+        """
         if "members" in values:
             from .compose import compose  # a composition is made of methods, and so stands above them
 
             return compose(*(Method.from_dict(member) for member in values["members"]))
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return METHODS[values.pop("method")](**values)
+        name = values.pop("method", None)
+        require(name in METHODS, f"unknown method {name!r}; choose among {', '.join(METHODS)}")
+        kind: type[Method] = METHODS[name]
+        return kind.rebuilt(values, values)
+
+
+def _values(method: Method) -> dict[str, Any]:
+    return {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    made = field.default_factory is not dataclasses.MISSING and value == field.default_factory()
+    return made or value is field.default
 
 
 class Rule(Attachments):

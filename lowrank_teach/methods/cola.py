@@ -6,7 +6,6 @@ moments of A and B start from zero. The function is the same before and after a 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,7 +56,7 @@ class COLA(Method):
         object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.knots:
             object.__setattr__(self, "chain", len(self.knots) + 1)
-        elif self.ranks and self.chain == type(self).chain:  # left at its default: the ranks say how many
+        elif self.ranks and "chain" not in self.given:  # the ranks say how many
             object.__setattr__(self, "chain", len(self.ranks))
         require(self.chain >= 1, f"chain = {self.chain} must be 1 or more")
         require(self.unit in ("steps", "epochs"), f"unit {self.unit!r} must be 'steps' or 'epochs'")
@@ -80,7 +79,7 @@ class COLA(Method):
         return self.merge_knots
 
     def beside(self) -> COLA:
-        return dataclasses.replace(self, merge_knots=False)
+        return self.changed(merge_knots=False)
 
     def rule(self) -> COLARule:
         return COLARule(self)

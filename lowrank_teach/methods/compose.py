@@ -5,8 +5,8 @@
 Every method is the same layer and a rule around its steps, so rules can share a branch. How their contracts
 combine, one rule for all pairs:
 
-- Fields that every method has (r, lora_alpha, lora_dropout, sites, init) are shared. What was changed from a
-  method's own default must agree and holds for all; what nobody changed is the default of the member that
+- Fields that every method has (r, lora_alpha, lora_dropout, sites, init) are shared. What was asked for, be it a
+  method's own default, must agree and holds for all; what nobody asked for is the default of the member that
   decides the form of the branch, else of the first one in teaching order.
 - Each thing in SOLE is done by one member at most: a pair that would both do it is refused. So is a method
   named twice, one that shares no branch (`owns` is None), and two of which one writes into W and one does not.
@@ -114,7 +114,7 @@ class Composed(Method):
     def _following(self, handed: Method) -> Method:
         """What a member hands over to, with those that have waited for it."""
         shared = {name: getattr(handed, name) for name in SHARED}
-        return compose(handed, *(dataclasses.replace(m, **shared) for m in self.members if m not in self.first))
+        return compose(handed, *(m.changed(**shared) for m in self.members if m not in self.first))
 
     def to_dict(self) -> dict[str, Any]:
         shared = {name: getattr(self, name) for name in SHARED}
@@ -199,11 +199,11 @@ def _agreed(members: Sequence[Method]) -> tuple[Method, ...]:
     maker = next((m for m in members if "form" in _owned(m)), members[0])
     agreed: dict[str, Any] = {}
     for name in SHARED:
-        changed = {m.name: getattr(m, name) for m in members if getattr(m, name) != _default(m, name)}
-        require(len(set(changed.values())) < 2, "members share a branch, so they must agree: " + ", ".join(
-            f"{who} has {name} = {value!r}" for who, value in changed.items()))
-        agreed[name] = next(iter(changed.values()), getattr(maker, name))
-    made = tuple(dataclasses.replace(m, **agreed) for m in members)
+        asked = {m.name: getattr(m, name) for m in members if name in m.given}
+        require(len(set(asked.values())) < 2, "members share a branch, so they must agree: " + ", ".join(
+            f"{who} has {name} = {value!r}" for who, value in asked.items()))
+        agreed[name] = next(iter(asked.values()), getattr(maker, name))
+    made = tuple(m.filled(**agreed) for m in members)
     for m in made:
         for name, value in agreed.items():
             require(getattr(m, name) == value, f"members share a branch, so they must agree: {m.name} has {name} = "
@@ -213,7 +213,3 @@ def _agreed(members: Sequence[Method]) -> tuple[Method, ...]:
 
 def _owned(method: Method) -> frozenset[str]:
     return method.owns or frozenset()
-
-
-def _default(method: Method, name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(method) if f.name == name)

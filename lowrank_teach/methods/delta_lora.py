@@ -9,7 +9,6 @@ function. Taught in 05.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,7 +64,7 @@ class DeltaLoRA(Method):
                 "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")
 
     def beside(self) -> DeltaLoRA:
-        return self if self.lam_end is not None else dataclasses.replace(self, form="lazy")
+        return self if self.lam_end is not None else self.changed(form="lazy")
 
     def rule(self) -> DeltaLoRARule:
         return DeltaLoRARule(self)

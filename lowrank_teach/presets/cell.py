@@ -83,9 +83,10 @@ class Preset:
             known = ", ".join([own, *self.baselines])
             raise ValueError(f"{self.name} has no setting for {method!r}; it has {known}")
         settings = self.settings if method in (None, own) else self.baselines[str(method)]
-        fields = {f.name for f in dataclasses.fields(METHODS[method or own])}
-        values = {name: s.value for name, s in settings.items() if name in fields}
-        return METHODS[method or own](**{**values, **changes})
+        usual = {f.name: f.default for f in dataclasses.fields(METHODS[method or own])}
+        values = {name: s.value for name, s in settings.items() if name in usual}
+        asked = changes.keys() | {name for name, value in values.items() if value != usual[name]}
+        return METHODS[method or own].rebuilt({**values, **changes}, asked)  # a profile may set what is our default
 
     @property
     def training(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Preset:
         training |= {name: value for name, value in changes.items() if name not in own}
         configured = self.configured(method, **own)
         if profile:
-            configured = fit_to_profile(self._as_shares(configured), profile)
+            configured = fit_to_profile(self._as_shares(configured, own), profile)
         used = self.stand_in if stand_in else backbone or self.backbone
         return {"method": configured, "task": self.task, "backbone": used, "profile": profile or "gpu",
                 "adjust": False, "notes": self._notes(configured, profile, method, used, changes), **training}
@@ -171,11 +172,11 @@ class Preset:
                 f"that holds it as the backbone, or train the packaged {self.stand_in} in its place, which is not "
                 f"the paper's cell: {line}")
 
-    def _as_shares(self, method: Method) -> Method:
-        """Step counts as shares of the paper's own length: 500 of 26,290 steps are 1 of 30."""
-        counted = {name: getattr(method, name) / self.steps for name in STEP_COUNTS
-                   if isinstance(getattr(method, name, None), int) and getattr(method, name) > 0}
-        return dataclasses.replace(method, **counted) if counted else method
+    def _as_shares(self, method: Method, changes: Mapping[str, Any]) -> Method:
+        """The paper's step counts as shares of its own length: 500 of 26,290 steps are 1 of 30."""
+        counted = {name: getattr(method, name) / self.steps for name in STEP_COUNTS if name not in changes
+                   and isinstance(getattr(method, name, None), int) and getattr(method, name) > 0}
+        return method.filled(**counted)
 
     def _notes(self, configured: Method, profile: str | None, method: str | None, used: str,
                changes: Mapping[str, Any]) -> list[str]:

@@ -72,6 +72,8 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
     _refuse_unknown(configs)
     store.check()
     view = View(progress)
+    for note in dict.fromkeys(note for config in configs for note in config.notes):
+        view.note(note)
     tally = Tally(configs, store, on_run, view)
     with view.shown():
         try:
