@@ -21,6 +21,7 @@ from .export_plain import guard, unguard
 from .heads import head_names
 from .lowrank import Adapted, LowRank
 from .methods import Method, as_method
+from .methods.checks import require_seed
 from .packed import is_packed, size
 from .plan import Plan
 from .sites import Site, select
@@ -44,6 +45,7 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
             cannot be written, or the model is adapted already (`adapters_of`). The model is then as it was.
     """
     method = as_method(method)
+    seed = None if seed is None else require_seed(seed)
     sites = select(model, method.sites) if method.sites else []
     return Adapters(model, method, sites, seed, head_names(model, head))
 

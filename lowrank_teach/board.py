@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,9 +20,13 @@ class InterruptedTraining(Exception):
 
 
 class Board:
-    """The table of a command's runs as they come in, and under it a bar for the one that trains."""
+    """The table of a command's runs as they come in, and under it a bar for the one that trains.
 
-    def __init__(self, title: str, labels: list[str]) -> None:
+    notes: said once, as the first training begins.
+    """
+
+    def __init__(self, title: str, labels: list[str], notes: Sequence[str] = ()) -> None:
+        self.notes = list(notes)
         self.title, self.labels, self.runs = title, labels, dict[str, Any]()
         self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
                             TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
@@ -35,6 +39,7 @@ class Board:
     def shown(self, really: bool) -> Iterator[None]:
         """On a terminal it is drawn over and over; in a file or a pipe it stands once, at the end."""
         self.lines = really and not console.is_terminal
+        self.notes = self.notes if really else []
         with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
             try:
                 yield
@@ -68,6 +73,12 @@ class Board:
     def on_step(self, clock: Any, values: dict[str, float]) -> None:
         if clock.step <= self.step:  # the next stage of the same method
             self._clear()
+        while self.notes:
+            note = self.notes.pop(0)
+            if self.lines:
+                print(note, file=sys.stderr, flush=True)
+            else:
+                console.print(note, style="dim", highlight=False, markup=False)
         if self.row is None:
             self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
                                          loss=values["loss"])

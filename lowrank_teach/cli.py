@@ -9,7 +9,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -61,13 +60,14 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
     from .experiment import fit
+    from .run_config import RunConfig
 
     chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
     if dry_run:
         return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
-    said = [] if as_json else _say_set([chosen.arguments["method"]], chosen.arguments["profile"],
-                                       chosen.arguments.get("adjust", True))
-    board = Board(f"{chosen.title}, seed {seed}", [chosen.label])
+    asked = RunConfig(**{name: value for name, value in chosen.arguments.items()
+                         if name in ("method", "task", "backbone", "profile", "adjust")})
+    board = Board(f"{chosen.title}, seed {seed}", [chosen.label], asked.notes)
     with chosen.or_stand_in(), board.shown(not as_json):
         run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
         board.add(chosen.label, run)
@@ -75,8 +75,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
         return {"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
                 "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
     for note in run.notes:
-        if note not in said:
-            console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim", highlight=False, markup=False)
     return None
 
 
@@ -89,13 +88,13 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
     from .figures import check_folder, write_figures
     from .lineup import LINEUP
     from .lineup import compare as run_all
+    from .run_config import RunConfig
 
     if figures is not None:
         check_folder(figures)
     training = dict(value(pair) for pair in settings or [])
-    if not as_json:
-        _say_set(LINEUP.values(), profile)
-    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP))
+    notes = [note for method in LINEUP.values() for note in RunConfig(method, task, backbone, profile).notes]
+    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), notes)
     with board.shown(not as_json):
         runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
                        on_run=board.add, **training)
@@ -210,16 +209,6 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
 def _said(task: str, label: str, seed: int, rate: float, run: Any) -> None:
     print(f"{task}, {label}, seed {seed}, rate {rate:g}: {run.score('validation')[1]:.3f} on validation rows",
           file=sys.stderr, flush=True)
-
-
-def _say_set(methods: Iterable[Any], profile: str, adjust: bool = True) -> list[str]:
-    """Before a training: what the profile sets in the methods."""
-    from .run_config import RunConfig
-
-    notes = [note for method in methods for note in RunConfig(method, profile=profile, adjust=adjust).notes]
-    for note in notes:
-        console.print(note, style="dim", highlight=False, markup=False)
-    return notes
 
 
 def _say_written(paths: list[Path]) -> None:

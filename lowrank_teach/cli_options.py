@@ -105,6 +105,7 @@ def configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
         ValueError: neither has a value of this name.
     """
     from .config import TrainConfig
+    from .methods.checks import among, require
     from .methods.compose import fields_of, named
 
     fields = fields_of(method)
@@ -112,9 +113,8 @@ def configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     own = {name: value for name, value in values.items() if name in fields}
     training = {name: value for name, value in values.items() if name not in own}
     unknown = sorted(set(training) - set(TrainConfig.__dataclass_fields__))
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no value of {method} or of the training has this name; {method} has "
-                         f"{', '.join(fields)}")
+    require(not unknown, f"{', '.join(unknown)}: no value of {method} or of the training has this name; {method} has "
+                         f"{among(fields, *unknown[:1])}")
     return named(method, **own), training
 
 
@@ -124,11 +124,13 @@ def value(pair: str) -> tuple[str, Any]:
     Raises:
         ValueError: there is no = in it.
     """
+    from .methods.checks import shown
+
     name, equals, text = pair.partition("=")
     if not equals:
-        raise ValueError(f"--set takes name=value, not {pair!r}")
+        raise ValueError(f"--set takes name=value, not {shown(pair)}")
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or numbers and lists that nothing could be done with
         found = text
     return name, tuple(found) if isinstance(found, list) else found

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .methods import Method, compose
-from .methods.checks import require, require_types
+from .methods.checks import LARGEST, among, require, require_types, shown
 
+MOST_EPOCHS = 1_000_000
 BASE_DTYPES = ("float32", "bfloat16", "4bit")
 # values that 0.2.0 did not have: at their default they leave a run's key as it was, so that older records are found
 LATER = ("base_dtype", "label_smoothing", "n_written", "num_beams", "length_penalty", "no_repeat_ngram_size",
@@ -76,20 +77,28 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_types(self)
-        require(self.steps > 0 and self.epochs >= 0, "steps must be above 0 and epochs 0 or more")
+        require(self.steps > 0 and 0 <= self.epochs <= MOST_EPOCHS, f"steps must be above 0 and epochs from 0 to "
+                                                                    f"{MOST_EPOCHS:,}")
         require(self.batch_size > 0 and self.accumulation > 0, "batch_size and accumulation must be above 0")
         require(self.accumulation <= self.batch_size, f"accumulation = {self.accumulation} is more micro-batches "
                                                       f"than the {self.batch_size} rows of a batch")
         require(self.lr > 0 and (self.head_lr is None or self.head_lr > 0), "lr and head_lr must be above 0")
         require(0 <= self.warmup < 1, f"warmup = {self.warmup} must be a share of the steps in [0, 1)")
         require(self.max_grad_norm >= 0 and self.weight_decay >= 0, "max_grad_norm and weight_decay must be ≥ 0")
-        require(self.mixed_precision in ("no", "bf16"), f"mixed_precision {self.mixed_precision!r} must be 'no' or "
-                                                        "'bf16'")
-        require(self.base_dtype in BASE_DTYPES, f"base_dtype {self.base_dtype!r} must be one of "
+        require(max(self.lr, self.head_lr or 0) * self.weight_decay <= LARGEST,
+                "lr · weight_decay is no number that a weight can be multiplied by; lower one")
+        require(self.mixed_precision in ("no", "bf16"),
+                f"mixed_precision {shown(self.mixed_precision)} must be 'no' or 'bf16'")
+        require(self.base_dtype in BASE_DTYPES, f"base_dtype {shown(self.base_dtype)} must be one of "
                                                 f"{', '.join(BASE_DTYPES)}")
         require(self.n_written is None or self.n_written > 0, "n_written must be above 0, or None for all")
         require(0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing} must lie in [0, 1)")
         require(self.max_length > 0, "max_length must be above 0")
+        for name in ("n_train", "n_validation", "n_test"):
+            n = getattr(self, name)
+            require(n is None or n > 0, f"{name} = {n}; ask for at least one row, or None for all")
+        require(self.num_beams > 0 and self.no_repeat_ngram_size >= 0, "num_beams must be above 0 and "
+                                                                       "no_repeat_ngram_size 0 or more")
         require(self.eval_every >= 0 and self.checkpoint_every >= 0, "eval_every and checkpoint_every must be ≥ 0")
         require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
 
@@ -136,11 +145,13 @@ def train_config(profile: str | None = None, **overrides: Any) -> TrainConfig:
     Raises:
         ValueError: unknown profile or unknown value, with the ones there are.
     """
+    require(isinstance(profile, str | None), f"unknown profile {shown(profile)}: give its name")
     name = profile or default_profile()
-    require(name in PROFILES, f"unknown profile {name!r}; choose among {', '.join(PROFILES)}")
+    require(name in PROFILES, f"unknown profile {shown(name)}; choose among {', '.join(PROFILES)}")
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     unknown = sorted(set(overrides) - known)
-    require(not unknown, f"unknown training value {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    require(not unknown, f"unknown training value {', '.join(unknown)}; there are "
+                         f"{among(sorted(known), *unknown[:1])}")
     return dataclasses.replace(PROFILES[name], **overrides)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from .errors import sentence, shown
+from .methods.checks import require
+
 HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
 
 
@@ -21,9 +24,11 @@ def head_names(model: nn.Module, head: Sequence[str] | None = None) -> list[str]
     if head is None:
         new = getattr(model, "lowrank_new_parameters", None)
         return list(new) if new is not None else [n for n in names if any(part in HEADS for part in n.split("."))]
+    require(isinstance(head, list | tuple) and all(isinstance(part, str) for part in head),
+            f"head = {shown(head)} must be a list of modules that train beside the branches")
     for part in head:
         if not any(_within(name, part) for name in names):
-            raise ValueError(_no_head(model, part))
+            raise ValueError(sentence(_no_head(model, part)))
     return [n for n in names if any(_within(n, part) for part in head)]
 
 

@@ -273,7 +273,7 @@ def initial_A(r: int, k: int, init: str = "kaiming", generator: torch.Generator 
         return (torch.rand(r, k, **drawn) * 2 - 1) / math.sqrt(k)
     std = {"gaussian": 1 / r, "unit_rows": 1 / math.sqrt(k)}.get(init)
     if std is None:
-        raise ValueError(f"init {init!r} is not one of 'kaiming', 'gaussian', 'unit_rows'")
+        raise ValueError(f"init {str(init)[:60]!r} is not one of 'kaiming', 'gaussian', 'unit_rows'")
     return torch.randn(r, k, **drawn) * std
 
 

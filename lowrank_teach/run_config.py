@@ -13,11 +13,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .config import TrainConfig, default_profile, fit_to_profile, set_by_profile, train_config
 from .methods import Method, as_method, compose
-from .methods.checks import require
+from .methods.checks import among, require, require_seed, shown
 from .methods.compose import named
 from .runs import config_key
 
@@ -48,10 +49,14 @@ class RunConfig:
     adjust: bool = field(default=True, hash=False)
 
     def __post_init__(self) -> None:
-        seed = self.seed
-        require(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31,
-                f"seed = {seed!r} must be a whole number from 0 to 2³¹ − 1")
-        settled = {"method": as_method(self.method), "backbone": str(self.backbone),
+        require(isinstance(self.task, str), f"task = {shown(self.task)} must be the short name of a task")
+        require(isinstance(self.backbone, str | PathLike), f"backbone = {shown(self.backbone)} must be a name or a "
+                                                           "folder")
+        require(isinstance(self.profile, str | None), f"unknown profile {shown(self.profile)}: give its name")
+        require(isinstance(self.training, Mapping) and all(isinstance(name, str) for name in self.training),
+                f"training = {shown(self.training)} must be a dict of fields of TrainConfig")
+        require(isinstance(self.adjust, bool), f"adjust = {shown(self.adjust)} must be true or false")
+        settled = {"method": as_method(self.method), "backbone": str(self.backbone), "seed": require_seed(self.seed),
                    "profile": self.profile or default_profile(), "training": dict(self.training)}
         for name, value in settled.items():
             object.__setattr__(self, name, value)
@@ -116,6 +121,8 @@ def grid(methods: Method | str | Sequence[Method | str], tasks: str | Sequence[s
     Raises:
         ValueError: no method here and no training has a value of this name, or one is out of range.
     """
+    require(isinstance(seeds, int | Iterable) and not isinstance(seeds, bool), f"seeds = {shown(seeds)} must be how "
+                                                                               "many, or which")
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     tried = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     _refuse_unknown(set(tried), _several(methods))
@@ -155,5 +162,6 @@ def _with(method: Method | str, values: Mapping[str, Any]) -> Method:
 
 def _refuse_unknown(names: set[str], methods: Sequence[Method | str]) -> None:
     known = set().union({f.name for f in dataclasses.fields(TrainConfig)}, *map(_fields, methods))
-    require(names <= known, f"{', '.join(sorted(names - known))}: no value of the methods or of the training has "
-                            f"this name; there are {', '.join(sorted(known))}")
+    lost = sorted(names - known)
+    require(not lost, f"{', '.join(lost)}: no value of the methods or of the training has this name; there are "
+                      f"{among(sorted(known), *lost[:1])}")

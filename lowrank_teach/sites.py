@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .adaptable import refuse_adapted, refuse_layer
+from .errors import sentence
 from .lowrank import Adapted, is_conv1d
 from .packed import is_packed
 
@@ -152,7 +153,7 @@ def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
         else:
             chosen[name] = Site(name, name, None, *shape(module))
     if missing or not chosen:
-        raise ValueError(_nothing_matches(missing, known, model))
+        raise ValueError(sentence(_nothing_matches(missing, known, model)))
     for path in dict.fromkeys(site.path for site in chosen.values()):
         refuse_layer(model, path)
     order = {site.name: i for i, site in enumerate(known)}
@@ -178,8 +179,8 @@ def _linear_at(model: nn.Module, path: str) -> nn.Module | None:
 def _nothing_matches(missing: list[str], known: list[Site], model: nn.Module) -> str:
     linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
     names = [*{site.letter: None for site in known}, *(site.name for site in known), *linear]
-    hints = [f"{name!r} matches nothing" + (f" (did you mean {', '.join(near)}?)" if near else "")
-             for name in missing for near in [difflib.get_close_matches(name, names, 3, 0.5)]]
+    hints = [f"{name[:60]!r} matches nothing" + (f" (did you mean {', '.join(near)}?)" if near else "")
+             for name in missing[:2] for near in [difflib.get_close_matches(name, names, 3, 0.5)]]
     letters = ", ".join({site.letter: None for site in known})
     return ("; ".join(hints) or "no site was named") + (
         f". Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module path."

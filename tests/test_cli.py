@@ -201,6 +201,9 @@ def test_the_live_table_in_a_terminal(place, tmp_path):
     status, out = in_a_terminal(words, 100, env)
     screen = [line for line in final_screen(out, 100) if line]
     assert status == 0, out
+    said, screen = screen[:2], screen[2:]
+    assert [line.split(" of ")[-1] for line in said] == [f"{name}; a value asked for is kept"
+                                                         for name in ("salora", "autolora")]
     assert screen[0].endswith(", tiny, seed 1")
     heading, rows = screen[-8], screen[-7:]
     assert heading.split()[:4] == ["method", "accuracy", "validation", "trainable"]

@@ -16,7 +16,7 @@ from lowrank_teach.methods import METHODS
 PACKAGE = Path(lowrank_teach.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # what stands on nothing but torch: the maths can be read with no data, no plot and no model library in sight
-CORE = ["packed.py", "wide.py", "lowrank.py", "gates.py", "adaptable.py", "sites.py", "measure.py",
+CORE = ["errors.py", "packed.py", "wide.py", "lowrank.py", "gates.py", "adaptable.py", "sites.py", "measure.py",
         *(f"methods/{path.name}" for path in sorted((PACKAGE / "methods").glob("*.py")))]
 CORE_NAMES = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in CORE}
 

@@ -22,7 +22,8 @@ from ..gates import Selection
 from ..lowrank import LowRank
 from ..sites import Site
 from .asks import Ask, Asks, Noise, answer
-from .base import Clock, Invariant, Loop, Method, Rule, require
+from .base import Clock, Invariant, Loop, Method, Rule, require, require_rank
+from .checks import shown
 from .lora import LoRA
 
 Weights = dict[str, Tensor]
@@ -75,9 +76,9 @@ class AutoLoRA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.hypergradient in KINDS, f"hypergradient {self.hypergradient!r} must be one of "
+        require(self.hypergradient in KINDS, f"hypergradient {shown(self.hypergradient)} must be one of "
                                              f"{', '.join(KINDS)}")
-        require(self.constraint in ("softmax", "sigmoid", "none"), f"constraint {self.constraint!r} must be "
+        require(self.constraint in ("softmax", "sigmoid", "none"), f"constraint {shown(self.constraint)} must be "
                                                                    "'softmax', 'sigmoid' or 'none'")
         require(self.search_steps > 0, f"search_steps = {self.search_steps} must be above 0")
         require(self.eta_beta > 0 and self.radius > 0, "eta_beta and radius must be above 0")
@@ -102,7 +103,7 @@ class AutoLoRARule(Rule):
 
     def branch(self, site: Site) -> LowRank:
         m = self.method
-        return self.low_rank(site, m.r, m.lora_alpha / m.r, Selection(m.r, m.constraint))
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, Selection(require_rank(site, m.r), m.constraint))
 
     def selections(self) -> dict[str, Selection]:
         return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]

@@ -8,25 +8,25 @@ optimizer step. The training loop calls the rule's hooks and never asks which me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..lowrank import LowRank
 from ..sites import Site
+from .asked import Asked
 from .asks import Asks
 from .attach import Attachments
-from .checks import require, require_types
+from .checks import require, require_rank, require_types, shown
 from .registry import Registry
 
 if TYPE_CHECKING:
     from ..adapters import Adapters
 
 METHODS = Registry()  # short name -> configuration, in teaching order
-M = TypeVar("M", bound="Method")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Loop(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Asked):
     """What every method has.
 
     Trained again, by a second `Trainer` on the same adapters, a method goes on from what it has learned, with a new
@@ -111,27 +111,17 @@ class Method:
     owns: ClassVar[frozenset[str] | None] = None
     alone: ClassVar[str] = ""
     writes_base: ClassVar[bool | None] = None
-    given: ClassVar[frozenset[str]] = frozenset()  # of one configuration: names of the values that were asked for
 
     def __init_subclass__(cls) -> None:
         if cls.name:
             METHODS[cls.name] = cls
 
-    def __new__(cls: type[M], *args: Any, **values: Any) -> M:
-        """Note which values are given: one that equals its default can be asked for, too."""
-        made = super().__new__(cls)
-        fields = [f for f in dataclasses.fields(cls) if f.init]
-        given = {f.name for f, _ in zip((f for f in fields if not f.kw_only), args, strict=False)} | values.keys()
-        if given >= {f.name for f in fields}:  # dataclasses.replace hands over all; what is still the default's own
-            given -= {f.name for f in fields if f.name in values and _is_default(f, values[f.name])}  # was left alone
-        object.__setattr__(made, "given", frozenset(given))
-        return made
-
     def __post_init__(self) -> None:
         require_types(self)
         if not isinstance(self.sites, str):
             named = isinstance(self.sites, list | tuple) and all(isinstance(site, str) for site in self.sites)
-            require(named, f"sites = {self.sites!r} must be letters such as \"qv\", \"all\", or a tuple of names")
+            require(named, f"sites = {shown(self.sites)} must be letters such as \"qv\", \"all\", or a tuple of "
+                           "names")
             object.__setattr__(self, "sites", tuple(self.sites))
         require(bool(self.sites) or not type(self).sites, "sites is empty, so nothing would be adapted; name letters "
                                                           "such as \"qv\", \"all\", or a tuple of names")
@@ -155,33 +145,6 @@ class Method:
         """Names of pretrained parameters that train too (none, but for full fine-tuning)."""
         return []
 
-    def changed(self: M, **values: Any) -> M:
-        """The same with other values, which are asked for from here on; what was left alone stays so."""
-        return self.rebuilt({**_values(self), **values}, self.given | values.keys())
-
-    def filled(self: M, **values: Any) -> M:
-        """The same with other values that nobody asked for."""
-        return self.rebuilt({**_values(self), **values}, self.given)
-
-    @classmethod
-    def rebuilt(cls: type[M], values: Mapping[str, Any], given: Iterable[str]) -> M:
-        """A configuration of these values, of which the ones named by `given` were asked for.
-
-        Raises:
-            ValueError: no value has such a name, or one is out of range.
-        """
-        fields, given = {f.name: f for f in dataclasses.fields(cls) if f.init}, frozenset(given)
-        lost = ", ".join(map(str, values.keys() - fields.keys()))
-        require(not lost, f"{cls.name} has no value {lost}; it has {', '.join(fields)}")
-        made = cls.__new__(cls)
-        object.__setattr__(made, "given", given)
-        made.__init__(**{name: value for name, value in values.items()  # type: ignore[misc]
-                         if name in given or value != fields[name].default})
-        return made
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).rebuilt, (_values(self), self.given)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the method's name under "method"."""
         return {"method": self.name, **dataclasses.asdict(self)}
@@ -193,24 +156,18 @@ class Method:
         Raises:
             ValueError: a name is unknown, or a value out of range.
         """
+        require(isinstance(values, Mapping) and all(isinstance(key, str) for key in values),
+                f"{shown(values)} is no dict that to_dict wrote")
         if "members" in values:
             from .compose import compose  # a composition is made of methods, and so stands above them
 
-            return compose(*(Method.from_dict(member) for member in values["members"]))
+            require(isinstance(members := values["members"], list), f"members = {shown(members)} must be a list")
+            return compose(*map(Method.from_dict, members))
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         name = values.pop("method", None)
-        require(name in METHODS, f"unknown method {name!r}; choose among {', '.join(METHODS)}")
-        kind: type[Method] = METHODS[name]
-        return kind.rebuilt(values, values)
-
-
-def _values(method: Method) -> dict[str, Any]:
-    return {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if f.init}
-
-
-def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
-    made = field.default_factory is not dataclasses.MISSING and value == field.default_factory()
-    return made or value is field.default
+        require(isinstance(name, str) and name in METHODS,
+                f"unknown method {shown(name)}; choose among {', '.join(METHODS)}")
+        return METHODS[name].rebuilt(values, values)
 
 
 class Rule(Attachments):
@@ -332,16 +289,6 @@ class Rule(Attachments):
         return [Invariant(not still, f"after the first step lora_B has not moved at {', '.join(still[:4])}: no "
                           "gradient reaches the branch; look for a frozen path, a learning rate of 0 or "
                           "gradient checkpointing without use_reentrant=False")]
-
-
-def require_rank(site: Site, r: int) -> None:
-    """Refuse a rank that a matrix cannot have.
-
-    Raises:
-        ValueError: r is larger than min(d, k).
-    """
-    require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at {site.name}; "
-                                      f"choose r ≤ {min(site.d, site.k)}")
 
 
 def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:

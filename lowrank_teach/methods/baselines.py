@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..sites import Site, find_sites, matrix_of, select
 from .base import Clock, Invariant, Loop, Method, Rule, require
+from .checks import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class FullFineTuning(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.trains in ("all", "no_embeddings", "qv"), f"trains {self.trains!r} must be 'all', "
+        require(self.trains in ("all", "no_embeddings", "qv"), f"trains {shown(self.trains)} must be 'all', "
                                                                "'no_embeddings' or 'qv'")
 
     def rule(self) -> NoBranch:

@@ -22,7 +22,7 @@ from ..lowrank import initial_A
 from ..sites import Site
 from ..wide import Wide, wide
 from .base import Clock, Invariant, Method, Rule, require
-from .checks import require_unused
+from .checks import require_unused, require_width, shown
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu,
                                                          "tanh": torch.tanh}
@@ -47,8 +47,8 @@ class _Bottlenecked(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_unused(self, "m")
-        require(self.m > 0, f"m = {self.m}, the bottleneck's width, must be above 0")
-        require(self.nonlinearity in NONLINEARITIES, f"nonlinearity {self.nonlinearity!r} must be one of "
+        require_width(self, "m", 1)
+        require(self.nonlinearity in NONLINEARITIES, f"nonlinearity {shown(self.nonlinearity)} must be one of "
                                                      f"{', '.join(NONLINEARITIES)}")
 
     @property

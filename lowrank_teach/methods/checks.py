@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import itertools
 import math
 import numbers
+import operator
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import MOST_LETTERS, sentence, shown
+
+if TYPE_CHECKING:
+    from ..sites import Site
 
 WORDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text",
          "None": "null"}
 MANY = re.compile(r"(tuple|Mapping)\[(?:str, )?(.+?)(?:, \.\.\.)?\]")
+LARGEST = 1e30       # and 1 / LARGEST the smallest beside 0: what is computed from such numbers is a float32
+MOST_WIDE = 2**16    # a width beside the model's own
 
 
 def require(holds: bool, says: str) -> None:
@@ -21,14 +31,25 @@ def require(holds: bool, says: str) -> None:
         ValueError: `holds` is false.
     """
     if not holds:
-        raise ValueError(says)
+        raise ValueError(sentence(says))
+
+
+def among(known: Sequence[str], like: str = "") -> str:
+    """Names to choose among: all, or, where a sentence has no room, those nearest to `like` and then short ones."""
+    near = difflib.get_close_matches(like, known, 3)
+    room, names = MOST_LETTERS // 2, [*near, *sorted(set(known) - set(near), key=lambda name: (len(name), name))]
+    if sum(len(name) + 2 for name in known) <= room:
+        return ", ".join(known)
+    fits = [name for name, end in zip(names, itertools.accumulate(len(name) + 2 for name in names), strict=True)
+            if end <= room]
+    return f"{', '.join(name for name in known if name in fits)}, …"
 
 
 def require_types(config: Any) -> None:
     """Refuse what is no number where a field is one: text, True, nan, a fraction of a rank.
 
     Fields of plain types, of tuples and of dicts of them are looked at; numbers become Python's own, of the
-    field's type, so that a configuration can be written to JSON and equal ones are written alike.
+    field's type, and lists tuples, so that a configuration can be written to JSON and equal ones are written alike.
 
     Raises:
         ValueError: names the field, its value, and what it takes.
@@ -40,18 +61,54 @@ def require_types(config: Any) -> None:
         if not kinds <= WORDS.keys():
             continue
         if many:
-            holder = Mapping if many[1] == "Mapping" else (list, tuple)
-            items = value.values() if isinstance(value, Mapping) else value
-            fits = isinstance(value, holder) and all(_is_one_of(kinds, item) for item in items)
-            shape = "a dict by site, each " if many[1] == "Mapping" else "a tuple, each "
+            by_site = many[1] == "Mapping"
+            holder = Mapping if by_site else (list, tuple)
+            fits = isinstance(value, holder) and all(_is_one_of(kinds, item) for item in _items(value)) and (
+                not by_site or all(isinstance(key, str) for key in value))
+            shape = "a dict by site, each " if by_site else "a tuple, each "
         else:
             fits, shape = _is_one_of(kinds, value), ""
         words = " or ".join(WORDS[name] for name in WORDS if name in kinds)
-        require(fits, f"{f.name} = {value!r} must be {shape}{words}")
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            whole = isinstance(value, numbers.Integral) and "int" in kinds  # α = 16 is α = 16.0: one configuration
-            plain: int | float = int(value) if whole else float(value)  # type: ignore[call-overload]
-            object.__setattr__(config, f.name, plain)
+        require(fits, f"{f.name} = {shown(value)} must be {shape}{words}")
+        object.__setattr__(config, f.name, _plain(value, kinds))
+        for number in _items(value) if many else [value]:
+            if isinstance(number, numbers.Real):
+                whole, size = isinstance(number, numbers.Integral), cast(Any, abs(number))
+                least, most = (0.0, 2.0**31 - 1) if whole else (1 / LARGEST, LARGEST)
+                require(not number or least <= size <= most, f"{f.name} = {shown(value)} must be " + (
+                    "of a size below 2³¹" if whole else f"0, or of a size from {least:g} to {most:g}"))
+
+
+def require_seed(seed: Any) -> int:
+    """The seed, as Python's own number; refuse what no generator can be started from.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2³¹ − 1.
+    """
+    require(_is_one_of({"int"}, seed) and 0 <= seed < 2**31,
+            f"seed = {shown(seed)} must be a whole number from 0 to 2³¹ − 1")
+    return int(seed)
+
+
+def require_width(config: Any, name: str, least: int) -> None:
+    """Refuse a width of new layers that no model has, before memory is asked for them.
+
+    Raises:
+        ValueError: it is below `least`, or above MOST_WIDE.
+    """
+    width = getattr(config, name)
+    require(least <= width <= MOST_WIDE, f"{name} = {width} must lie from {least} to {MOST_WIDE:,}")
+
+
+def require_rank(site: Site, r: int) -> int:
+    """The rank; refuse one that a matrix cannot have, before anything of that size is made.
+
+    Raises:
+        ValueError: r is larger than min(d, k).
+    """
+    require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at {site.name}; "
+                                      f"choose r ≤ {min(site.d, site.k)}")
+    return r
 
 
 def require_unused(config: Any, instead: str, fields: tuple[str, ...] = ("r", "lora_alpha", "lora_dropout", "init")
@@ -66,8 +123,33 @@ def require_unused(config: Any, instead: str, fields: tuple[str, ...] = ("r", "l
                 f"{config.name} has no use for {f.name}; its size is {instead}")
 
 
+def _items(values: Any) -> Sequence[Any]:
+    return list(values.values()) if isinstance(values, Mapping) else values
+
+
+def _plain(value: Any, kinds: set[str]) -> Any:
+    """Python's own numbers, tuples and dicts; what is one already stays the same object."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, {"int", "float"}) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        made = tuple(_plain(item, {"int", "float"}) for item in value)
+        return value if isinstance(value, tuple) and all(map(operator.is_, made, value)) else made
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    whole = isinstance(value, numbers.Integral) and "int" in kinds  # α = 16 is α = 16.0: one configuration
+    return int(value) if whole else float(value)  # type: ignore[call-overload]
+
+
 def _is_one_of(kinds: set[str], value: Any) -> bool:
     if value is None or isinstance(value, bool | str):
         return (type(value).__name__ if value is not None else "None") in kinds
-    wanted = numbers.Real if "float" in kinds else numbers.Integral
-    return bool({"int", "float"} & kinds) and isinstance(value, wanted) and math.isfinite(value)
+    if isinstance(value, numbers.Integral) and "int" in kinds:
+        return True
+    return "float" in kinds and isinstance(value, numbers.Real) and _is_finite(value)
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False

@@ -6,6 +6,7 @@ moments of A and B start from zero. The function is the same before and after a 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import torch
 from ..lowrank import LowRank
 from ..sites import Site
 from .base import Clock, Invariant, Loop, Method, Rule, require, require_rank, unchanged
+from .checks import shown
 from .moments import replace_parameter, reset_moments
 
 
@@ -52,14 +54,12 @@ class COLA(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "knots", tuple(self.knots))
-        object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.knots:
             object.__setattr__(self, "chain", len(self.knots) + 1)
         elif self.ranks and "chain" not in self.given:  # the ranks say how many
             object.__setattr__(self, "chain", len(self.ranks))
         require(self.chain >= 1, f"chain = {self.chain} must be 1 or more")
-        require(self.unit in ("steps", "epochs"), f"unit {self.unit!r} must be 'steps' or 'epochs'")
+        require(self.unit in ("steps", "epochs"), f"unit {shown(self.unit)} must be 'steps' or 'epochs'")
         require(all(k > 0 for k in self.knots), f"knots {self.knots} must be above 0")
         require(list(self.knots) == sorted(set(self.knots)), f"knots {self.knots} must increase")
         require(all(isinstance(r, int) and r > 0 for r in self.ranks), f"ranks {self.ranks} must be above 0")
@@ -96,8 +96,10 @@ class COLA(Method):
         else:
             epochs = clock.total // clock.per_epoch
             unit, amount = (clock.per_epoch, epochs) if epochs >= self.chain else (1, clock.total)
-            parts = [amount // self.chain + (i < amount % self.chain) for i in range(self.chain)]
-            steps = [unit * sum(parts[:i + 1]) for i in range(self.chain - 1)]
+            require(self.chain <= amount, f"{self.chain - 1} knots at steps of their own do not fit: the "
+                                          f"training has {clock.total} steps, so at most {clock.total} links")
+            parts = [amount // self.chain + (i < amount % self.chain) for i in range(self.chain - 1)]
+            steps = [unit * upto for upto in itertools.accumulate(parts)]
         late = [s for s in steps if not 0 < s < clock.total]
         require(not late and steps == sorted(set(steps)),
                 f"knots at steps {steps} do not fit: the training has {clock.total} steps, so knots must "

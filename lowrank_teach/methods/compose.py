@@ -38,6 +38,7 @@ from typing import Any
 from torch import nn
 
 from .base import METHODS, Method, require
+from .checks import among, shown
 from .composed_rule import ComposedRule
 
 SHARED = tuple(f.name for f in dataclasses.fields(Method))
@@ -70,6 +71,8 @@ class Composed(Method):
     members: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        require(isinstance(self.members, list | tuple) and all(isinstance(m, Method) for m in self.members),
+                f"members = {shown(self.members)} must be methods")
         members = tuple(sorted(self.members, key=lambda m: list(METHODS).index(m.name)))
         _refuse_contradictions(members)
         members = _agreed(members)
@@ -132,6 +135,8 @@ def compose(*methods: Method) -> Method:
     """
     flat = [member for method in methods for member in getattr(method, "members", (method,))]
     require(bool(flat), "compose() takes one method or more")
+    for member in flat:
+        require(isinstance(member, Method), f"{shown(member)} is no method: give a configuration, such as LoRA(r=8)")
     return flat[0] if len(flat) == 1 else Composed(members=tuple(flat))
 
 
@@ -143,7 +148,10 @@ def as_method(what: Method | str | Sequence[Method | str]) -> Method:
     """
     if isinstance(what, Method):
         return what
-    return named(what) if isinstance(what, str) else compose(*map(as_method, what))
+    each = [what] if isinstance(what, str) else what
+    require(isinstance(each, list | tuple) and all(isinstance(one, str | Method) for one in each),
+            f"{shown(what)} is no method: give a configuration, such as LoRA(r=8), a short name, or a list of these")
+    return compose(*(named(one) if isinstance(one, str) else one for one in each))
 
 
 def named(name: str, **values: Any) -> Method:
@@ -155,7 +163,7 @@ def named(name: str, **values: Any) -> Method:
     kinds = kinds_of(name)
     fields = {kind: {f.name for f in dataclasses.fields(kind)} for kind in kinds}
     lost = sorted(values.keys() - set().union(*fields.values()))
-    require(not lost, f"{name} has no value {', '.join(lost)}; it has {', '.join(fields_of(name))}")
+    require(not lost, f"{name} has no value {', '.join(lost)}; it has {among(fields_of(name), *lost[:1])}")
     return compose(*(kind(**{k: v for k, v in values.items() if k in fields[kind]}) for kind in kinds))
 
 
@@ -165,8 +173,10 @@ def kinds_of(name: str) -> list[type[Method]]:
     Raises:
         ValueError: a name is unknown.
     """
+    require(isinstance(name, str), f"{shown(name)} is no method's name; choose among {', '.join(METHODS)}")
     for part in (parts := name.split("+")):
-        require(part in METHODS, f"unknown method {part!r}; choose among {', '.join(METHODS)}, or join some by +")
+        require(part in METHODS,
+                f"unknown method {shown(part)}; choose among {', '.join(METHODS)}, or join some by +")
     return [METHODS[part] for part in parts]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..lowrank import LowRank
 from .base import Clock, Invariant, Loop, Method, Rule, require
+from .checks import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class DeltaLoRA(Method):
                 "the gradient of W; use LoRA, or drop it")
         require(self.K >= 0 and not (isinstance(self.K, float) and self.K > 1),
                 f"K = {self.K} must be a step count of 0 or more, or a share of the training up to 1.0")
-        require(self.form in ("in_place", "lazy"), f"form {self.form!r} must be 'in_place' or 'lazy'")
+        require(self.form in ("in_place", "lazy"), f"form {shown(self.form)} must be 'in_place' or 'lazy'")
         require(self.lam_end is None or self.form == "in_place",
                 "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")
 

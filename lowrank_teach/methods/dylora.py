@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..lowrank import LowRank
 from ..sites import Site
 from ..wide import Wide
-from .base import Clock, Loop, Method, Rule, require
+from .base import Clock, Loop, Method, Rule, require, require_rank
+from .checks import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class DyLoRA(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(1 <= self.r_min <= self.r, f"r_min = {self.r_min} must lie in 1 .. r = {self.r}")
-        require(self.distribution in ("uniform", "geometric"), f"distribution {self.distribution!r} must be "
+        require(self.distribution in ("uniform", "geometric"), f"distribution {shown(self.distribution)} must be "
                                                                "'uniform' or 'geometric'")
         require(0 < self.p < 1, f"p = {self.p} must lie between 0 and 1")
 
@@ -108,7 +109,7 @@ class DyLoRARule(Rule):
 
     def branch(self, site: Site) -> LowRank:
         m = self.method
-        return self.low_rank(site, m.r, m.lora_alpha / m.r, Nested(m.r))
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, Nested(require_rank(site, m.r)))
 
     def gates(self) -> dict[str, Nested]:
         return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]

@@ -38,7 +38,7 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         for site, rank in self.rank_pattern.items():
-            require(isinstance(rank, int) and rank >= 0, f"rank {rank} of {site} must be 0 or more")
+            require(rank >= 0, f"rank {rank} of {site} must be 0 or more")
         for site, alpha in self.alpha_pattern.items():
             require(alpha > 0, f"alpha {alpha} of {site} must be above 0")
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from ..gates import Stretch
 from .base import Method, require
+from .checks import shown
 from .salora_rule import SaLoRARule
 
 
@@ -69,7 +70,7 @@ class SaLoRA(Method):
         for betas in (self.gate_betas, self.lambda_betas):
             require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
                     f"gate_betas and lambda_betas must be two numbers in [0, 1) each, not {betas}")
-        require(self.ascent in ("adam", "sgd"), f"ascent {self.ascent!r} must be 'adam' or 'sgd'")
+        require(self.ascent in ("adam", "sgd"), f"ascent {shown(self.ascent)} must be 'adam' or 'sgd'")
         require(self.orthogonality in ("mean", "sum"), "orthogonality must be 'mean' or 'sum'")
         require(self.lambda_max is None or self.lambda_max >= 0, "lambda_max must be 0 or more, or None")
         require(self.t_start >= 0, f"t_start = {self.t_start} must be 0 or more")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..gates import HardConcrete, draw
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Clock, Invariant, Loop, Rule, require, unchanged
+from .base import Clock, Invariant, Loop, Rule, require, require_rank, unchanged
 from .moments import replace_parameter
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SaLoRARule(Rule):
 
     def branch(self, site: Site) -> LowRank:
         m = self.method
-        return self.low_rank(site, m.r, m.lora_alpha / m.r, HardConcrete(m.stretch, m.r))
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, HardConcrete(m.stretch, require_rank(site, m.r)))
 
     def gates(self) -> dict[str, HardConcrete]:
         return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.base import Clock, Invariant, Loop, Method, Rule, require
-from ..methods.checks import require_unused
+from ..methods.checks import require_unused, require_width, shown
 from ..sites import Site
 from ..wide import wide
 from .library import peft, seeded
@@ -52,8 +52,8 @@ class PrefixTuning(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_unused(self, "num_virtual_tokens")
-        require(self.num_virtual_tokens > 0, f"num_virtual_tokens = {self.num_virtual_tokens} must be above 0")
-        require(self.encoder_hidden_size >= 0, "encoder_hidden_size must be 0 or more")
+        require_width(self, "num_virtual_tokens", 1)
+        require_width(self, "encoder_hidden_size", 0)
 
     def rule(self) -> PromptRule:
         return PromptRule(self)
@@ -83,8 +83,8 @@ class PromptTuning(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_unused(self, "num_virtual_tokens", ("r", "lora_alpha", "lora_dropout"))
-        require(self.num_virtual_tokens > 0, f"num_virtual_tokens = {self.num_virtual_tokens} must be above 0")
-        require(self.init in ("vocabulary", "random"), f"init {self.init!r} must be 'vocabulary' or 'random'")
+        require_width(self, "num_virtual_tokens", 1)
+        require(self.init in ("vocabulary", "random"), f"init {shown(self.init)} must be 'vocabulary' or 'random'")
 
     def rule(self) -> PromptRule:
         return PromptRule(self)
