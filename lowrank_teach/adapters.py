@@ -44,6 +44,7 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
         ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
             cannot be written, or the model is adapted already (`adapters_of`). The model is then as it was.
     """
+    refuse_adapted(model)
     method = as_method(method)
     seed = None if seed is None else require_seed(seed)
     sites = select(model, method.sites) if method.sites else []
@@ -55,7 +56,6 @@ class Adapters(Mapping[str, LowRank]):
 
     def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
                  head: list[str]) -> None:
-        refuse_adapted(model)
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
         self.drawn_seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else None

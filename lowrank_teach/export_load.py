@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .adaptable import refuse_adapted
 from .adapters import Adapters
 from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
 from .measure import factor_svd
@@ -56,6 +57,7 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
         ExportError: the files are missing or damaged, the adapter is more than LoRA, or it does not fit the model.
         ValueError: a module is not in the model (with near misses), or the model is adapted already.
     """
+    refuse_adapted(model)
     folder = Path(folder)
     config, tensors = _read(folder)
     _refuse_more_than_lora(config)

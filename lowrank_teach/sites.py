@@ -132,10 +132,11 @@ def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
         sites: letters ("qv", "qkvo"), "all" (every matrix of a layer), or names: "3.q", "up", module paths.
 
     Raises:
-        ValueError: something named matches nothing (with near misses), the model is adapted already, or a layer can
+        ValueError: something named matches nothing (with near misses), a layer carries a branch already, or can
             carry no branch: its weight is tied, computed from others, or used without calling the layer.
     """
-    refuse_adapted(model)
+    if any(isinstance(module, Adapted) for module in model.modules()):
+        refuse_adapted(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     known = find_sites(model) if kind in ARCHITECTURES or isinstance(sites, str) else []
     wanted = _wanted(sites, known)

@@ -498,9 +498,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     refused("this is another model's adapter", tiny(hidden_size=24, intermediate_size=24))
     refused(r"classifier.weight is \(3, 16\) in the model and \(2, 16\).*num_labels", tiny(labels=3))
     refused("matches nothing", tiny("llama"), ValueError)
-    adapted = tiny()
-    lt.adapt(adapted, lt.LoRA(r=2))
-    refused("adapted already", adapted, ValueError)
+    for method in (lt.LoRA(r=2), lt.HeadOnly()):
+        refused("adapted already", lt.adapt(tiny(), method).model, ValueError)
     config, tensors = written(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps({**config, "r": 5}))
     refused("the configuration says rank 5")
