@@ -221,10 +221,10 @@ def test_runs_are_deterministic_and_seeds_differ():
 def test_the_task_is_learned():
     """150 steps bring the loss down to under 0.3 of the start: labels, logits and gradients belong together.
 
-    Over 20 seeds of model and training it ends at 0.04 of it (standard deviation 0.055, at most 0.23), the same with
-    every vector length; with the labels of other rows, which can only be learned by heart, at 0.61 (at least 0.31).
+    Over 20 seeds of model, rows and training it ends at 0.014 of it (standard deviation 0.016); with the labels of
+    other rows, which can only be learned by heart, at 0.75 (0.095). The limit is more than four of them off either.
     """
-    _, outcome = train(LoRA(r=8, sites="all"), steps=150, batch_size=16, rows=256, lr=1e-2)
+    _, outcome = train(LoRA(r=8, sites="all"), steps=150, batch_size=32, rows=512, lr=1e-2)
     loss = series(outcome, "loss")
     assert sum(loss[-10:]) < 0.3 * sum(loss[:10])
 
