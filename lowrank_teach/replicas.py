@@ -128,6 +128,7 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
             modes.enter_context(modes_kept(lane.trainer.adapters.model))
             with lane.alone():
                 lane.trainer.prepare()
+        _finish(lanes)  # those that are taken up at their end
         with interrupt_between_steps() as interrupted:
             while running := [lane for lane in lanes if lane.runs]:
                 passes.step(running)

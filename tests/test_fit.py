@@ -212,8 +212,8 @@ def test_a_profile_sets_what_was_left_alone(quick):
 
 @pytest.mark.parametrize("method", [
     LoRA(lora_dropout=0.1), COLA(knots=(6, 12)), SaLoRA(), DeltaLoRA(), DeltaLoRA(form="lazy"), AutoLoRA(),
-    FullFineTuning(trains="qv")], ids=lambda m: m.name)
-@pytest.mark.parametrize("step", [3, 13])
+    AutoLoRA(search_steps=24, retrain=False), FullFineTuning(trains="qv")], ids=lambda m: m.name)
+@pytest.mark.parametrize("step", [3, 13, 24])
 def test_a_stopped_run_goes_on_to_the_same_end(quick, tmp_path, method, step):
     whole = quick(method, store=Store(tmp_path / "whole"))
     with pytest.raises(StoppedError, match=r"stopped after step \d+ of \d+; the same call goes on there"):
@@ -224,7 +224,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(quick, tmp_path, method, step):
     assert len(seen) == total - step  # what was done is not done again
     pd.testing.assert_frame_equal(run.history, whole.history)  # every step, bit for bit
     assert run.metrics == whole.metrics
-    assert run.ranks == whole.ranks
+    assert (run.ranks, run.parameters, run.flops) == (whole.ranks, whole.parameters, whole.flops)
+    assert (run.config, run.notes) == (whole.config, whole.notes)
     for site, pair in whole.factors.items():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(run.factors[site], pair, strict=True))
     assert not list(Store().folder.glob("*checkpoint*"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FAMILIES, Stop, Watch, collate_for, rows_for, same_tensors, tiny, trainer
+from helpers import FAMILIES, Stop, Watch, collate, collate_for, make_rows, rows_for, same_tensors, tiny, trainer
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.config import TrainConfig
@@ -393,14 +393,15 @@ def test_a_rule_that_refuses_its_length_harms_no_other():
     assert "knots" in str(found[1])
 
 
-def test_a_stop_leaves_a_checkpoint_that_goes_on(tmp_path):
-    """Stopped after step 7, taken up beside another that starts from the beginning: still the single run."""
+@pytest.mark.parametrize("step", [7, 20])
+def test_a_stop_leaves_a_checkpoint_that_goes_on(tmp_path, step):
+    """Stopped after step 7 or the last one, taken up beside one that starts afresh: still the single run."""
     def made(base: Any, seed: int, path: Any = None, callbacks: Any = ()) -> Trainer:
         return trainer(SaLoRA(r=4, eta_c=0.5), twin("bert", seed, base, dtype=WIDE), seed=seed, steps=20,
                        checkpoint=path, identity="x", callbacks=callbacks)
 
     base, path = tiny("bert", dtype=WIDE), tmp_path / "one.safetensors"
-    first = train_together([made(base, 0, path, [Stop(7)]), made(base, 1)])
+    first = train_together([made(base, 0, path, [Stop(step)]), made(base, 1)])
     assert [outcome.finished for outcome in first] == [False, True]
     again = [made(base, 0, path), made(base, 2)]
     train_together(again)
@@ -408,6 +409,22 @@ def test_a_stop_leaves_a_checkpoint_that_goes_on(tmp_path):
         one = made(tiny("bert", dtype=WIDE), seed)
         one.run()
         assert gap(one, other) < 1e-9
+
+
+def test_each_is_trained_again_as_its_single_run_is():
+    """The same adapters in a second pass: a chain, gates, a moving W and their compositions."""
+    def again(trainers: list[Trainer]) -> list[Trainer]:
+        return [Trainer(t.adapters, make_rows(64), collate, t.config, seed=t.seed, cpu=True) for t in trainers]
+
+    grid = [(method, {}) for method in (COLA(r=4, chain=2), SaLoRA(r=4, eta_c=0.5), DeltaLoRA(r=4, K=3), LoRA(r=2),
+                                        compose(COLA(r=4), SaLoRA(eta_c=1.0, t_end=0.9), DeltaLoRA(r=4, K=3)))]
+    alone, shared = (several("bert", grid, base=base, steps=20) for base in (None, tiny("bert", dtype=WIDE)))
+    for second in (False, True):
+        alone, shared = (again(alone), again(shared)) if second else (alone, shared)
+        assert all(outcome.finished for outcome in train_together(shared))
+        for one, other in zip(alone, shared, strict=True):
+            one.run()
+            assert gap(one, other) < 1e-9
 
 
 def test_an_interrupt_leaves_each_a_checkpoint_that_goes_on(tmp_path):
