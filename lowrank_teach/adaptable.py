@@ -81,6 +81,21 @@ def refuse_adapted(model: nn.Module) -> None:
                              "or read a saved adapter with lt.load_peft")
 
 
+def refuse_inference(model: nn.Module | None = None) -> None:
+    """Refuse to make tensors that can never train, or to build on weights that no gradient passes through.
+
+    Raises:
+        RuntimeError: inference mode is on, or the model was loaded in it.
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("torch.inference_mode() is on, and what is made in it can never train: do this outside of "
+                           "it (torch.no_grad() is no hindrance)")
+    name = next((name for name, p in model.named_parameters() if p.is_inference()), "") if model is not None else ""
+    if name:
+        raise RuntimeError(f"{name} was made in torch.inference_mode(), so no gradient can pass through this model: "
+                           "load the model outside of it")
+
+
 # -- which layers can carry a branch
 
 

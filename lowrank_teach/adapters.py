@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import state
-from .adaptable import mark, refuse_adapted, refuse_unwritable, unmark
+from .adaptable import mark, refuse_adapted, refuse_inference, refuse_unwritable, unmark
 from .export_plain import guard, unguard
 from .heads import head_names
 from .lowrank import Adapted, LowRank
@@ -43,6 +43,7 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
     Raises:
         ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
             cannot be written, or the model is adapted already (`adapters_of`). The model is then as it was.
+        RuntimeError: torch.inference_mode() is on, or the model was loaded in it.
     """
     refuse_adapted(model)
     method = as_method(method)
@@ -56,6 +57,7 @@ class Adapters(Mapping[str, LowRank]):
 
     def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
                  head: list[str]) -> None:
+        refuse_inference(model)
         self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
         self.rule.adapters = self
         self.drawn_seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else None
@@ -185,7 +187,7 @@ class Adapters(Mapping[str, LowRank]):
             RuntimeError: merged already, or removed.
             DivergedError: something learned is not finite, or W's type cannot hold the sum; nothing was written.
         """
-        self._allow("merge", "adapted")
+        self.require_state("merge", "adapted")
         state.refuse_non_finite(self)
         self.rule.merge()
         for owner in self.owners.values():
@@ -198,7 +200,7 @@ class Adapters(Mapping[str, LowRank]):
         Raises:
             RuntimeError: nothing was ever written into W.
         """
-        self._allow("restore", "adapted", "merged")
+        self.require_state("restore", "adapted", "merged")
         written = [owner for owner in self.owners.values() if owner._pretrained is not None]
         if not written and self.state != "merged":
             raise RuntimeError("nothing to restore: W holds its pretrained bytes; merge() comes first")
@@ -209,7 +211,7 @@ class Adapters(Mapping[str, LowRank]):
 
     def remove(self) -> nn.Module:
         """Take the branches off: the model, its head and its flags are as they were before `adapt`."""
-        self._allow("remove", "adapted", "merged")
+        self.require_state("remove", "adapted", "merged")
         for owner in self.owners.values():
             if owner._pretrained is not None:
                 owner.restore()
@@ -225,7 +227,7 @@ class Adapters(Mapping[str, LowRank]):
         Raises:
             RuntimeError: the branches are off already.  DivergedError: as for `merge`.
         """
-        self._allow("merge_and_unload", "adapted", "merged")
+        self.require_state("merge_and_unload", "adapted", "merged")
         if self.state == "adapted":
             self.merge()
         else:
@@ -244,9 +246,14 @@ class Adapters(Mapping[str, LowRank]):
         self.state = end
         return self.model
 
-    def _allow(self, what: str, *states: str) -> None:
+    def require_state(self, what: str, *states: str) -> None:
+        """Refuse to do what only adapters in one of these states can.
+
+        Raises:
+            RuntimeError: they are in another; says what to call.
+        """
         if self.state not in states:
-            hint = {"merged": "restore() first"}.get(self.state, "call adapt() again")
+            hint = {"merged": "call restore() first"}.get(self.state, "call adapt() again")
             raise RuntimeError(f"cannot {what}: the adapters are {self.state}; {hint}")
 
     # -- all that a resume needs, as flat tensors and plain values
@@ -254,21 +261,22 @@ class Adapters(Mapping[str, LowRank]):
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors by name (branches, head, and W where a method wrote it) and each branch's plain values.
 
-        Of merged adapters it is what `restore` would leave, all in the branches. The tensors are those in use, no
-        copies.
+        Of merged adapters it is what `restore` would leave, all in the branches. W is copied, since `merge` and
+        `restore` write into it; the other tensors are those in use.
 
         Raises:
             RuntimeError: the branches are off already.
         """
-        self._allow("read a state", "adapted", "merged")
+        self.require_state("read a state", "adapted", "merged")
         return state.read(self)
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """What `state_dict` wrote, also where ranks have changed since `adapt`; merged adapters are restored first.
 
         Raises:
-            RuntimeError: the branches are off already.  ValueError: the state is that of other adapters.
+            RuntimeError: the branches are off already, or torch.inference_mode() is on.
+            ValueError: the state is that of other adapters.
             DivergedError: it is not finite. Nothing is changed where it is refused.
         """
-        self._allow("load a state", "adapted", "merged")
+        self.require_state("load a state", "adapted", "merged")
         state.write(self, tensors, values)

@@ -64,8 +64,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     def __init__(self, adapters: Adapters, args: TrainingArguments, *, held_out: Any = None,
                  head_lr: float | None = None, schedule: Callable[[int, int], float] | None = None,
                  **others: Any) -> None:
-        if adapters.state != "adapted":
-            raise RuntimeError(f"the adapters are {adapters.state}: call restore() before training")
+        adapters.require_state("train", "adapted")
         refuse(args, others, schedule is not None)
         self.adapters, self.rule, self.seed, self.schedule = adapters, adapters.rule, args.seed, schedule
         self.clock, self.args = lengths(adapters.method, args, others["train_dataset"], held_out)

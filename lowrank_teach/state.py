@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .adaptable import refuse_inference
 from .methods.checks import require
 from .outcome import DivergedError
 
@@ -33,18 +34,18 @@ def read(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if phase := getattr(branch._gate, "phase", None):
             values[name]["phase"] = phase
         if in_base:
-            tensors[f"base.{name}"] = adapters.owner(name).slice_of(name).contiguous()
+            tensors[f"base.{name}"] = adapters.owner(name).slice_of(name).clone(memory_format=torch.contiguous_format)
     return tensors, values
 
 
 @torch.no_grad()
 def write(adapters: Adapters, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Put what `read` gave into adapters whose ranks may have changed; refused before anything is changed."""
+    refuse_inference()
     _refuse_others(adapters, tensors, values)
     if bad := non_finite(tensors.items()):
         raise DivergedError(f"the state to load is not finite at {bad}, and nothing was changed: {REMEDY}")
-    # copies, since what is W itself is about to change
-    held = {name: tensors[f"base.{name}"].clone() for name in adapters if values[name]["in_base"]}
+    held = {name: tensors[f"base.{name}"] for name in adapters if values[name]["in_base"]}
     if adapters.state == "merged" or any(owner._pretrained is not None for owner in adapters.owners.values()):
         adapters.restore()  # to the pretrained bytes, before what was stored is written
     for name in listed(adapters):

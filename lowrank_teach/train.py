@@ -50,8 +50,7 @@ class Trainer(RuleLoop):
                  evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
                  checkpoint: Path | None = None, identity: str = "", autosave: float = math.inf,
                  cpu: bool = False) -> None:
-        if adapters.state != "adapted":
-            raise RuntimeError(f"the adapters are {adapters.state}: call restore() before training")
+        adapters.require_state("train", "adapted")
         if not rows:
             raise ValueError("there are no rows to train on")
         self.team = Team.here(cpu)

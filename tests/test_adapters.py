@@ -7,7 +7,20 @@ import warnings
 
 import pytest
 import torch
-from helpers import FAMILIES, Watch, bytes_of, logits, make_batch, same_tensors, shake, tiny, train, trainer
+from helpers import (
+    FAMILIES,
+    Watch,
+    bytes_of,
+    collate,
+    logits,
+    make_batch,
+    make_rows,
+    same_tensors,
+    shake,
+    tiny,
+    train,
+    trainer,
+)
 
 import lowrank_teach as lt
 from lowrank_teach.adapters import Adapters, adapt
@@ -465,3 +478,47 @@ def test_a_start_that_cannot_be_repeated_is_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         start_from(adapt(tiny(), METHODS["houlsby"](), seed=1), 7)
+
+
+@pytest.mark.parametrize("after", ["merge", "restore", "train"])
+@pytest.mark.parametrize("method", [COLA(r=4, knots=(6,)), DeltaLoRA(r=4, K=2), DeltaLoRA(r=4, K=2, lam_end=1.0),
+                                    compose(COLA(r=4, knots=(6,)), DeltaLoRA(K=2))], ids=lambda m: m.name)
+def test_a_state_stays_what_it_was_whatever_is_written_into_w(method, after):
+    """W in a state is a copy: merging, restoring or training on does not change what the state holds of it."""
+    adapters, _ = train(method)
+    batch, state = make_batch(), adapters.state_dict()
+    before, kept = logits(adapters.model, batch), {name: t.clone() for name, t in state[0].items()}
+    if after == "train":
+        Trainer(adapters, make_rows(64), collate, lt.TrainConfig(steps=12, batch_size=8, lr=1e-2), cpu=True).run()
+        assert all(torch.equal(t, kept[name]) for name, t in state[0].items() if name.startswith("base."))
+        return
+    getattr(adapters, after)()
+    adapters.load_state_dict(*state)
+    torch.testing.assert_close(logits(adapters.model, batch), before)
+
+
+def test_inference_mode_is_refused_where_tensors_are_made(tmp_path):
+    """What is made in it never trains: adapt, a state and a saved adapter refuse, and the model stays as it was."""
+    model = tiny()
+    bytes_before = bytes_of(model)
+    adapters, _ = train(LoRA(r=2))
+    lt.save_peft(adapters, tmp_path)
+    stored = adapters.state_dict()
+    with torch.inference_mode():
+        for refused in (lambda: adapt(model, LoRA(r=2)), lambda: lt.load_peft(model, tmp_path),
+                        lambda: adapters.load_state_dict(*stored)):
+            with pytest.raises(RuntimeError, match="can never train: do this outside"):
+                refused()
+        loaded = tiny()
+    assert same_tensors(bytes_of(model), bytes_before)
+    assert not adapters["0.q"].lora_A.is_inference()
+    with pytest.raises(RuntimeError, match=r"was made in torch\.inference_mode\(\)"):
+        adapt(loaded, LoRA(r=2))
+
+
+def test_removed_adapters_are_not_trained():
+    """The sentence does not send to restore(), which could not help."""
+    adapters = adapt(tiny(), LoRA(r=2))
+    adapters.remove()
+    with pytest.raises(RuntimeError, match=r"cannot train: the adapters are removed; call adapt\(\) again"):
+        Trainer(adapters, make_rows(8), collate, lt.TrainConfig(), cpu=True)

@@ -200,7 +200,7 @@ def test_a_second_adaptation_is_refused():
 def test_training_while_merged_is_refused():
     adapters, _ = helpers.train(lt.LoRA(r=4), steps=2)
     adapters.merge()
-    with pytest.raises(RuntimeError, match=r"the adapters are merged: call restore\(\) before training"):
+    with pytest.raises(RuntimeError, match=r"cannot train: the adapters are merged; call restore\(\) first"):
         lt.Trainer(adapters, helpers.make_rows(8), helpers.collate, lt.train_config("tiny", steps=2))
     with pytest.raises(RuntimeError, match=r"this layer is merged: call restore\(\)"):
         adapters.model.train()(**helpers.make_batch())
