@@ -394,6 +394,31 @@ def test_rows_that_leave_no_room_for_virtual_tokens_are_refused():
         model(input_ids=torch.randint(3, 40, (1, 29)))
 
 
+@pytest.mark.parametrize(("kind", "head", "method"), [
+    ("bert", "classification", lt.PromptTuning), ("gpt2", "causal", lt.PrefixTuning),
+    ("roberta", "classification", lt.PrefixTuning), ("bart", "seq2seq", lt.PrefixTuning)])
+@pytest.mark.parametrize("more", [0, 28])
+def test_virtual_tokens_that_fill_all_positions_are_refused_by_adapt(kind, head, method, more):
+    model = tiny(kind, head=head)
+    room = 32 - (kind == "roberta")  # which counts from the pad's place on
+    before = bytes_of(model)
+    with pytest.raises(ValueError, match=rf"num_virtual_tokens = {room + more} leaves no word .* fewer than {room}$"):
+        adapt(model, method(num_virtual_tokens=room + more), seed=0)
+    assert same_tensors(bytes_of(model), before)
+    adapt(model, method(num_virtual_tokens=room - 1), seed=0)
+
+
+def test_texts_to_write_that_leave_no_room_for_a_prefix_are_refused():
+    """The prefix of an encoder-decoder also stands in front of what its decoder reads."""
+    model = tiny("bart", head="seq2seq")  # 32 positions on either side
+    adapt(model, PREFIX, seed=0)
+    words = torch.randint(3, 40, (1, 32))
+    assert model(input_ids=words, labels=words[:, :28]).loss.isfinite()
+    for given in ("labels", "decoder_input_ids"):
+        with pytest.raises(ValueError, match=r"29 tokens and 4 virtual ones .* texts to write of at most 28 tokens"):
+            model(input_ids=words, **{given: words[:, :29]})
+
+
 def test_a_prefix_and_recomputed_activations_are_refused_together():
     with pytest.raises(ValueError, match="a prefix stands in the cache"):
         train(PREFIX, gradient_checkpointing=True)

@@ -101,6 +101,8 @@ class PromptRule(Rule):
     method: PrefixTuning | PromptTuning
 
     def check(self, sites: list[Site]) -> None:
+        from ..writing import positions  # late: it brings transformers
+
         library, model = peft(), self.adapters.model
         self.kind, prefix = task_type(model), self.method.name == "prefix"
         family = model.config.model_type  # type: ignore[union-attr]
@@ -112,6 +114,9 @@ class PromptRule(Rule):
         require(not prefix or self.kind in ("CAUSAL_LM", "SEQ_2_SEQ_LM") or takes_past(model),
                 f"a {family}'s layers take no keys and values from outside, so it can have no prefix: use "
                 "PromptTuning, or a BERT, RoBERTa or decoder")
+        room, p = positions(model), self.method.num_virtual_tokens
+        require(room is None or p < room, f"num_virtual_tokens = {p} leaves no word a place among the {room} "
+                                          f"positions of this model: take fewer than {room}")
         self.library = library
 
     def attach(self, model: nn.Module, sites: list[Site]) -> list[str]:
@@ -161,8 +166,12 @@ class PromptRule(Rule):
     def _forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         kwargs["attention_mask"] = attention_mask
         p, labels = self.method.num_virtual_tokens, kwargs.get("labels")
-        if input_ids is not None:
-            self._refuse_long(input_ids.shape[1])
+        if self.method.name == "prefix" and self.kind == "SEQ_2_SEQ_LM":  # in front of what is written
+            placed = kwargs.get("decoder_input_ids") if labels is None else labels
+        else:
+            placed = input_ids
+        if placed is not None:
+            self._refuse_long(placed.shape[1])
         if self.method.name == "prefix":
             return self.wrapper(input_ids=input_ids, **kwargs)
         if self.kind == "TOKEN_CLS" and labels is not None:  # peft lengthens the labels of words, not of tags
@@ -188,10 +197,11 @@ class PromptRule(Rule):
         from ..writing import positions  # late: it brings transformers
 
         room, p = positions(self.adapters.model), self.method.num_virtual_tokens
-        elsewhere = self.method.name == "prefix" and self.kind == "SEQ_2_SEQ_LM"  # in front of what is written
-        require(room is None or elsewhere or length + p <= room,
+        written = self.method.name == "prefix" and self.kind == "SEQ_2_SEQ_LM"
+        left = "texts to write of at most" if written else "max_length ≤"
+        require(room is None or length + p <= room,
                 f"{length} tokens and {p} virtual ones are more than the {room} positions of this model: take "
-                f"max_length ≤ {(room or 0) - p}, or fewer virtual tokens")
+                f"{left} {(room or 0) - p}{' tokens' if written else ''}, or fewer virtual tokens")
 
     def detach(self, model: nn.Module) -> None:
         for name in DETOURED:
