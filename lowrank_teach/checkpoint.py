@@ -22,12 +22,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .errors import sentence
+
 if TYPE_CHECKING:
     from .adapters import Adapters
     from .train import Trainer
 
 FORMAT = "lowrank_teach checkpoint 1"
 STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
+AFRESH = "call train() without resume_from_checkpoint to start afresh, or name another checkpoint"
 
 
 class CheckpointError(ValueError):
@@ -35,7 +38,11 @@ class CheckpointError(ValueError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint was not written to its end, or was damaged since."""
+    """A checkpoint was not written to its end, or was damaged since; `found` is that alone, without what to do."""
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        super().__init__(sentence(f"{found}; {remedy}") if remedy else found)
+        self.found = found
 
 
 @dataclass
@@ -143,25 +150,27 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
             scratch.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, identity: str) -> Stored | None:
+def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "") -> Stored | None:
     """The checkpoint at `path`, or None where there is none.
+
+    Args: name, remedy: what a refusal calls it, and says to do; else the file's own name, and to delete it.
 
     Raises:
         CheckpointError: it is cut off (`DamagedError`), not one of ours, or another run's. The file is left as it is.
     """
     if not path.exists():
         return None
-    remedy = f"delete {path} to start the run afresh"
+    name, remedy = name or path.name, remedy or f"delete {path} to start the run afresh"
     try:
         with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, struct.error) as error:
-        raise DamagedError(f"the checkpoint {path.name} is cut off or damaged ({error}); {remedy}") from error
+        raise DamagedError(f"the checkpoint {name} is cut off or damaged ({_reason(error)})", remedy) from error
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path.name} is not a checkpoint of this version of the package; {remedy}")
+        raise CheckpointError(sentence(f"{name} is not a checkpoint of this version of the package; {remedy}"))
     if header["identity"] != identity:
-        raise CheckpointError(f"the checkpoint {path.name} belongs to another run; {remedy}")
+        raise CheckpointError(sentence(f"the checkpoint {name} belongs to another run; {remedy}"))
     return Stored(tensors, json.loads(header["values"]))
 
 
@@ -174,18 +183,26 @@ def load_folder(folder: str | Path, identity: str) -> Stored:
     Raises:
         DamagedError: it was not written to its end, or cut off since.  CheckpointError: as `load_checkpoint`.
     """
-    stored = load_checkpoint(Path(folder) / STATE, identity)
+    name = Path(folder).name
+    stored = load_checkpoint(Path(folder) / STATE, identity, f"{name}/{STATE}", AFRESH)
     if stored is None:
-        raise DamagedError(f"{folder} holds no {STATE}, so there is nothing to resume from: save without "
-                           "save_only_model, or start afresh")
+        raise DamagedError(f"{name} holds no {STATE} (none is written with save_only_model), so there is nothing to "
+                           "resume from", AFRESH)
     try:
         json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
         random = Path(folder) / "rng_state.pth"
         if random.exists() and not zipfile.is_zipfile(random):
             raise ValueError("rng_state.pth is cut off")
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder} was not written to its end ({error}): resume from another one") from error
+        raise DamagedError(f"{name} was not written to its end ({_reason(error)})", AFRESH) from error
     return stored
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, without its folder."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return str(error)
 
 
 def newest_whole(folder: str, identity: str) -> str | None:
@@ -204,8 +221,8 @@ def newest_whole(folder: str, identity: str) -> str | None:
             first = first or error
             continue
         if first:
-            warnings.warn(f"{first}. The training goes on from {path.name}, the newest one that is whole",
-                          stacklevel=3)
+            warnings.warn(sentence(f"{first.found}. The training goes on from {path.name}, the newest one that is "
+                                   "whole"), stacklevel=3)
         return str(path)
     if first:
         raise first

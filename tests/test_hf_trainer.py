@@ -536,6 +536,37 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
         made().train(str(tmp_path / "checkpoint-9"))
 
 
+@pytest.mark.parametrize("what", ["cut off", "no state", "no trainer_state"])
+def test_what_is_said_of_a_damaged_checkpoint_can_be_done(tmp_path, what):
+    """It names the folder without its path, in 300 characters, and the training starts afresh as it says."""
+    rows, place = make_rows(40), tmp_path / ("a_long_name" * 20)
+
+    def made() -> lt.LowRankTrainer:
+        return in_transformers(lt.LoRA(r=4), place, rows, save_strategy="steps", save_steps=6)
+
+    def spoil(folder: Path) -> None:
+        state = folder / "lowrank_state.safetensors"
+        if what == "cut off":
+            state.write_bytes(state.read_bytes()[:1000])
+        else:
+            (state if what == "no state" else folder / "trainer_state.json").unlink()
+
+    made().train()
+    spoil(place / "checkpoint-12")
+    with pytest.warns(UserWarning, match="checkpoint-12.*goes on from checkpoint-6") as warned:
+        made().train(resume_from_checkpoint=True)
+    said, = (str(one.message) for one in warned if "goes on from" in str(one.message))
+    assert "afresh" not in said
+    assert "delete" not in said
+    spoil(place / "checkpoint-6")
+    spoil(place / "checkpoint-12")
+    with pytest.raises(CheckpointError, match=r"checkpoint-12.*call train\(\) without resume_from") as refused:
+        made().train(resume_from_checkpoint=True)
+    assert max(len(said), len(str(refused.value))) <= 300
+    assert "delete" not in str(refused.value)
+    assert made().train().global_step == 12
+
+
 def test_a_checkpoint_of_another_head_is_refused_as_such(tmp_path):
     rows = make_rows(40)
     in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=6).train()

@@ -275,6 +275,15 @@ def refused(path: Path, says: str, name: str = "lora") -> None:
     assert same_tensors(made.adapters.state_dict()[0], before)
 
 
+def test_a_refusal_is_short_where_the_path_is_long(tmp_path):
+    path = tmp_path / ("a_long_name" * 20) / "run.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is cut off or damaged.* to start the run") as no:
+        make("lora", path).run()
+    assert len(str(no.value)) <= 300
+
+
 @pytest.mark.parametrize("length", [0, 5, 100, 0.5, -1])
 def test_a_truncated_checkpoint_is_refused(stored, length):
     """Cut off anywhere: empty, in the header's length, in the header, in the tensors."""
