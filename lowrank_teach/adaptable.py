@@ -46,12 +46,24 @@ def unmark(model: nn.Module) -> None:
         vars(module).pop(MARK, None)
 
 
+def require_module(model: Any) -> None:
+    """Refuse what is no model: the name of one, a method in its place.
+
+    Raises:
+        ValueError: it is no nn.Module.
+    """
+    from .methods.checks import require_kind  # late: the methods stand on this file
+
+    require_kind("model", model, nn.Module, "a torch nn.Module, such as the first of what load_backbone(name) gives")
+
+
 def adapters_of(model: nn.Module) -> Adapters:
     """The adapters that `adapt` or `load_peft` put on a model, or on a part of it.
 
     Raises:
-        ValueError: there are none, or the model is a copy and they stayed with the original.
+        ValueError: there are none, the model is a copy and they stayed with the original, or it is no nn.Module.
     """
+    require_module(model)
     marks = [vars(module)[MARK] for module in model.modules() if MARK in vars(module)]
     if not marks:
         raise ValueError("this model is not adapted: lt.adapt(model, method) puts adapters on it")
@@ -65,8 +77,9 @@ def refuse_adapted(model: nn.Module) -> None:
     """Refuse a model that carries branches or other modules already, ours or peft's, on itself or on a part.
 
     Raises:
-        ValueError: says how to take them off.
+        ValueError: says how to take them off; or it is no nn.Module.
     """
+    require_module(model)
     for path, module in model.named_modules():
         found = vars(module).get(MARK)
         if found is not None and found.adapters is not None:

@@ -21,7 +21,7 @@ from .export_plain import guard, unguard
 from .heads import head_names
 from .lowrank import Adapted, LowRank
 from .methods import Method, as_method
-from .methods.checks import require_seed
+from .methods.checks import require_kind, require_seed
 from .packed import is_packed, size
 from .plan import Plan
 from .sites import Site, select
@@ -42,7 +42,7 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
 
     Raises:
         ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
-            cannot be written, or the model is adapted already (`adapters_of`). The model is then as it was.
+            cannot be written, the model is adapted already (`adapters_of`) or no nn.Module. It is then as it was.
         RuntimeError: torch.inference_mode() is on, or the model was loaded in it.
     """
     refuse_adapted(model)
@@ -280,3 +280,12 @@ class Adapters(Mapping[str, LowRank]):
         """
         self.require_state("load a state", "adapted", "merged")
         state.write(self, tensors, values)
+
+
+def require_adapters(given: Any) -> None:
+    """Refuse what is not `Adapters`, such as the model that they are on.
+
+    Raises:
+        ValueError: says where they come from.
+    """
+    require_kind("adapters", given, Adapters, "what adapt(model, method) gave back, or adapters_of(model) gives")

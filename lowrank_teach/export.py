@@ -26,10 +26,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .adapters import Adapters
+from .adapters import Adapters, require_adapters
 from .errors import Refusal
 from .lowrank import Adapted, LowRank, is_conv1d
 from .measure import factor_svd, numerical_rank
+from .methods.checks import require_kind
 from .state import REMEDY, non_finite
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -69,7 +70,10 @@ def save_peft(adapters: Adapters, folder: str | Path, *, compress: bool = False)
 
     Raises:
         ExportError: the change is not low-rank or not finite, or nothing was put on any matrix.
+        ValueError: an argument is of another type.
     """
+    require_adapters(adapters)
+    require_kind("folder", folder, (str, Path), "the path of the folder to write")
     reason = why_not(adapters)
     if reason:
         raise ExportError(reason)

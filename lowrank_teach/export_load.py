@@ -26,6 +26,7 @@ from .adaptable import refuse_adapted
 from .adapters import Adapters
 from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
 from .measure import factor_svd
+from .methods.checks import require_kind
 from .methods.lora import LoRA
 from .sites import Site, select, shape
 from .state import non_finite
@@ -55,9 +56,11 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
 
     Raises:
         ExportError: the files are missing or damaged, the adapter is more than LoRA, or it does not fit the model.
-        ValueError: a module is not in the model (with near misses), or the model is adapted already.
+        ValueError: a module is not in the model (with near misses), the model is adapted already, or an argument
+            is of another type.
     """
     refuse_adapted(model)
+    require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
     folder = Path(folder)
     config, tensors = _read(folder)
     _refuse_more_than_lora(config)

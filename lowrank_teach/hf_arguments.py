@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from .config import TrainConfig
 from .errors import Refusal
 from .methods.base import Clock, Method
+from .methods.checks import require_kind
 from .steps import counted, hold_out, require_labels, shifts
 
 
@@ -27,8 +28,9 @@ def refuse(args: TrainingArguments, others: dict[str, Any], own_schedule: bool) 
     """Refuse what would be trained otherwise than the method says, or not at all.
 
     Raises:
-        TrainerError: names the argument, and what to change.
+        TrainerError: names the argument, and what to change.  ValueError: `args` is of another type.
     """
+    require_kind("args", args, TrainingArguments, "the transformers.TrainingArguments of this training")
     several = args.world_size > 1 or args.n_gpu > 1
     refused = {
         "train_dataset": (others.get("train_dataset") is None, "give the rows to train on"),

@@ -30,7 +30,7 @@ import transformers
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from .adapters import Adapters
+from .adapters import Adapters, require_adapters
 from .checkpoint import STATE, Stored, load_folder, newest_whole, save_checkpoint
 from .export import ExportError, save_peft, why_not
 from .hf_arguments import TrainerError, config_of, lengths, look_at_labels, refuse, streams
@@ -64,6 +64,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     def __init__(self, adapters: Adapters, args: TrainingArguments, *, held_out: Any = None,
                  head_lr: float | None = None, schedule: Callable[[int, int], float] | None = None,
                  **others: Any) -> None:
+        require_adapters(adapters)
         adapters.require_state("train", "adapted")
         refuse(args, others, schedule is not None)
         self.adapters, self.rule, self.seed, self.schedule = adapters, adapters.rule, args.seed, schedule

@@ -38,6 +38,7 @@ from lowrank_teach.assets import fetch
 from lowrank_teach.convert import CONVERTERS, converted
 from lowrank_teach.heads import HEADS
 from lowrank_teach.hub import cache_only_if_offline, reason
+from lowrank_teach.methods.checks import require_kind
 
 
 class CheckpointError(ValueError):
@@ -108,6 +109,7 @@ def load_backbone(
     Raises ValueError for a kind that does not exist, does not fit the model or lacks num_labels, and for a
     name that is none of the three (CheckpointError); AssetError if a packaged model cannot be fetched.
     """
+    require_kind("name", name, (str, Path), "the name of a packaged model or one of the hub, or a folder's path")
     _check_kind(kind, num_labels)
     weights = _how_held(dtype, four_bit)
     with _quiet(), _hub_only_if_needed(name):

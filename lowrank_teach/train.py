@@ -8,10 +8,11 @@ taken up again, bit for bit on a CPU. Taught in 02.
 from __future__ import annotations
 
 import math
+import numbers
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from .adapters import Adapters
+from .adapters import Adapters, require_adapters
 from .checkpoint import load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
 from .distributed import Team
 from .loop import Batch, RuleLoop, start_from
 from .methods.base import Clock
+from .methods.checks import require, require_kind, require_seed, shown
 from .outcome import Callback, Outcome
 from .steps import hold_out, modes_kept, require_gradients, require_labels
 
@@ -38,11 +40,15 @@ class Trainer(RuleLoop):
         rows: encoded training rows (dicts of lists).  collate: rows -> batch of tensors, with "labels".
         config: lengths and rates; of several processes each takes `batch_size` rows a step.
         seed: order of the rows, dropout.
-        evaluate: model -> metrics, called every `eval_every` steps; the first metric decides what is best: the
-            highest, of "loss", "perplexity" and "ter" the lowest, and never nan.
+        evaluate: model -> metrics, called every `eval_every` steps; a dict of numbers by name, of which the first
+            decides what is best: the highest, of "loss", "perplexity" and "ter" the lowest, and never nan.
         checkpoint: file for the state of an unfinished run; taken up where it is there.
         identity: what the checkpoint must belong to; another run's is refused.
         autosave: seconds after which a checkpoint is due, whatever the configuration says.
+
+    Raises:
+        ValueError: an argument is of another type, there are no rows or no labels, or `best` is asked for without
+            an evaluation.  RuntimeError: the adapters are merged or off.
     """
 
     def __init__(self, adapters: Adapters, rows: Sequence[dict[str, Any]], collate: Callable[[list], Batch],
@@ -50,9 +56,18 @@ class Trainer(RuleLoop):
                  evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
                  checkpoint: Path | None = None, identity: str = "", autosave: float = math.inf,
                  cpu: bool = False) -> None:
+        require_adapters(adapters)
+        require_kind("rows", rows, Sized, "a list of encoded rows")
+        require_kind("collate", collate, Callable, "a function from rows to a batch of tensors")  # type: ignore[arg-type]
+        require_kind("config", config, TrainConfig, "a TrainConfig, such as lt.train_config('tiny', steps=100) makes")
+        require_kind("evaluate", evaluate, (Callable, type(None)),  # type: ignore[arg-type]
+                     "a function from the model to a dict of numbers, or None")
+        seed = require_seed(seed)
         adapters.require_state("train", "adapted")
         if not rows:
             raise ValueError("there are no rows to train on")
+        require(not config.best or evaluate is not None, "best = True keeps the weights of the best evaluation, and "
+                "this training has none: give the trainer an evaluate, or leave best out")
         self.team = Team.here(cpu)
         config = self.team.whole(config)
         self.adapters, self.rule, self.config, self.seed = adapters, adapters.rule, config, seed
@@ -83,7 +98,7 @@ class Trainer(RuleLoop):
         Raises:
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
             RuntimeError: gradients are switched off, or it has trained already and has no checkpoint to go on from.
-            CheckpointError: the checkpoint cannot be taken up.
+            CheckpointError: the checkpoint cannot be taken up.  ValueError: evaluate returned no dict of numbers.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
         with modes_kept(self.adapters.model):
@@ -218,7 +233,7 @@ class Trainer(RuleLoop):
         if self.evaluate is None or not due or not self.rule.settled(self.clock):
             return
         state, evaluate = torch.get_rng_state(), self.evaluate
-        metrics = self.team.told(lambda: evaluate(self.model))
+        metrics = self.team.told(lambda: _numbers(evaluate(self.model)))
         torch.set_rng_state(state)
         self.model.train()
         self._log({f"validation.{name}": value for name, value in metrics.items()})
@@ -238,3 +253,18 @@ class Trainer(RuleLoop):
             random = self.team.gathered(random_state())
             self.team.told(lambda: save_checkpoint(path, self, random))
             self.saved_at = time.monotonic()
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """What an evaluation returned, as Python's own numbers.
+
+    Raises:
+        ValueError: it is no dict of numbers, or an empty one.
+    """
+    fits = isinstance(metrics, Mapping) and metrics and all(
+        isinstance(name, str) and (isinstance(value, numbers.Real) or (
+            isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()))
+        for name, value in metrics.items())
+    require(bool(fits), f"evaluate returned {shown(metrics)}: it must return a dict of numbers by name, such as "
+                        "{'accuracy': 0.9}, of which the first decides what is best")
+    return {name: float(value) for name, value in metrics.items()}

@@ -186,6 +186,48 @@ def test_a_model_is_left_as_it_was(method, says):
     lt.adapt(model, lt.LoRA(r=4), seed=0)  # and takes the next one
 
 
+def arguments_of_trainer(**changed: Any) -> Any:
+    """A `Trainer` with one argument changed."""
+    given = {"adapters": lt.adapt(helpers.tiny(), lt.LoRA(r=4)), "rows": helpers.make_rows(16),
+             "collate": helpers.collate, "config": lt.train_config("tiny", steps=2), "cpu": True}
+    return lt.Trainer(**(given | changed))
+
+
+ANOTHER_TYPE = {
+    "adapt None": (lambda: lt.adapt(None, lt.LoRA()), r"model must be a torch nn\.Module.*, not None"),
+    "adapt a name": (lambda: lt.adapt("bert", lt.LoRA()), r"model must be a torch nn\.Module.*, not 'bert'"),
+    "adapt swapped": (lambda: lt.adapt(lt.LoRA(), helpers.tiny()), r"model must be a torch nn\.Module.*, not LoRA"),
+    "adapt a pair": (lambda: lt.adapt((helpers.tiny(), None), lt.LoRA()), r"model must be .*, not tuple"),
+    "adapters_of": (lambda: lt.adapters_of(None), r"model must be a torch nn\.Module.*, not None"),
+    "load_peft's model": (lambda: lt.load_peft("out", helpers.tiny()), r"model must be a torch nn\.Module"),
+    "load_peft's folder": (lambda: lt.load_peft(helpers.tiny(), None), "folder must be the path .*, not None"),
+    "save_peft nothing": (lambda: lt.save_peft(None, "out"), r"adapters must be what adapt\(.*, not None"),
+    "save_peft a model": (lambda: lt.save_peft(helpers.tiny(), "out"), "adapters must be .*, not BertFor"),
+    "save_peft's folder": (lambda: lt.save_peft(lt.adapt(helpers.tiny(), lt.LoRA(r=4)), 3), "folder must .*, not 3"),
+    "a model to train": (lambda: arguments_of_trainer(adapters=helpers.tiny()), "adapters must be .*, not BertFor"),
+    "config": (lambda: arguments_of_trainer(config={"steps": 3}), "config must be a TrainConfig.*, not dict"),
+    "rows": (lambda: arguments_of_trainer(rows=iter([])), "rows must be a list of encoded rows, not list_iterator"),
+    "collate": (lambda: arguments_of_trainer(collate=None), "collate must be a function .*, not None"),
+    "evaluate": (lambda: arguments_of_trainer(evaluate={}), "evaluate must be a function .*, not dict"),
+    **{f"seed {seed!r}": (lambda seed=seed: arguments_of_trainer(seed=seed), "seed = .* whole number from 0 to 2³¹")
+       for seed in ("x", 1.5, 2**63, -1)},
+    "LowRankTrainer": (lambda: lt.LowRankTrainer(helpers.tiny(), None), "adapters must be .*, not BertForSeq"),
+    "its arguments": (lambda: lt.LowRankTrainer(lt.adapt(helpers.tiny(), "lora"), {}), "args must .*, not dict"),
+    "task": (lambda: lt.load_task(3), "name must be the short name of a task.*, not 3"),
+    "tasks": (lambda: lt.load_task(["rt"]), "name must be the short name of a task.*, not list"),
+    "preset": (lambda: lt.preset(3), "name must be a text: paper/backbone/task, not 3"),
+    "backbone": (lambda: lt.load_backbone(3), "name must be the name of a packaged model.*, not 3"),
+}
+
+
+@pytest.mark.parametrize("what", ANOTHER_TYPE)
+def test_an_argument_of_another_type_is_refused_where_it_is_given(what):
+    call, says = ANOTHER_TYPE[what]
+    with pytest.raises(ValueError, match=says) as refused:
+        call()
+    assert len(str(refused.value)) <= 300
+
+
 def test_a_second_adaptation_is_refused():
     model = helpers.tiny()
     adapters = lt.adapt(model, lt.LoRA(r=4), seed=0)

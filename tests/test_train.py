@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -595,6 +596,28 @@ def test_no_best_is_said(tmp_path):
         outcome = made.run()
     assert "the weights are those of the last step" in outcome.notes[0]
     assert same_tensors(factors(made.adapters), held[12])
+
+
+@pytest.mark.parametrize("returned", [{}, {"a": None}, {"a": "x"}, {"a": [0.5]}, {1: 0.5}, {"a": 1j}, 0.5, None, "x"])
+def test_an_evaluation_that_returns_no_numbers_is_refused(returned):
+    made = trainer(LoRA(r=4), eval_every=3, evaluate=lambda model: returned)
+    with pytest.raises(ValueError, match=r"evaluate returned .*: it must return a dict of numbers.* the first"):
+        made.run()
+
+
+def test_an_evaluation_may_return_numbers_of_numpy_and_torch(tmp_path):
+    """They are Python's own in the history, so that a checkpoint can hold them."""
+    metrics = {"accuracy": torch.tensor(0.5), "f1": np.float32(0.25), "rows": np.int64(8)}
+    made = trainer(LoRA(r=4), best=True, eval_every=6, checkpoint=tmp_path / "run.safetensors",
+                   evaluate=lambda model: metrics)
+    found = {name: value for _, _, name, value in made.run().history if name.startswith("validation.")}
+    assert found == {"validation.accuracy": 0.5, "validation.f1": 0.25, "validation.rows": 8}
+    assert all(type(value) is float for value in found.values())
+
+
+def test_best_without_an_evaluation_is_refused():
+    with pytest.raises(ValueError, match=r"best = True .* this training has none: give the trainer an evaluate"):
+        trainer(LoRA(r=4), best=True, eval_every=2)
 
 
 def test_fewer_edits_are_better():

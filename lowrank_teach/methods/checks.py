@@ -79,6 +79,19 @@ def require_types(config: Any) -> None:
                     "of a size below 2³¹" if whole else f"0, or of a size from {least:g} to {most:g}"))
 
 
+def require_kind(name: str, value: Any, kinds: type | tuple[type, ...], takes: str) -> None:
+    """Refuse an argument of another type where it is given, such as two that were swapped.
+
+    Args: takes: what the argument is, in words.
+
+    Raises:
+        ValueError: `value` is of none of the kinds; names the argument, and the value or its type.
+    """
+    plain = value is None or isinstance(value, str | numbers.Number)
+    given = shown(value) if plain else type(value).__name__
+    require(isinstance(value, kinds), f"{name} must be {takes}, not {given}")
+
+
 def require_seed(seed: Any) -> int:
     """The seed, as Python's own number; refuse what no generator can be started from.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 
+from ..methods.checks import require_kind
 from . import autolora, cola, delta_lora, lora, salora
 from .cell import Preset
 from .setting import KINDS, Setting
@@ -26,8 +27,9 @@ def preset(name: str) -> Preset:
     """One cell.
 
     Raises:
-        ValueError: there is none of this name, with the nearest ones.
+        ValueError: there is none of this name, with the nearest ones; or it is no text.
     """
+    require_kind("name", name, str, "a text: paper/backbone/task")
     if name in PRESETS:
         return PRESETS[name]
     near = difflib.get_close_matches(name, PRESETS, 3, 0.6)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lowrank_teach import corpora
 from lowrank_teach.features import Collate, encode
+from lowrank_teach.methods.checks import require_kind
 from lowrank_teach.rows import check_rows, codes_for_tags
 
 from .prepare import validation_cut_from_train
@@ -45,6 +46,7 @@ def load_task(
     named), FileNotFoundError where a file is missing or no source has the task, AssetError where packaged
     text cannot be fetched.
     """
+    require_kind("name", name, str, "the short name of a task, such as 'rt'")
     if name not in TASKS:
         near = get_close_matches(name, TASKS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
