@@ -381,7 +381,7 @@ def test_other_things_are_refused(tmp_path):
         in_transformers(METHODS["autolora, unrolled"], tmp_path, iter(()))
     adapters = lt.adapt(tiny(), lt.LoRA(r=4))
     adapters.merge()
-    with pytest.raises(RuntimeError, match=r"call restore\(\) before training"):
+    with pytest.raises(RuntimeError, match=r"cannot train: the adapters are merged; call restore\(\) first"):
         lt.LowRankTrainer(adapters, arguments(tmp_path), train_dataset=make_rows(8), data_collator=collate)
 
 
