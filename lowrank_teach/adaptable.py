@@ -88,10 +88,17 @@ def refuse_adapted(model: nn.Module) -> None:
         if found is not None or isinstance(module, Adapted):
             raise ValueError(f"this model is adapted already: {path or 'it'} is a copy of an adapted module, or was "
                              "wrapped by hand, and no adapters stand for it; adapt a model that was loaded anew")
-        if type(module).__module__.partition(".")[0] == "peft":
+        if _is_of_peft(module):
+            can_be_taken_off = any(_is_of_peft(other) and hasattr(other, "merge") for other in model.modules())
             raise ValueError(f"peft's own modules are on this model ({path or type(module).__name__}), and would be "
-                             "frozen as if they were pretrained: call peft's merge_and_unload() or unload() first, "
-                             "or read a saved adapter with lt.load_peft")
+                             "frozen as if they were pretrained: " + (
+                                 "call peft's merge_and_unload() or unload() first, or read a saved adapter with "
+                                 "lt.load_peft" if can_be_taken_off else
+                                 "peft cannot merge or unload a prompt, so adapt a model that was loaded anew"))
+
+
+def _is_of_peft(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "peft"
 
 
 def refuse_inference(model: nn.Module | None = None) -> None:

@@ -94,6 +94,14 @@ def test_peft_on_the_model_is_refused():
     lt.adapt(wrapped.merge_and_unload(), lt.LoRA(r=2))
 
 
+@pytest.mark.parametrize("kind", [peft.PromptTuningConfig, peft.PrefixTuningConfig])
+def test_a_prompt_of_peft_is_refused_with_what_can_be_done(kind):
+    """It has no merge_and_unload() and no unload(), and its base keeps the wrapped classifier."""
+    wrapped = peft.get_peft_model(tiny(), kind(num_virtual_tokens=3, task_type="SEQ_CLS"))
+    for model in (wrapped, wrapped.get_base_model()):
+        refused("peft cannot merge or unload a prompt, so adapt a model that was loaded anew", model, lt.LoRA(r=2))
+
+
 # ---- a lost handle ------------------------------------------------------------------------------------------
 
 
