@@ -103,8 +103,10 @@ def why_not(adapters: Adapters) -> str:
     if adapters.state not in ("adapted", "merged"):
         return f"the adapters are {adapters.state}, so there is nothing to write; save before merge_and_unload()"
     if adapters.extra_names:
-        return (f"{adapters.method.name} puts modules of its own on the model, which are no LoRA: where they are a "
-                "change of W, call adapters.merge_and_unload() and save_pretrained(folder)")
+        return f"{adapters.method.name} puts modules of its own on the model, which are no LoRA: " + (
+            "call adapters.merge_and_unload() and save_pretrained(folder) for a plain model"
+            if adapters.rule.own_updates() else
+            "keep adapters.state_dict(), which load_state_dict of the same adapters on a model loaded anew reads")
     if adapters.base_names:
         return (f"{adapters.method.name} trains pretrained weights themselves, which is no low-rank change: save the "
                 "whole model with model.save_pretrained(folder)")

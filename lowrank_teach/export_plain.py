@@ -75,4 +75,5 @@ def refuse_attached(model: Any, *args: Any, **kwargs: Any) -> None:
         SaveError: always.
     """
     raise SaveError("modules were put on this model that its class does not know, and a checkpoint with them would "
-                    "not load: call adapters.merge_and_unload() first, if the method is a change of W")
+                    "not load: call adapters.merge_and_unload() first if the method is a change of W, as AdaLoRA "
+                    "is, else keep adapters.state_dict(), which load_state_dict reads back")

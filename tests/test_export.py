@@ -383,7 +383,9 @@ def refused_exports() -> dict[str, tuple[Any, str]]:
         "head": (lambda: lt.adapt(tiny(), lt.HeadOnly()), r"head puts no branch on any matrix"),
         "drift": (lambda: trained(lt.DeltaLoRA(r=2, K=1, lam_end=1.0)), r"λ schedule at 0\.q.*merge_and_unload"),
         "closed": (lambda: gated("bert", {site: [-9.0] * 3 for site in ("0.q", "0.v", "1.q", "1.v")}), "has rank 0"),
-        "houlsby": (lambda: lt.adapt(tiny(), lt.Houlsby()), r"houlsby puts modules of its own on the model"),
+        "houlsby": (lambda: lt.adapt(tiny(), lt.Houlsby()), r"houlsby puts modules.*keep adapters\.state_dict\(\)"),
+        "prompt": (lambda: lt.adapt(tiny(), lt.PromptTuning(num_virtual_tokens=2)), r"prompt.*keep adapters\.state"),
+        "adalora": (lambda: lt.adapt(tiny(), lt.AdaLoRA(r=2, target_r=1)), r"adalora.*call adapters\.merge_and"),
         "tied": (lambda: lt.adapt(tiny_lm(), lt.LoRA(r=2), head=("model.embed_tokens",)), "tied to lm_head.weight"),
     }
 
@@ -404,6 +406,17 @@ def test_what_has_no_such_form_is_refused(case, tmp_path):
     with pytest.raises(ExportError, match=says):
         lt.save_peft(adapters, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", [lt.Houlsby(), lt.PromptTuning(num_virtual_tokens=2)])
+def test_what_can_neither_be_exported_nor_merged_is_kept_by_its_state(method, tmp_path):
+    """As the refusal says: the state, read by the same adapters on a model loaded anew, gives the same logits."""
+    adapters, batch = train(method, tiny(), steps=4)[0], make_batch()
+    torch.save(adapters.state_dict(), tmp_path / "state.pt")
+    anew = lt.adapt(tiny(), method)
+    assert not torch.equal(logits(anew.model, batch), logits(adapters.model, batch))
+    anew.load_state_dict(*torch.load(tmp_path / "state.pt"))
+    assert torch.equal(logits(anew.model, batch), logits(adapters.model, batch))
 
 
 # ---- what peft wrote, is read ---------------------------------------------------------------------------------
