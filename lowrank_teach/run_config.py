@@ -50,6 +50,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(isinstance(self.task, str), f"task = {shown(self.task)} must be the short name of a task")
+        from .tasks import require_task  # late: it reads the sources of the rows, which few configurations need
+
+        require_task(self.task)
         require(isinstance(self.backbone, str | PathLike), f"backbone = {shown(self.backbone)} must be a name or a "
                                                            "folder")
         require(isinstance(self.profile, str | None), f"unknown profile {shown(self.profile)}: give its name")

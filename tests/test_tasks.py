@@ -235,6 +235,9 @@ def test_files_that_are_missing_or_damaged(folder, monkeypatch):
 
 
 def test_names_and_numbers_that_make_no_sense():
+    with pytest.raises(ValueError, match=r"no task 'nope'.*tasks: .*rt, ") as caught:
+        load_task("nope")
+    assert len(str(caught.value)) <= 300
     with pytest.raises(ValueError, match="did you mean mrpc"):
         load_task("mrcp")
     with pytest.raises(ValueError, match="n_train = 0"):

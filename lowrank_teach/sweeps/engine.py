@@ -14,7 +14,6 @@ from ..methods.checks import require
 from ..models import require_config
 from ..run_config import RunConfig
 from ..runs import Run, Store
-from ..tasks import TASKS
 from .labels import labels
 from .mix import Mix, planned
 from .view import View
@@ -89,10 +88,7 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
 
 
 def _refuse_unknown(configs: Sequence[RunConfig]) -> None:
-    """What no worker could have: a task or a model of that name."""
-    for task in dict.fromkeys(config.task for config in configs):
-        if task not in TASKS:
-            raise ValueError(f"no task {task!r}; there are {', '.join(TASKS)}")
+    """What no worker could have: a model of that name."""
     for backbone in dict.fromkeys(config.backbone for config in configs):
         require_config(backbone)
 

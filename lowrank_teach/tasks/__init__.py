@@ -13,7 +13,7 @@ import pandas as pd
 
 from lowrank_teach import corpora
 from lowrank_teach.features import Collate, encode
-from lowrank_teach.methods.checks import require_kind
+from lowrank_teach.methods.checks import among, require, require_kind, shown
 from lowrank_teach.rows import check_rows, codes_for_tags
 
 from .prepare import validation_cut_from_train
@@ -22,6 +22,18 @@ from .table import TASKS
 from .task import Task, TaskData
 
 __all__ = ["TASKS", "Collate", "Task", "TaskData", "encode", "load_task", "task_here"]
+
+
+def require_task(name: str) -> None:
+    """Refuse a name that no row of the table has.
+
+    Raises:
+        ValueError: names those that are near, and some or all of the others.
+    """
+    require_kind("name", name, str, "the short name of a task, such as 'rt'")
+    near = get_close_matches(name, TASKS, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    require(name in TASKS, f"no task {shown(name)}: {hint}tasks: {among(list(TASKS), name)}")
 
 
 def load_task(
@@ -46,11 +58,7 @@ def load_task(
     named), FileNotFoundError where a file is missing or no source has the task, AssetError where packaged
     text cannot be fetched.
     """
-    require_kind("name", name, str, "the short name of a task, such as 'rt'")
-    if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"no task '{name}': {hint}tasks: {', '.join(TASKS)}")
+    require_task(name)
     task = TASKS[name]
     wanted = dict(zip(SPLITS, (n_train, n_validation, n_test), strict=True))
     for split, n in wanted.items():
