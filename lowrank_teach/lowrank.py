@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from .packed import is_packed, unpacked
 from .wide import Wide, product, to_multiply, under_autocast, wide_copy
 
+INITS = ("kaiming", "gaussian", "unit_rows")  # how A can start
+
 # * any leading shape (batch, tokens), k in, d out, r rank, m directions kept frozen beside the live ones
 
 
@@ -268,13 +270,12 @@ class Adapted(nn.Module):
 
 def initial_A(r: int, k: int, init: str = "kaiming", generator: torch.Generator | None = None) -> Tensor:
     """A's start (r, k) in float32, drawn on the CPU so that it is the same on every device."""
+    if init not in INITS:
+        raise ValueError(f"init {str(init)[:60]!r} is not one of {', '.join(map(repr, INITS))}")
     drawn: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     if init == "kaiming":
         return (torch.rand(r, k, **drawn) * 2 - 1) / math.sqrt(k)
-    std = {"gaussian": 1 / r, "unit_rows": 1 / math.sqrt(k)}.get(init)
-    if std is None:
-        raise ValueError(f"init {str(init)[:60]!r} is not one of 'kaiming', 'gaussian', 'unit_rows'")
-    return torch.randn(r, k, **drawn) * std
+    return torch.randn(r, k, **drawn) * {"gaussian": 1 / r, "unit_rows": 1 / math.sqrt(k)}[init]
 
 
 def is_conv1d(layer: nn.Module) -> bool:

@@ -217,7 +217,6 @@ def test_merging_between_two_steps_does_not_disturb_the_training(name):
     (LoRA(r=17), {}, "rank 17"),
     (LoRA(r=4, sites=("0.q", "9.q")), {}, "9.q"),
     (LoRA(r=4, rank_pattern={"1.v": 99}), {}, "1.v"),
-    (LoRA(r=4, init="ones"), {}, "ones"),
     (SaLoRA(r=4, sites=("nowhere",)), {}, "nowhere"),
     (LoRA(r=4), {"head": ["clasifier"]}, "clasifier"),
 ])

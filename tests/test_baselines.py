@@ -374,7 +374,7 @@ def test_gradient_checkpointing_and_short_floats():
     (lambda: lt.PromptTuning(init="text"), "'vocabulary' or 'random'"),
     (lambda: lt.AdaLoRA(r=4, target_r=4), "target_r = 4 must lie above 0 and below r = 4"),
     (lambda: lt.AdaLoRA(init="gaussian"), "leave init out"),
-    (lambda: lt.AdaLoRA(beta1=1.0), "beta1 and beta2"),
+    (lambda: lt.AdaLoRA(beta1=1.0), "beta1 and beta2"), (lambda: lt.AdaLoRA(tfinal=1.5), "tfinal = 1.5 must be"),
 ])
 def test_a_configuration_that_cannot_be_is_refused(method, says):
     with pytest.raises(ValueError, match=says):

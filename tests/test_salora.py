@@ -327,7 +327,8 @@ def test_a_window_that_is_too_short_is_refused_with_the_length_it_needs():
 
 @pytest.mark.parametrize("values", [{"b": 0.0}, {"b": 1.1}, {"beta": -1}, {"eta_c": 0}, {"gamma": 0.1},
                                     {"zeta": 0.9}, {"tau": 0}, {"ascent": "rprop"}, {"orthogonality": "max"},
-                                    {"lambda_max": -1}])
+                                    {"lambda_max": -1}, {"gamma": -1e29}, {"zeta": 101.0}, {"t_end": 1.1},
+                                    {"t_start": 1.5, "t_end": 40}, {"init": "x"}])
 def test_values_out_of_range_are_refused(values):
     """Named in the sentence."""
     with pytest.raises(ValueError, match=next(iter(values))):

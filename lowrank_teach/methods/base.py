@@ -20,7 +20,7 @@ from ..sites import Site
 from .asked import Asked
 from .asks import Asks
 from .attach import Attachments
-from .checks import require, require_rank, require_types, shown
+from .checks import require, require_init, require_rank, require_types, shown
 from .registry import Registry
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Method(Asked):
             object.__setattr__(self, "sites", tuple(self.sites))
         require(bool(self.sites) or not type(self).sites, "sites is empty, so nothing would be adapted; name letters "
                                                           "such as \"qv\", \"all\", or a tuple of names")
+        require_init(self)
         require(self.r > 0, f"r = {self.r} must be a whole number above 0")
         require(self.lora_alpha > 0, f"lora_alpha = {self.lora_alpha} must be above 0")
         require(0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout} must lie in [0, 1)")

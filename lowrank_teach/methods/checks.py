@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import MOST_LETTERS, sentence, shown
+from ..lowrank import INITS
 
 if TYPE_CHECKING:
     from ..sites import Site
@@ -111,6 +112,28 @@ def require_width(config: Any, name: str, least: int) -> None:
     """
     width = getattr(config, name)
     require(least <= width <= MOST_WIDE, f"{name} = {width} must lie from {least} to {MOST_WIDE:,}")
+
+
+def require_init(config: Any) -> None:
+    """Refuse a start that A cannot have, unless the method has starts of its own.
+
+    Raises:
+        ValueError: it is none of INITS.
+    """
+    require(type(config).init not in INITS or config.init in INITS,
+            f"init {shown(config.init)} is not one of {', '.join(map(repr, INITS))}")
+
+
+def require_shares(config: Any, *names: str) -> None:
+    """Refuse a point in the training that lies outside it: floats are shares, whole numbers are steps.
+
+    Raises:
+        ValueError: one of them is below 0, or a share above 1.0.
+    """
+    for name in names:
+        at = getattr(config, name)
+        require(at >= 0 and not (isinstance(at, float) and at > 1),
+                f"{name} = {at} must be a step count of 0 or more, or a share of the training up to 1.0")
 
 
 def require_rank(site: Site, r: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..lowrank import LowRank
 from .base import Clock, Invariant, Loop, Method, Rule, require
-from .checks import shown
+from .checks import require_shares, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,7 @@ class DeltaLoRA(Method):
         require(self.lora_dropout == 0 or self.allow_dropout,
                 "Delta-LoRA takes no dropout on the branch (lora_dropout = 0): with it the gradient of B A is not "
                 "the gradient of W; use LoRA, or drop it")
-        require(self.K >= 0 and not (isinstance(self.K, float) and self.K > 1),
-                f"K = {self.K} must be a step count of 0 or more, or a share of the training up to 1.0")
+        require_shares(self, "K")
         require(self.form in ("in_place", "lazy"), f"form {shown(self.form)} must be 'in_place' or 'lazy'")
         require(self.lam_end is None or self.form == "in_place",
                 "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")

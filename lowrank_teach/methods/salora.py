@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from ..gates import Stretch
 from .base import Method, require
-from .checks import shown
+from .checks import require_shares, shown
 from .salora_rule import SaLoRARule
 
 
@@ -67,13 +67,15 @@ class SaLoRA(Method):
         require(self.beta >= 0 and self.eta_c > 0, "beta must be 0 or more and eta_c above 0")
         require(self.tau > 0 and self.gamma < 0 and self.zeta > 1, "a hard-concrete gate needs tau > 0, gamma < 0 "
                                                                   "and zeta > 1: else 0 and 1 have no mass")
+        require(max(-self.gamma, self.zeta) <= WIDEST, f"gamma = {self.gamma:g} and zeta = {self.zeta:g} must lie "
+                f"from -{WIDEST} to {WIDEST}: with a wider stretch hardly any gate is between 0 and 1")
         for betas in (self.gate_betas, self.lambda_betas):
             require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
                     f"gate_betas and lambda_betas must be two numbers in [0, 1) each, not {betas}")
         require(self.ascent in ("adam", "sgd"), f"ascent {shown(self.ascent)} must be 'adam' or 'sgd'")
         require(self.orthogonality in ("mean", "sum"), "orthogonality must be 'mean' or 'sum'")
         require(self.lambda_max is None or self.lambda_max >= 0, "lambda_max must be 0 or more, or None")
-        require(self.t_start >= 0, f"t_start = {self.t_start} must be 0 or more")
+        require_shares(self, "t_start", "t_end")
         if type(self.t_start) is type(self.t_end):
             require(self.t_end > self.t_start, f"t_end = {self.t_end} must come after t_start = {self.t_start}")
 
@@ -102,4 +104,5 @@ class SaLoRA(Method):
         return max(0.0, self.stretch.shift - target)
 
 
+WIDEST = 100     # |gamma| and zeta
 PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/benchmarks/gate_window.py

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.base import Clock, Invariant, Loop, Method, Rule, require, require_rank
+from ..methods.checks import require_shares
 from ..sites import Site, is_conv1d
 from ..wide import wide
 from .library import peft, seeded
@@ -60,7 +61,7 @@ class AdaLoRA(Method):
         super().__post_init__()
         require(0 < self.target_r < self.r, f"target_r = {self.target_r} must lie above 0 and below r = {self.r}, "
                                             "with which every matrix starts")
-        require(self.tinit >= 0 and self.tfinal >= 0, "tinit and tfinal must be 0 or more")
+        require_shares(self, "tinit", "tfinal", "deltaT")
         require(self.deltaT > 0, f"deltaT = {self.deltaT} must be above 0")
         require(0 < self.beta1 < 1 and 0 < self.beta2 < 1, "beta1 and beta2 must lie between 0 and 1")
         require(self.orth_reg_weight >= 0, "orth_reg_weight must be 0 or more")
