@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .adaptable import refuse_adapted, refuse_layer
-from .errors import sentence
+from .errors import MOST_LETTERS, sentence
 from .lowrank import Adapted, is_conv1d
 from .packed import is_packed
 
@@ -180,9 +180,23 @@ def _linear_at(model: nn.Module, path: str) -> nn.Module | None:
 def _nothing_matches(missing: list[str], known: list[Site], model: nn.Module) -> str:
     linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
     names = [*{site.letter: None for site in known}, *(site.name for site in known), *linear]
-    hints = [f"{name[:60]!r} matches nothing" + (f" (did you mean {', '.join(near)}?)" if near else "")
+    room = MOST_LETTERS // 3 // max(1, min(2, len(missing)))  # for what is near to each name
+    hints = [f"{name[:room]!r} matches nothing" + (f" (did you mean {_whole(near, room)}?)" if near else "")
              for name in missing[:2] for near in [difflib.get_close_matches(name, names, 3, 0.5)]]
     letters = ", ".join({site.letter: None for site in known})
-    return ("; ".join(hints) or "no site was named") + (
-        f". Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module path."
-        if known else f". This model's linear layers are: {', '.join(linear[:8])} …")
+    says = "; ".join(hints) or "no site was named"
+    if known:
+        return (f"{says}. Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module "
+                "path.")
+    says += ". This model's linear layers are: "
+    return says + _whole(linear, MOST_LETTERS - len(says))
+
+
+def _whole(names: list[str], room: int) -> str:
+    """The first name, and as many more as fit into so many letters, each whole."""
+    said = names[:1]
+    for name in names[1:]:
+        if len(", ".join([*said, name, "…"])) > room:
+            return ", ".join([*said, "…"])
+        said.append(name)
+    return ", ".join(said)

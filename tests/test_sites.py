@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from helpers import FAMILIES, bytes_of, same_tensors, tiny
@@ -151,6 +153,17 @@ def test_a_near_miss_is_named():
     """The message proposes the site that was probably meant."""
     with pytest.raises(ValueError, match=r"did you mean .*bert\.encoder\.layer\.1\.intermediate\.dense"):
         select(tiny(), ("bert.encoder.layer.1.intermediate.dens",))
+
+
+@pytest.mark.parametrize("missing", [("encoder.layers.0.self_attn",), ("encoder.layers.0.self_attn", "encoder.layer"),
+                                     ("nothing",)])
+def test_a_list_of_layers_is_shortened_by_whole_names(missing):
+    model = nn.ModuleDict({"encoder": nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 6)})
+    paths = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    with pytest.raises(ValueError, match=r"linear layers are: .*, …$") as refusal:
+        select(model, missing)
+    assert len(str(refusal.value)) <= 300
+    assert set(re.findall(r"[\w.]*\d[\w.]*", str(refusal.value).replace("…", ""))) <= paths | set(missing)
 
 
 def test_a_module_that_is_no_matrix_matches_nothing():
