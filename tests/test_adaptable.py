@@ -13,6 +13,7 @@ import torch
 from accelerate import cpu_offload
 from helpers import bytes_of, collate, logits, make_batch, make_rows, same_tensors, shake, tiny, trainer
 from torch import nn
+from transformers import BertForMaskedLM
 
 import lowrank_teach as lt
 from lowrank_teach.outcome import LivenessError
@@ -353,6 +354,24 @@ def test_a_head_that_is_tied_is_named_with_what_it_is_tied_to():
     refused("'lm_head' has no weight of its own: it is tied to transformer.wte.weight.*name 'transformer.wte'", model,
             lt.LoRA(r=2), head=["lm_head"])
     refused("'nowhere' names no module.*name one of transformer, or a part", model, lt.LoRA(r=2), head=["nowhere"])
+    lt.adapt(tiny("gpt2", head="causal"), lt.LoRA(r=2), head=["lm_head", "transformer.wte"])
     adapters = lt.adapt(model, lt.LoRA(r=2), head=["transformer.wte"])
     assert adapters.head_names == ["transformer.wte.weight"]
     assert model.lm_head.weight.requires_grad
+
+
+def test_a_head_of_which_a_part_is_tied_is_refused_too():
+    """Its bias alone would train; with the other name both do, and the bias can be meant."""
+    def tied() -> nn.Module:
+        return pair(lambda m: setattr(m.a, "weight", m.b.weight))
+
+    refused("'b' holds b.weight, which is tied to a.weight outside of it.*name 'a.weight' too", tied(), lt.HeadOnly(),
+            head=["b"])
+    for head, names in ((["b", "a.weight"], ["a.weight", "b.bias"]), (["b.bias"], ["b.bias"]),
+                        (["a"], ["a.weight", "a.bias"])):
+        assert lt.adapt(tied(), lt.HeadOnly(), head=head).head_names == names
+    masked = BertForMaskedLM(tiny().config)
+    words = "bert.embeddings.word_embeddings.weight"
+    refused(f"'cls' holds cls.predictions.decoder.weight, which is tied to {words}", masked, lt.LoRA(r=2),
+            head=["cls"])
+    assert words in lt.adapt(masked, lt.LoRA(r=2), head=["cls", words]).head_names
