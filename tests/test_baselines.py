@@ -110,7 +110,7 @@ def test_thirty_steps_lower_the_loss(name):
     _, outcome = train(BASELINES[name], steps=30, rows=8, lr=rate)
     found = losses(outcome)
     assert all(map(math.isfinite, found))
-    assert sum(found[-5:]) < sum(found[:5])
+    assert sum(found[-5:]) < 0.92 * sum(found[:5])
 
 
 @pytest.mark.parametrize("step", [1, 7])
@@ -259,7 +259,7 @@ def test_bottlenecks_write_and_tag(kind, head, method):
     made = Trainer(adapt(model, method, seed=0, head=["classifier"] if head == "tagging" else []),
                    rows_for(head, 8), collate_for(head), TrainConfig(steps=25, batch_size=8, lr=2e-2), cpu=True)
     found = losses(made.run())
-    assert sum(found[-5:]) < sum(found[:5])
+    assert sum(found[-5:]) < 0.92 * sum(found[:5])
     if head != "tagging":
         out = model.generate(input_ids=make_batch(2)["input_ids"], max_new_tokens=3, do_sample=False)
         assert out.shape[0] == 2
