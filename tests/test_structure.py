@@ -182,9 +182,3 @@ def test_functions_are_short(capsys):
         print(f"\n{len(lengths)} functions, median {lengths[len(lengths) // 2][0]} lines, p90 {p90}, "
               f"longest {lengths[-3:]}")
     assert p90 <= 20
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_are_short(path):
-    """A file is one idea, of at most 300 lines."""
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
