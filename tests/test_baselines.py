@@ -103,6 +103,17 @@ def test_only_what_is_listed_moves_and_all_of_it(name):
     assert still == closed
 
 
+def test_a_layer_whose_units_are_all_closed_is_no_dead_adapter():
+    """Where no row opens a unit of the ReLU, U has no gradient; b_U has one, and later rows may open a unit."""
+    model = tiny(seed=9)
+    made = Trainer(adapt(model, Pfeiffer(m=4), seed=9), make_rows(8, seed=9), collate_for("classification"),
+                   TrainConfig(steps=1, batch_size=8, lr=2e-2), seed=9, cpu=True)
+    made.run()
+    last = model.bert.encoder.layer[1].output.LayerNorm.bottleneck.up
+    assert not last.weight.any()
+    assert last.bias.any()
+
+
 def test_thirty_steps_lower_the_loss(name):
     """On the same eight rows each step, so that no other draw of rows hides it: at most 0.90 over 12 seeds."""
     # pretrained weights want a small rate, vectors that begin anywhere a large one

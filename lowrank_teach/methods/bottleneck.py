@@ -179,8 +179,10 @@ class HoulsbyRule(Rule):
     def invariants(self, clock: Clock) -> list[Invariant]:
         if clock.step != 1:
             return []
-        ups = {name: self.adapters.model.get_parameter(name) for name in self.adapters.extra_names}
-        still = [name for name, p in ups.items() if name.endswith("up.weight") and not p.any()]
+        # the bias as well: where no row opens a unit, U has no gradient and b_U has one
+        moved = {name.rpartition(".")[0] for name in self.adapters.extra_names
+                 if ".up." in name and self.adapters.model.get_parameter(name).any()}
+        still = [up for place, _ in self.places if (up := f"{place}.bottleneck.up") not in moved]
         return [Invariant(not still, f"after the first step {', '.join(still[:4])} has not moved: no gradient "
                                      "reaches the adapter; look for a learning rate of 0")]
 
