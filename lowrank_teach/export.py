@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .adapters import Adapters, require_adapters
-from .errors import Refusal
+from .errors import Refusal, sentence
 from .lowrank import Adapted, LowRank, is_conv1d
 from .measure import factor_svd, numerical_rank
 from .methods.checks import require_kind
@@ -40,6 +40,9 @@ INNER = ("base_layer", "lora_dropout", "lora_A", "lora_B", "lora_embedding_A", "
 
 class ExportError(Refusal, ValueError):
     """What was learned has no form in peft's format; the message says why and what to do instead."""
+
+    def __init__(self, says: str) -> None:
+        super().__init__(sentence(says))
 
 
 @dataclass(frozen=True)

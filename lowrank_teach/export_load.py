@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 
 from .adaptable import refuse_adapted
 from .adapters import Adapters
+from .errors import shown
 from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
 from .measure import factor_svd
-from .methods.checks import require_kind
+from .methods.checks import LARGEST, require_kind
 from .methods.lora import LoRA
 from .sites import Site, select, shape
 from .state import non_finite
@@ -61,9 +63,7 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
     """
     refuse_adapted(model)
     require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
-    folder = Path(folder)
-    config, tensors = _read(folder)
-    _refuse_more_than_lora(config)
+    config, tensors = _read(Path(folder))
     pairs, rest = _pairs(config, tensors)
     sites, parts = _split(model, select(model, tuple(pairs)), pairs)
     heads = _heads(model, config, rest)
@@ -89,28 +89,84 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                           "save_pretrained(folder) wrote")
     try:
         config, tensors = json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ExportError(f"the adapter in {folder} is damaged ({error}); copy it again") from error
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        raise ExportError(f"the adapter in {folder} is damaged ({str(error)[:99]}); copy it again") from error
+    _refuse_odd(config)
+    _refuse_more_than_lora(config)
+    if odd := [name for name, t in tensors.items() if not (t.is_floating_point() and t.element_size() > 1)]:
+        raise ExportError(f"{odd[0].removeprefix(PREFIX)} is {tensors[odd[0]].dtype}, and a LoRA is read in floats "
+                          "of 16 bits or more: save it from peft in one of these")
     if bad := non_finite((name.removeprefix(PREFIX), t) for name, t in tensors.items()):
         raise ExportError(f"the adapter in {folder} is not finite at {bad}: training diverged; take an earlier one")
     return config, tensors
 
 
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_alpha(value: Any) -> bool:
+    return type(value) in (int, float) and 1 / LARGEST <= value <= LARGEST  # no nan, which is below nothing
+
+
+def _is_pattern(key: Any) -> bool:
+    try:
+        return bool(re.compile(rf"(.*\.)?({key})$"))
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+def _by_module(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, dict) and all(
+        _is_pattern(key) and is_value(item) for key, item in value.items()))
+
+
+def _are_names(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(item, str) and item for item in value))
+
+
+# what the file may say of each setting that is read, and how a person would put it
+FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (_is_rank, "a whole number above 0"),
+    "lora_alpha": (_is_alpha, "a finite number above 0"),
+    "lora_dropout": (lambda value: value is None or (type(value) in (int, float) and 0 <= value < 1),
+                     "a number in [0, 1)"),
+    "rank_pattern": (_by_module(_is_rank), "an object of regular expressions, each with a whole number above 0"),
+    "alpha_pattern": (_by_module(_is_alpha), "an object of regular expressions, each with a finite number above 0"),
+    "use_rslora": (lambda value: value is None or isinstance(value, bool), "true or false"),
+    "modules_to_save": (_are_names, "a list of module names"),
+    "target_modules": (lambda value: isinstance(value, str) or _are_names(value), "a list of module names or a text"),
+}
+
+
+def _refuse_odd(config: Any) -> None:
+    """Refuse a configuration that `peft` does not write, before anything of it is used."""
+    if not isinstance(config, dict):
+        raise ExportError(f"{CONFIG} holds {shown(config)} and no object of settings: copy the one that peft wrote")
+    for name, (fits, takes) in FITS.items():
+        if name in config and not fits(config[name]):
+            raise ExportError(f"{CONFIG} says {name} = {shown(config[name])}, which must be {takes}: correct it, or "
+                              "save the adapter from peft again")
+
+
 def _refuse_more_than_lora(config: dict[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ExportError(f"this adapter is of peft's type {kind}, and only LORA is read; run it through peft")
+        raise ExportError(f"this adapter is of peft's type {shown(kind).strip(chr(39))}, and only LORA is read; run "
+                          "it through peft")
     if config.get("bias", "none") != "none":
-        raise ExportError(f"bias = {config['bias']!r}: biases were trained too, and a LoRA here has none; merge it "
-                          "with peft instead")
+        raise ExportError(f"bias = {shown(config['bias'])}: biases were trained too, and a LoRA here has none; "
+                          "merge it with peft instead")
     start = config.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
-        raise ExportError(f"init_lora_weights = {start!r} changes the pretrained weights too, which this file does "
-                          "not hold: save it from peft with path_initial_model_for_weight_conversion, as plain LoRA")
-    more = [key for key, value in config.items() if key not in READ | BESIDE and value]
+        raise ExportError(f"init_lora_weights = {shown(start)} changes the pretrained weights too, which this file "
+                          "does not hold: save it from peft as plain LoRA, with "
+                          "path_initial_model_for_weight_conversion")
+    more = sorted(key for key, value in config.items() if key not in READ | BESIDE and value)
     if more:
-        raise ExportError(f"this adapter uses {', '.join(sorted(more))}, which is more than LoRA; run it through "
-                          "peft, or merge it with peft's merge_and_unload() and adapt the merged model")
+        named = ", ".join(f"{key:.25}" for key in more[:4])
+        raise ExportError(f"this adapter uses {named}, which is more than LoRA; run it through peft, or "
+                          "merge it with peft's merge_and_unload() and adapt the merged model")
 
 
 def _pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Pair], dict[str, Tensor]]:
@@ -169,6 +225,9 @@ def _split(model: nn.Module, found: list[Site], pairs: dict[str, Pair]) -> tuple
     parts: dict[str, Pair] = {}
     for path, pair in pairs.items():
         of_path = [site for site in found if site.path == path]
+        if not of_path:  # "q" is a letter of many sites and no module
+            raise ExportError(f"the model has no linear layer {path!r}, for which the file holds a LoRA: load the "
+                              "model that the adapter was trained on")
         d, k = shape(model.get_submodule(path))
         if pair.A.shape[1] != k or pair.B.shape[0] != d:
             raise ExportError(f"the LoRA of {path} is for a matrix of {pair.B.shape[0]} × {pair.A.shape[1]}, and the "

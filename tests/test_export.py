@@ -486,6 +486,10 @@ def test_a_lora_across_q_k_and_v_stays_one(tmp_path):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dora": ({"use_dora": True}, "uses use_dora, which is more than LoRA"),
     "biases": ({"bias": "lora_only"}, "bias = 'lora_only'"),
+    "all biases": ({"bias": "all"}, "bias = 'all'"),
+    "layers again": ({"layer_replication": [[0, 2], [1, 2]]}, "uses layer_replication"),
+    "parameters": ({"target_parameters": ["attention.self.key.weight"]}, "uses target_parameters"),
+    "tokens only where they are called": ({"alora_invocation_tokens": [3]}, "uses alora_invocation_tokens"),
     "lora_bias": ({"lora_bias": True}, "uses lora_bias"),
     "pissa": ({"init_lora_weights": "pissa"}, "'pissa' changes the pretrained weights too.*path_initial_model"),
     "tokens": ({"trainable_token_indices": [1, 2]}, "uses trainable_token_indices"),
@@ -503,6 +507,68 @@ def test_more_than_lora_is_refused_by_name(case, tmp_path):
     with pytest.raises(ExportError, match=says):
         lt.load_peft(model, tmp_path)
     assert same_tensors(model.state_dict(), tiny().state_dict())
+
+
+DEEP = json.loads("[" * 300 + "]" * 300)
+ODD: dict[str, tuple[dict[str, Any] | str | bytes, str]] = {
+    "a list": ("[1]", r"holds \[1\] and no object"),
+    "null": ("null", "holds None and no object"),
+    "nothing": ("", "is damaged"),
+    "half": ('{"peft_type": "LORA",', "is damaged"),
+    "another encoding": ('{"peft_type": "LÖRA"}'.encode("latin-1"), "is damaged"),
+    "very deep": ("[" * 100_000, "is damaged"),
+    "no type": ({"peft_type": None}, "type None, and only LORA"),
+    "an unknown type": ({"peft_type": "x" * 999}, "type x.*and only LORA"),
+    "a deep type": ({"peft_type": DEEP}, "and only LORA"),
+    "no rank": ({"r": 0}, "r = 0, which must be a whole number above 0"),
+    "below 0": ({"r": -4}, "r = -4, which"),
+    "half a rank": ({"r": 4.5}, r"r = 4\.5, which"),
+    "true": ({"r": True}, "r = True, which"),
+    "a long rank": ({"r": 10**4000}, "r = a number of"),
+    "alpha null": ({"lora_alpha": None}, "lora_alpha = None, which must be a finite number above 0"),
+    "alpha text": ({"lora_alpha": "12"}, "lora_alpha = '12', which"),
+    "alpha nan": ({"lora_alpha": float("nan")}, "lora_alpha = nan, which"),
+    "alpha huge": ({"lora_alpha": 1e300}, r"lora_alpha = 1e\+300, which"),
+    "alpha huger": ({"lora_alpha": 10**400}, "lora_alpha = a number of"),
+    "dropout": ({"lora_dropout": "a lot"}, "lora_dropout = 'a lot', which must be a number in"),
+    "no pattern": ({"rank_pattern": [4]}, r"rank_pattern = \[4\], which must be an object of regular expressions"),
+    "a broken pattern": ({"rank_pattern": {"(": 4}}, r"rank_pattern = \{'\(': 4\}, which must be an object of"),
+    "a deep pattern": ({"alpha_pattern": {"(" * 50_000: 4}}, "alpha_pattern = .* an object of regular expressions"),
+    "a long repeat": ({"alpha_pattern": {"a{" + "9" * 99 + "}": 4}}, "alpha_pattern = .* an object of regular"),
+    "a pattern's rank": ({"rank_pattern": {"query": "4"}}, "rank_pattern = .*'4'.* each with a whole number"),
+    "a pattern's alpha": ({"alpha_pattern": {"query": DEEP}}, "alpha_pattern = .* each with a finite number"),
+    "rslora": ({"use_rslora": "no"}, "use_rslora = 'no', which must be true or false"),
+    "modules": ({"modules_to_save": "classifier"}, "modules_to_save = 'classifier', which must be a list of module"),
+    "module": ({"modules_to_save": [3]}, r"modules_to_save = \[3\], which"),
+    "targets": ({"target_modules": {"query": 1}}, "target_modules = .* must be a list of module names or a text"),
+    "bias": ({"bias": DEEP}, "bias = .*biases were trained too"),
+    "start": ({"init_lora_weights": DEEP}, "init_lora_weights = .*changes the pretrained weights too"),
+    "unknown settings": ({"x" * 99 + str(i): 1 for i in range(99)}, "is more than LoRA"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_configuration_is_refused_in_a_sentence(case, tmp_path):
+    """Not an object, another type, no number, no pattern: named, in at most 300 letters; the model is as it was."""
+    given, says = ODD[case]
+    by_peft("bert", tmp_path, target_modules=["query"])
+    text = given if isinstance(given, str | bytes) else json.dumps({**written(tmp_path)[0], **given})
+    (tmp_path / CONFIG).write_bytes(text if isinstance(text, bytes) else text.encode())
+    model = tiny()
+    with pytest.raises(ExportError, match=says) as refused:
+        lt.load_peft(model, tmp_path)
+    assert len(str(refused.value)) <= 300
+    assert "\n" not in str(refused.value)
+    assert same_tensors(model.state_dict(), tiny().state_dict())
+
+
+def test_factors_that_are_no_floats_are_refused(tmp_path):
+    by_peft("bert", tmp_path, target_modules=["query"])
+    _, tensors = written(tmp_path)
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        save_file({name: value.to(dtype) for name, value in tensors.items()}, tmp_path / WEIGHTS)
+        with pytest.raises(ExportError, match=rf"lora_A.weight is {dtype}, and a LoRA is read in floats"):
+            lt.load_peft(tiny(), tmp_path)
 
 
 def test_another_type_is_refused(tmp_path):
@@ -533,6 +599,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     first = next(name for name in tensors if "lora_A" in name)
     save_file({name: value for name, value in tensors.items() if name != first}, tmp_path / WEIGHTS)
     refused("only one factor of bert.encoder.layer.0.attention.self.query")
+    save_file({f"{PREFIX}q.lora_{letter}.weight": torch.zeros(4, 4) for letter in "AB"}, tmp_path / WEIGHTS)
+    refused("the model has no linear layer 'q'")
     (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:100])
     refused("is damaged")
 
