@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,6 +263,8 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
                 self.theirs.send(Message(good.key, "done"))
                 self.theirs.send(processes.IDLE)
 
+        failed = processes.Worker.failed
+
         def how_it_ended(self):
             return "its process ended with signal SIGKILL"
 
@@ -331,9 +334,37 @@ def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):
     monkeypatch.setattr(processes, "Worker", Stillborn)
     with pytest.raises(processes.WorkerError, match=r"a worker could not start .*processes=0"):
         sweep(small("lora"), processes=1, progress=False)
-    local = type("Local", (lt.LoRA,), {"name": ""})
+    local = type("Local", (lt.LoRA,), {"name": "", "lock": threading.Lock()})   # a class that cannot travel
     with pytest.raises(processes.WorkerError, match=r"cannot be handed to another process .*processes=0"):
         sweep(small(local()), processes=1, progress=False)
+
+
+def in_a_notebook(place: Path, how: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Sweep the README's own example of a method as a kernel does: its __main__ is no file to be imported."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    example = next(code for code in readme.split("```python\n") if "class LoRAPlus(" in code)
+    cells = example.partition("\nrun = ")[0] + f"""
+configs = lt.grid([LoRAPlus(r=2)], "rt", {str(place / "tiny")!r}, seeds=2, profile="tiny", **{FAST!r})
+runs = lt.sweep(configs, {how}, progress=False)
+print([run.config["method"]["method"] for run in runs], set(runs[0].ranks.values()))
+"""
+    return subprocess.run([sys.executable, "-c", cells], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **environment})
+
+
+def test_a_method_of_a_notebook_is_trained_by_the_workers(small, place):
+    found = in_a_notebook(place, "processes=2")
+    assert found.stdout == "['lora_plus', 'lora_plus'] {2}\n", found.stderr
+
+
+def test_a_method_that_the_worker_cannot_import_is_told_at_once(small, monkeypatch):
+    """Its class travels by name, and the worker that is started has no such module: no worker dies over it."""
+    module = type(sys)("a_module_of_this_process")
+    made = type("Nowhere", (lt.LoRA,), {"name": "", "__module__": module.__name__})
+    module.Nowhere = made
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(SweepError, match=r"the worker cannot load .*a_module_of_this_process.*processes=0"):
+        sweep(small(made()), processes=1, progress=False)
 
 
 def test_so_many_workers_as_there_is_room_for(monkeypatch):
@@ -499,6 +530,7 @@ def two_nodes(place, tmp_path_factory):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        cluster.far = far
         yield cluster
         ray.shutdown()
         cluster.shutdown()
@@ -561,6 +593,38 @@ def test_on_ray_records_come_back_where_folders_are_not_shared(two_nodes, small,
     runs = sweep(configs, ray="auto", progress=False)
     assert [run.key for run in runs] == keys(configs)
     assert sorted(kept) == sorted(keys(configs)) == records(Store())
+
+
+@pytest.mark.extra
+def test_on_ray_each_sweep_is_trained_on_its_own_rows(two_nodes, small, place, tmp_path, monkeypatch):
+    """A worker that is there already reads the folder that the second sweep names, not the first one's."""
+    trained = []
+    for name in ("first", "second"):
+        shutil.copytree(place / "data", tmp_path / name)
+        monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / name))
+        monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / name / "runs"))
+        trained += sweep(small("lora"), ray="auto", progress=False)
+    assert [run.notes[0].partition(":")[0] for run in trained] == ["rows from the local folder first/rt",
+                                                                  "rows from the local folder second/rt"]
+
+
+@pytest.mark.extra
+def test_on_ray_what_is_relative_is_found_by_a_cluster_started_elsewhere(two_nodes, small, place, tmp_path,
+                                                                         monkeypatch):
+    """Rows, the model, the store and the hub's cache: the record is in the sweep's store, and in no other."""
+    monkeypatch.chdir(place)
+    for name, value in {"LOWRANK_TEACH_DATA": "data", "LOWRANK_TEACH_RUNS": "here/runs", "HF_HOME": "hub"}.items():
+        monkeypatch.setenv(name, value)
+    elsewhere = [set(Path(folder).rglob("run.json")) for folder in (two_nodes.far, tmp_path)]
+    run, = sweep(grid("lora", "rt", "./tiny", profile="tiny", **FAST), ray="auto", progress=False)
+    assert records(Store(place / "here" / "runs")) == [run.key]
+    assert [set(Path(folder).rglob("run.json")) for folder in (two_nodes.far, tmp_path)] == elsewhere
+
+
+@pytest.mark.extra
+def test_on_ray_a_method_of_a_notebook_is_trained(two_nodes, small, place):
+    found = in_a_notebook(place, f"ray={two_nodes.address!r}")
+    assert found.stdout == "['lora_plus', 'lora_plus'] {2}\n", found.stderr
 
 
 @pytest.mark.extra

@@ -2,7 +2,8 @@
 
 Where the nodes see the run store's folder, records and checkpoints are written there, and a run goes on from its
 checkpoint on whatever node. Where they do not, each node keeps its own store, and records come back with the task's
-result. Every node needs this package, and the rows and models at the same places.
+result. Every node needs this package, and the rows and models at the same places, which travel with each task: what
+the sweep's own process says of them, absolute.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..runs import Store
 from .processes import PATIENCE_S, RETRIES
-from .work import Group, Message, train_group
+from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
 
 try:
     import ray
@@ -25,8 +27,16 @@ except ImportError as error:
     raise ImportError("a sweep over several machines needs Ray: pip install 'lowrank-teach[scale]'") from error
 
 LOOK_EVERY_S = 0.5
-# taken along, where a node does not name its own
-PLACES = ("LOWRANK_TEACH_DATA", "LOWRANK_TEACH_HOME", "HF_HUB_OFFLINE")
+# what says where rows and models are; a worker is reused only by tasks that were given the same
+FOLDERS = ("LOWRANK_TEACH_DATA", "LOWRANK_TEACH_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+OTHERS = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
+
+
+def environment() -> dict[str, str]:
+    """This process's word on where rows and models are, as it holds in a process that stands elsewhere."""
+    found = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in FOLDERS if os.environ.get(name)}
+    found |= {name: os.environ[name] for name in OTHERS if name in os.environ}
+    return {"LOWRANK_TEACH_DATA": "", **found}   # empty is unset, over what the node itself may say
 
 
 class Mailbox:
@@ -59,19 +69,21 @@ class Cluster:
         if self.own:
             ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False
                      if address == "local" else None, logging_level="ERROR")
-        self.token = store.folder / f".seen-by-ray-{uuid.uuid4().hex}"
+        self.token = store.folder.absolute() / f".seen-by-ray-{uuid.uuid4().hex}"
         self.token.touch()
         self.mailbox, self.answer = ray.remote(Mailbox).options(num_cpus=0).remote(), None
         gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
-        self.task = ray.remote(_train).options(num_cpus=1, max_retries=RETRIES, **gpus)
+        self.task = ray.remote(_train).options(num_cpus=1, max_retries=RETRIES, **gpus,
+                                               runtime_env={"env_vars": environment()})
         self.pending: dict[Any, Group] = {}
 
     def __iter__(self) -> Iterator[Message]:
-        environment = {name: os.environ[name] for name in PLACES if name in os.environ}
         while self.waiting or self.pending:
             while self.waiting and (self.at_once is None or len(self.pending) < self.at_once):
                 group = self.waiting.popleft()
-                self.pending[self.task.remote(group, str(self.token), environment, self.mailbox)] = group
+                keys = [config.key for config in group]
+                task = self.task.remote(packed(group), keys, os.getcwd(), str(self.token), self.mailbox)
+                self.pending[task] = group
             done, _ = ray.wait(list(self.pending), timeout=LOOK_EVERY_S)
             yield from self._steps()
             for reference in done:
@@ -110,13 +122,20 @@ def _result(reference: Any, group: Group) -> list[Message]:
         return [Message(config.key, "failed", words=words) for config in group]
 
 
-def _train(group: Group, token: str, environment: dict[str, str], mailbox: Any) -> list[Message]:
-    """A task: train a group into the sweep's store where it is within reach, else into this node's own."""
+def _train(given: bytes, keys: list[str], folder: str, token: str, mailbox: Any) -> list[Message]:
+    """A task: train a group into the sweep's store where it is within reach, else into this node's own.
+
+    folder: where the sweep was called, to which the path of a model may be relative.
+    """
     import torch
 
     torch.set_num_threads(1)
-    for name, place in environment.items():
-        os.environ.setdefault(name, place)
+    with suppress(OSError):   # no such folder on this node: then only what is relative is not found
+        os.chdir(folder)
+    try:
+        group = unpacked(given)
+    except WorkerError as error:
+        return [Message(key, "failed", words=words_of(error)) for key in keys]
     near = os.path.exists(token)
     store, said = Store(os.path.dirname(token)) if near else Store(), list[Message]()
 

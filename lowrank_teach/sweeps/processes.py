@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import tempfile
@@ -17,17 +16,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from ..errors import Refusal
 from ..runs import Store
-from .work import Group, Message, train_group
+from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
 
 RETRIES = 2          # how often a group is given to another worker after one was killed
 PATIENCE_S = 120.0   # after a stop: until the step in progress must have come to its end
 READY, IDLE = "ready", "idle"
-
-
-class WorkerError(Refusal, RuntimeError):
-    """No worker can be started; the message says why and what to do."""
 
 
 class Worker:
@@ -52,7 +46,11 @@ class Worker:
     def give(self, group: Group, tries: int) -> None:
         """A group to train; how many workers have died over it."""
         self.group, self.tries = group, tries
-        self.pipe.send(group)
+        self.pipe.send_bytes(packed(group))
+
+    def failed(self, words: str) -> list[Message]:
+        """That none of its group came to an end."""
+        return [Message(config.key, "failed", words=words) for config in self.group]
 
     def end(self, seconds: float | None = None) -> None:
         """Close the pipe, at which it ends; one that does not is killed after these seconds."""
@@ -86,11 +84,8 @@ class Pool:
         self.store, self.size, self.threads = store, min(processes, len(groups)), threads
         self.workers: list[Worker] = []
         self.logs = tempfile.TemporaryDirectory(prefix="lowrank-teach-sweep-")
-        try:
-            pickle.dumps(groups)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise WorkerError(f"a configuration cannot be handed to another process ({error}); define its method in "
-                              "a module, or train in this process with processes=0") from error
+        for group in groups:
+            packed(group)   # refused before a worker is started
 
     def __iter__(self) -> Iterator[Message]:
         self.workers = [self._start() for _ in range(self.size)]
@@ -110,6 +105,8 @@ class Pool:
                     raise KeyboardInterrupt
                 yield said
             else:
+                if said not in (READY, IDLE):
+                    yield from worker.failed(said)
                 worker.ready, worker.group = True, []
                 self._next(worker)
         except (EOFError, OSError):
@@ -135,7 +132,7 @@ class Pool:
             self.waiting.appendleft((worker.group, tries))
         elif worker.group:
             words = f"given up after {tries} workers died over it ({how}); where memory ran out, use fewer processes"
-            yield from (Message(config.key, "failed", words=words) for config in worker.group)
+            yield from worker.failed(words)
         if self.waiting:
             self.workers.append(self._start())
 
@@ -174,11 +171,16 @@ def _work(pipe: Connection, folder: str, log: str, threads: int) -> None:
     say(READY)
     while not alone:
         try:
-            group = pipe.recv()
+            given = pipe.recv_bytes()
         except (EOFError, OSError):
             return
-        train_group(group, store, say, asked)
-        say(IDLE)
+        try:
+            group = unpacked(given)
+        except WorkerError as error:
+            say(words_of(error))
+        else:
+            train_group(group, store, say, asked)
+            say(IDLE)
 
 
 def set_up(log: str, threads: int) -> None:

@@ -1,16 +1,21 @@
 """What a worker does, wherever it runs: train the runs of one group, and say how each is doing.
 
-A group is what is trained together. What a worker says is a `Message`; the record itself is in the store.
+A group is what is trained together. It reaches a worker by cloudpickle: a method that was defined in a notebook or a
+script travels by value, one of a module by its name. What a worker says is a `Message`; the record itself is in the
+store.
 """
 
 from __future__ import annotations
 
+import pickle
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import cloudpickle
 
 from ..errors import Refusal
 from ..methods.base import Clock
@@ -52,6 +57,42 @@ def groups(configs: Sequence[RunConfig], replicas: int, workers: int) -> list[Gr
         size = max(1, min(replicas, -(-len(alike) // workers)))
         found += [alike[i:i + size] for i in range(0, len(alike), size)]
     return found
+
+
+class WorkerError(Refusal, RuntimeError):
+    """No worker can be started or given its runs; the message says why and what to do."""
+
+
+def packed(group: Group) -> bytes:
+    """A group as it travels to another process.
+
+    Raises:
+        WorkerError: it cannot.
+    """
+    try:
+        return cloudpickle.dumps(group)
+    except Exception as error:   # whatever its objects raise
+        raise WorkerError(f"a configuration cannot be handed to another process ({_line(error)}); define its method "
+                          "in a module, or train in this process with processes=0") from error
+
+
+def unpacked(group: bytes) -> Group:
+    """What `packed` made, in another process.
+
+    Raises:
+        WorkerError: a class of it is not to be had here.
+    """
+    try:
+        return pickle.loads(group)
+    except Exception as error:   # whatever its modules raise
+        raise WorkerError(f"the worker cannot load the method of these runs ({_line(error)}); define it in the "
+                          "notebook or script itself, install its module where the workers find it, or use "
+                          "processes=0") from error
+
+
+def _line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= 120 else words[:119] + "…"
 
 
 class Reporter(Callback):
