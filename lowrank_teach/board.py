@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
+# signs that a terminal may not have; Greek letters go by their names, letters with accents lose them
+SPELLED = {"−": "-", "–": "-", "—": "-", "⁻": "-", "₋": "-", "₊": "+", "×": "x", "…": "...", "·": "*", "∗": "*",
+           "±": "+-", "√": "sqrt ", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "←": "<-", "↔": "<->", "½": "1/2",
+           "†": "+", "‡": "++", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "‖": "||", "⟨": "<", "⟩": ">",
+           "∂": "d", "∇": "grad ", "∫": "int ", "£": "GBP ", "§": "section ", "✓": "ok", "✗": "x", "━": "-", "•": "*"}
+
+
+def spelled(text: str, encoding: str) -> str:
+    """The text in letters that the encoding has: "λ × 2" -> "lambda x 2" for one of a terminal that is not UTF-8."""
+    return text.encode(encoding, "lowrank_teach.spelled").decode(encoding)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_letter, error.object[error.start:error.end])), error.end
+
+
+def _letter(letter: str) -> str:
+    plain = unicodedata.normalize("NFKD", letter)
+    if letter in SPELLED or plain.isascii() or unicodedata.combining(letter):
+        return SPELLED.get(letter, plain if plain.isascii() else "")
+    if len(plain) > 1:
+        return "".join(map(_letter, plain))
+    alphabet, _, name = unicodedata.name(letter, "").partition(" LETTER ")
+    name = name.replace("LAMDA", "LAMBDA").removeprefix("FINAL ")
+    return (name.lower() if "SMALL" in alphabet else name.title()) if alphabet.startswith("GREEK") else "?"
+
+
+codecs.register_error("lowrank_teach.spelled", _spell)
+
+
+def spell_output() -> None:
+    """From here on nothing that is printed fails for a letter that the terminal, or the file in its place, lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="lowrank_teach.spelled")
+
+
+class Screen(Console):
+    """What commands print on. A text is shown as it is: nothing that somebody typed can be markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Spelled before the columns are measured."""
+        return super().render_str(spelled(text, self.encoding), **options)
+
+
+console = Screen()
+
+
+def bars(*more: ProgressColumn) -> Progress:
+    """Bars that say how far something is, and how long it still takes."""
+    return Progress(column("{task.description}"), BarColumn(), column("{task.completed}/{task.total}"),
+                    TimeRemainingColumn(), *more, console=console)
+
+
+def column(template: str) -> TextColumn:
+    """A column of a bar."""
+    return TextColumn(template, markup=False)
 
 
 class InterruptedTraining(Exception):
@@ -28,9 +92,7 @@ class Board:
     def __init__(self, title: str, labels: list[str], notes: Sequence[str] = ()) -> None:
         self.notes = list(notes)
         self.title, self.labels, self.runs = title, labels, dict[str, Any]()
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(),
-                            TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(),
-                            TextColumn("loss {task.fields[loss]:.3f}"), console=console)
+        self.bar = bars(column("loss {task.fields[loss]:.3f}"))
         self.step, self.lines = 0, False
         self.row: Any = None
         self.table: Table | None = None
@@ -78,7 +140,7 @@ class Board:
             if self.lines:
                 print(note, file=sys.stderr, flush=True)
             else:
-                console.print(note, style="dim", highlight=False, markup=False)
+                console.print(note, style="dim")
         if self.row is None:
             self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
                                          loss=values["loss"])

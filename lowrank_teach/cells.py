@@ -20,6 +20,7 @@ from typing import Any
 from .course import references_folder
 from .experiment import fit
 from .methods import METHODS, Method
+from .methods.checks import among, require, shown
 from .runs import Run, Store, machine
 from .tasks import TASKS
 
@@ -114,10 +115,8 @@ def train(tasks: Iterable[str] = (), columns: Iterable[str] = (), folder: Path |
         ValueError: a task or a column has no such name.
     """
     tasks, columns = tuple(tasks), tuple(columns)
+    require_known(tasks, columns)
     chosen = [line for line in LINES if not tasks or line.task in tasks]
-    for names, known in ((tasks, {line.task for line in LINES}), (columns, set(COLUMNS))):
-        if unknown := sorted(set(names) - known):
-            raise ValueError(f"no line or column {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     records = load(folder)
     for line in chosen:
         for name in line.columns:
@@ -135,6 +134,17 @@ def train(tasks: Iterable[str] = (), columns: Iterable[str] = (), folder: Path |
             if on_cell is not None:
                 on_cell(line, name, run)
     return records
+
+
+def require_known(tasks: Iterable[str], columns: Iterable[str]) -> None:
+    """Refuse what is neither the task of a line nor the name of a column.
+
+    Raises:
+        ValueError: names the first such word, and what there is.
+    """
+    for kind, names, known in (("line", tasks, [line.task for line in LINES]), ("column", columns, list(COLUMNS))):
+        for name in names:
+            require(name in known, f"no {kind} {shown(name)}; there are {among(list(dict.fromkeys(known)), name)}")
 
 
 def _record(line: Line, column: str, run: Run) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
-from rich.text import Text
 
-from .board import Board, InterruptedTraining, console
+from .board import Board, InterruptedTraining, console, spell_output
 from .cli_cells import cells
 from .cli_options import (
     AsJson,
@@ -28,6 +27,7 @@ from .cli_options import (
     NoCache,
     OwnBackbone,
     OwnProfile,
+    OwnSeeds,
     OwnTask,
     PresetName,
     ProfileName,
@@ -36,12 +36,12 @@ from .cli_options import (
     StandIn,
     TaskName,
     choose,
-    value,
+    settled,
 )
 from .cli_presets import memory_plan, plan, presets
 from .cli_reproduce import reproduce
 from .cli_sweep import sweep
-from .errors import Refusal
+from .errors import Refusal, brief
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="markdown", help="Low-rank adaptation to learn, check and extend.")
@@ -63,10 +63,10 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
     from .run_config import RunConfig
 
     chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
-    if dry_run:
-        return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
     asked = RunConfig(**{name: value for name, value in chosen.arguments.items()
                          if name in ("method", "task", "backbone", "profile", "adjust")})
+    if dry_run:
+        return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
     board = Board(f"{chosen.title}, seed {seed}", [chosen.label], asked.notes)
     with chosen.or_stand_in(), board.shown(not as_json):
         run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
@@ -75,7 +75,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
         return {"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
                 "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
     for note in run.notes:
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim")
     return None
 
 
@@ -92,7 +92,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
 
     if figures is not None:
         check_folder(figures)
-    training = dict(value(pair) for pair in settings or [])
+    training = settled(settings)
     notes = [note for method in LINEUP.values() for note in RunConfig(method, task, backbone, profile).notes]
     board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), notes)
     with board.shown(not as_json):
@@ -109,20 +109,23 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
 
 @app.command(epilog="Example: `lowrank-teach study chain`")
 def study(names: Annotated[list[str] | None, typer.Argument(help="which; without one they are listed")] = None,
-          seeds: Annotated[int, typer.Option(help="how many; 0 takes the study's own")] = 0,
+          seeds: OwnSeeds = 0,
           folder: Annotated[Path | None, typer.Option(help="where the numbers go")] = None,
           as_json: AsJson = False) -> Document:
     """Train a sweep or an ablation over seeds, and keep its numbers for the notebooks and the verdicts."""
     from . import studies
+    from .methods.checks import among, require, shown
 
+    defined: dict[str, Any] = {**studies.STUDIES, **studies.TASK_STUDIES}
+    for name in names or ():   # before the first of them is trained
+        require(name in defined, f"no study {shown(name)}; there are {among(list(defined), name)}")
     if not names:
-        defined: dict[str, Any] = {**studies.STUDIES, **studies.TASK_STUDIES}
         listed: dict[str, dict[str, Any]] = {
             name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds} for name, s in defined.items()}
         if as_json:
             return listed
         for name, one in listed.items():
-            console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)", markup=False)
+            console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)")
         return None
     found: dict[str, Any] = {}
     for name in names:
@@ -130,13 +133,13 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
             over = studies.train_across(name, studies.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=_said)
             found[name] = {arm: over.values(arm) for arm in over.arms}
             if not as_json:
-                console.print(over.table().to_string(), markup=False)
+                console.print(over.table().to_string())
             continue
         done = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=lambda label, seed, run:
                              print(f"{label}, seed {seed}: {run.score()[1]:.3f}", file=sys.stderr, flush=True))
         found[name] = done.values(next(iter(done.records[0]["test"])))
         if not as_json:
-            console.print(done.frame().to_string(), markup=False)
+            console.print(done.frame().to_string())
     return found if as_json else None
 
 
@@ -147,24 +150,29 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
            = False, as_json: AsJson = False) -> Document:
     """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
     from . import claims as book
+    from .methods.checks import require, shown
+    from .studies import STUDIES, TASK_STUDIES
 
     names = {name.lower(): name for name in book.CLAIMS}
     if paper and paper.lower() not in names:
-        raise ValueError(f"no claims of {paper!r}; there are claims of {', '.join(book.CLAIMS)}")
+        raise ValueError(f"no claims of {shown(paper)}; there are claims of {', '.join(book.CLAIMS)}")
+    require(folder is None or any((folder / f"{name}.json").exists() for name in (*STUDIES, *TASK_STUDIES)),
+            f"there are no studies in {shown(str(folder))}; make one with `lowrank-teach study NAME --folder FOLDER` "
+            "or leave --folder out for those of the checkout")
     if page:
         return print(book.summary_markdown(folder))
     found = book.ledger(names[paper.lower()] if paper else None, folder)
     tally = book.counts(found)
     if as_json:
         return {"claims": [asdict(row) for row in found], "counts": tally.to_dict("index")}
-    shown = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
+    ledger = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
     for row in found:
         numbers = {"paper": row.says, "ours": row.ours, "difference": row.interval_words()}
         cells = (f"{row.key}\n{row.where}", row.statement,
                  "\n".join(f"{name}: {text}" for name, text in numbers.items() if text != "–"), row.verdict, row.why)
-        shown.add_row(*map(Text, cells))   # as they are: their brackets are no markup
-    console.print(shown)
-    console.print(tally.to_string(), markup=False)
+        ledger.add_row(*cells)
+    console.print(ledger)
+    console.print(tally.to_string())
     return None
 
 
@@ -213,11 +221,12 @@ def _said(task: str, label: str, seed: int, rate: float, run: Any) -> None:
 
 def _say_written(paths: list[Path]) -> None:
     for path in paths:
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=1, ensure_ascii=False, default=str, allow_nan=False))
+    exact = sys.stdout.encoding.lower().startswith("utf")   # what reads a document must not find letters spelled
+    print(json.dumps(_finite(value), indent=1, ensure_ascii=not exact, default=str, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
@@ -234,6 +243,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if int(os.environ.get("RANK", "0")):  # of several processes on one run the first speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    spell_output()
     try:
         # under --json, what a library prints on the way (a first download says so) must not reach standard output
         with redirect_stdout(sys.stderr) if "--json" in sys.argv else nullcontext():
@@ -255,17 +265,17 @@ def main() -> None:
         raise SystemExit(2) from None
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
-            print(f"lowrank-teach: {error.format_message()}", file=sys.stderr)
+            print(f"lowrank-teach: {brief(error.format_message())}", file=sys.stderr)
             raise SystemExit(2) from None
         raise
 
 
 def _sentence(error: Exception) -> str:
-    """On one line; a module that is missing without more words comes with the way to get it."""
+    """On one line, and not a long one; a module that is missing without more words comes with the way to get it."""
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and words.startswith("No module named"):
         words += "; install the course's extra: pip install 'lowrank-teach[lab]'"
-    return words
+    return brief(words)
 
 
 if __name__ == "__main__":

@@ -21,24 +21,28 @@ def cells(tasks: Annotated[list[str] | None, typer.Argument(help="only these tas
           as_json: AsJson = False) -> Document:
     """List task × backbone × method with the scores that are stored; or train what is missing."""
     from . import cells as table
+    from .methods.checks import require, shown
 
     def say(line: table.Line, name: str, outcome: Any) -> None:
         words = outcome if isinstance(outcome, str) else "{} {:.3f}".format(*outcome.score("test"))
         print(f"{line.name}, {name}: {words}", file=sys.stderr, flush=True)
 
+    table.require_known(tasks or (), method or ())
+    require(train or folder is None or (folder / table.FILE).exists(), f"there are no cells in {shown(str(folder))}: "
+            f"name the folder that holds {table.FILE}, or train them with --train")
     records = table.train(tasks or (), method or (), folder, on_cell=say) if train else table.load(folder)
     if as_json:
         return {"cells": [r for r in records if not tasks or r["task"] in tasks]}
     if markdown:
         print(table.markdown(folder))
         return None
-    shown = Table("task/backbone", "metric", "trained", "missing", box=None, header_style="bold")
+    listed = Table("task/backbone", "metric", "trained", "missing", box=None, header_style="bold")
     for line in table.LINES:
         if not tasks or line.task in tasks:
             found = {r["column"]: r for r in records if (r["task"], r["backbone"]) == (line.task, line.backbone)}
             missing = [name for name in line.columns if name not in found]
             metric = next((r["metric"] for r in found.values()), "")
-            shown.add_row(line.name, metric, ", ".join(f"{name} {r['value']:.3f}" for name, r in found.items()),
+            listed.add_row(line.name, metric, ", ".join(f"{name} {r['value']:.3f}" for name, r in found.items()),
                           ", ".join(missing) or "–")
-    console.print(shown)
+    console.print(listed)
     return None

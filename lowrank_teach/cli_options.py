@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,8 @@ MethodName = Annotated[str | None, typer.Argument(help=METHODS_HELP + "; with --
 TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
 BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="short name, hub name or local folder")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="tiny, laptop or gpu")]
+MOST_SEEDS = 10_000
+OwnSeeds = Annotated[int, typer.Option("--seeds", min=0, max=MOST_SEEDS, help="how many; 0 takes the study's own")]
 Seed = Annotated[int, typer.Option("--seed", "-s")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="a value of the method or of the training, "
                                                     "as name=value; may be repeated")]
@@ -85,16 +87,19 @@ def choose(method: str | None, task: str | None, backbone: str | None, profile: 
             raise ValueError("--stand-in goes with --preset" if stand_in else "name a method, or a cell of a paper's "
                              "table with --preset; `lowrank-teach presets` lists them")
         configured, training = configure(method, settings or [])
-        return Chosen(method, {"method": configured, "task": task or "rt", "backbone": backbone or "minilm-l6",
-                               "profile": profile or "laptop", **training})
+        usual = {"task": "rt", "backbone": "minilm-l6", "profile": "laptop"}
+        named = {"task": task, "backbone": backbone, "profile": profile}   # an empty name is not one left out
+        return Chosen(method, {"method": configured, **usual, **training,
+                               **{name: word for name, word in named.items() if word is not None}})
     from .presets import preset as find
 
     one = find(preset)
+    changed = settled(settings, [one.configured(method).name])
     if task is not None or (stand_in and backbone is not None):
         raise ValueError(f"{one.name} names its task: leave --task out" if task is not None else
                          "--stand-in and --backbone both name a model: leave one out")
     arguments = one.arguments(profile, method=method, stand_in=stand_in, backbone=backbone,
-                              **dict(value(pair) for pair in settings or []))
+                              **changed)
     return Chosen(method or one.name.split("/")[0], arguments, one)
 
 
@@ -104,18 +109,34 @@ def configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     Raises:
         ValueError: neither has a value of this name.
     """
-    from .config import TrainConfig
-    from .methods.checks import among, require
     from .methods.compose import fields_of, named
 
-    fields = fields_of(method)
-    values = dict(value(pair) for pair in settings)
+    fields, values = fields_of(method), settled(settings, [method])
     own = {name: value for name, value in values.items() if name in fields}
-    training = {name: value for name, value in values.items() if name not in own}
-    unknown = sorted(set(training) - set(TrainConfig.__dataclass_fields__))
-    require(not unknown, f"{', '.join(unknown)}: no value of {method} or of the training has this name; {method} has "
-                         f"{among(fields, *unknown[:1])}")
-    return named(method, **own), training
+    return named(method, **own), {name: value for name, value in values.items() if name not in own}
+
+
+def settled(settings: Iterable[str] | None, methods: Iterable[str] = (),
+            read: Callable[[str], tuple[str, Any]] | None = None) -> dict[str, Any]:
+    """name -> value of what `--set` gives.
+
+    Args: methods: whose values may be among them; those of the training always may.  read: of a pair, `value`.
+
+    Raises:
+        ValueError: neither has a value of this name (and so it is none of a command's own arguments either).
+    """
+    from .config import TrainConfig
+    from .methods.checks import among, require
+    from .methods.compose import fields_of
+
+    own = {name: method for method in methods for name in fields_of(method)}
+    training = list(TrainConfig.__dataclass_fields__)
+    values = dict(map(read or value, settings or ()))
+    unknown = [name for name in values if name not in own and name not in training]
+    whose = [*dict.fromkeys(own.values()), "the training"]
+    require(not unknown, f"{', '.join(unknown)}: no value of {' or of '.join(whose)} has this name; "
+                         f"{whose[0]} has {among(list(own) or training, *unknown[:1])}")
+    return values
 
 
 def value(pair: str) -> tuple[str, Any]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
-from rich.text import Text
 
 from .board import console
 from .cli_options import (
@@ -45,10 +44,10 @@ def presets(name: CellName = "", as_json: AsJson = False) -> Document:
     for key, item in some.items():
         numbers = [f"{metric} {number}" for metric, number in item.reported.items()]
         reported = ", ".join([*numbers[:1], *(["…"] if numbers[1:] else [])]) or "–"
-        shown.add_row(*map(Text, (key, item.table, f"{item.steps:,}", reported, str(len(item.not_given)))))
+        shown.add_row(key, item.table, f"{item.steps:,}", reported, str(len(item.not_given)))
     console.print(shown)
     console.print("One of them in full, with the source of each value: lowrank-teach presets NAME; train it: "
-                  "lowrank-teach train --preset NAME", highlight=False, markup=False)
+                  "lowrank-teach train --preset NAME")
     return None
 
 
@@ -72,13 +71,13 @@ FROM = {"paper": "paper", "code": "code", "ours": "not given"}
 
 def _show(one: Preset) -> None:
     def say(words: str) -> None:
-        console.print(words, highlight=False, markup=False)
+        console.print(words)
 
     say(f"{one.name}: {one.table}; {one.backbone} on {one.task}, {one.steps:,} steps")
     shown = Table("value", "", "from", "source, or why", box=None, header_style="bold")
     for name, s in [*one.values().items(), ("seeds", one.seeds)]:
         words = s.source.removeprefix("not given").removeprefix("; ") if s.kind == "ours" else s.source
-        cells = map(Text, (name, _words(s.value), FROM[s.kind], words))
+        cells = (name, _words(s.value), FROM[s.kind], words)
         shown.add_row(*cells, style="dim" if s.kind == "ours" else "")
     console.print(shown)
     numbers = ", ".join(f"{metric} {number}" for metric, number in one.reported.items())
@@ -103,7 +102,7 @@ def plan(method: MethodName = None, backbone: OwnBackbone = None, preset: Preset
          memory: Annotated[bool, typer.Option("--memory", help="what a training step would hold, by part, without "
                                               "downloading weights")] = False,
          length: Annotated[int | None, typer.Option(help="with --memory: tokens of every row")] = None,
-         card: Annotated[float, typer.Option(help="with --memory: GiB of the device")] = 24.0,
+         card: Annotated[float, typer.Option(min=0, help="with --memory: GiB of the device")] = 24.0,
          as_json: AsJson = False) -> Document:
     """Show which matrices a method would adapt, and with how many parameters, or what memory a step would take."""
     chosen = choose(method, None, backbone, None, settings, preset, stand_in)

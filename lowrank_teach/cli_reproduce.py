@@ -12,19 +12,19 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from .board import console
-from .cli_options import AsJson, Document
+from .cli_options import AsJson, Document, OwnSeeds
 from .runs import Store
 
+MOST_STEPS = 2**31 - 1
 QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
 
 
 def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank-teach claims`, such as COLA 1")],
               plan: Annotated[bool, typer.Option("--plan", help="only say how many runs and minutes")] = False,
-              seeds: Annotated[int, typer.Option(help="how many; 0 takes the study's own")] = 0,
-              steps: Annotated[int, typer.Option(help="of each run; 0 takes the study's own")] = 0,
+              seeds: OwnSeeds = 0,
+              steps: Annotated[int, typer.Option(min=0, max=MOST_STEPS, help="of each; 0 takes the study's own")] = 0,
               quick: Annotated[bool, typer.Option("--quick", help="2 seeds of 10 steps: no verdict, a try")] = False,
               again: Annotated[bool, typer.Option("--again", help="train all, whatever the store has")] = False,
               folder: Annotated[Path | None, typer.Option(help="the stored studies to hold it against")] = None,
@@ -43,7 +43,7 @@ def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank
         return {"stored": asdict(found.stored), "new": found.new and asdict(found.new), "runs": found.runs,
                 "largest_change": found.gap, "said": claims.said(found)}
     _print(found.stored, found.new)
-    console.print(claims.said(found), markup=False, highlight=False)
+    console.print(claims.said(found))
     return None
 
 
@@ -54,7 +54,7 @@ def _planned(found: Any, as_json: bool) -> Document:
             f"about {math.ceil(found.minutes)} min, by the seconds of the stored runs")
     words = found.why or (f"{found.runs} runs, all of them in the store" if found.stored == found.runs else
                           f"{found.runs} runs, {found.stored} of them in the store; the others take {time}")
-    console.print(words, markup=False, highlight=False)
+    console.print(words)
     return None
 
 
@@ -66,7 +66,7 @@ def _print(stored: Any, new: Any) -> None:
             "ours": [row.ours if row else "–" for row in (stored, new)],
             "setting": [row.why if row else "–" for row in (stored, new)]}
     for name, cells in rows.items():
-        shown.add_row(*map(Text, (name, *cells)))
+        shown.add_row(name, *cells)
     console.print(shown)
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from .board import InterruptedTraining, console
-from .cli_options import AsJson, Document, ProfileName, value
+from .cli_options import MOST_SEEDS, AsJson, Document, ProfileName, settled, value
 
 if TYPE_CHECKING:
     from .run_config import RunConfig
@@ -23,7 +23,8 @@ Tried = Annotated[list[str] | None, typer.Option("--set", help="a value of the m
 
 
 def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones = ["minilm-l6"],  # noqa: B006
-          profile: ProfileName = "laptop", seeds: Annotated[int, typer.Option(min=1, help="how many, from 0")] = 1,
+          profile: ProfileName = "laptop",
+          seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="how many, from 0")] = 1,
           settings: Tried = None,
           processes: Annotated[int | None, typer.Option(help="workers of one thread; 0 trains in this "
                                                         "process; if left out one a core, or what measures fastest "
@@ -40,7 +41,7 @@ def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones 
     from .sweeps import SweepError
     from .sweeps import sweep as train
 
-    configs = grid(method, task, backbone, seeds=seeds, profile=profile, **dict(map(several, settings or [])))
+    configs = grid(method, task, backbone, seeds=seeds, profile=profile, **settled(settings, method, several))
     if plan:
         return _plan(configs, processes, as_json)
     try:
@@ -83,7 +84,7 @@ def _plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Doc
         return {"runs": found.runs, "stored": found.stored, "missing": found.missing, "processes": workers,
                 "seconds": found.seconds / workers if found.missing > len(found.unknown) else None,
                 "unknown": list(found.unknown)}
-    console.print(found.words(workers), highlight=False, markup=False)
+    console.print(found.words(workers))
     return None
 
 

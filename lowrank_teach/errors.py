@@ -16,11 +16,14 @@ class Refusal(Exception):
 
 def sentence(says: str) -> str:
     """A refusal of at most MOST_LETTERS: of a long list the first items, of a long word its ends."""
-    for pattern, short in ((LIST, _first_items), (LONG_WORD, r"\1…\2")):
-        if len(says) > MOST_LETTERS:
-            says = pattern.sub(short, says)
+    says = brief(LIST.sub(_first_items, says) if len(says) > MOST_LETTERS else says)
     ends = MOST_LETTERS * 2 // 3, MOST_LETTERS // 3 - 3
     return says if len(says) <= MOST_LETTERS else f"{says[:ends[0]]} … {says[-ends[1]:]}"
+
+
+def brief(says: str) -> str:
+    """In one that is longer than MOST_LETTERS, long words (a path, what somebody typed) by their ends alone."""
+    return LONG_WORD.sub(r"\1…\2", says) if len(says) > MOST_LETTERS else says
 
 
 def _first_items(found: re.Match[str]) -> str:

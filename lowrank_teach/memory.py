@@ -25,9 +25,11 @@ from .config import TrainConfig
 from .dimensions import meta_model
 from .lowrank import is_conv1d
 from .methods import Method
+from .methods.checks import require
 from .sites import ARCHITECTURES, find_sites
 
 GIB, MIB = 2**30, 2**20
+MOST_TOKENS = 2**20   # of a row
 NF4_BLOCK, NF4_GROUP, NF4_TABLES = 64, 256, 4 * (16 + 256 + 1)  # weights a scale, scales a scale, bytes a matrix
 
 # B rows, H heads, L tokens, V words
@@ -103,8 +105,11 @@ def plan_memory(method: Method, backbone: str, config: TrainConfig | None = None
         kind, labels: of the head; None is what the family is for, a classifier for an encoder.
 
     Raises:
-        ValueError: the method does not fit the model, as at `adapt`; CheckpointError: no such backbone.
+        ValueError: there is no such length, or the method does not fit the model, as at `adapt`.
+        CheckpointError: no such backbone.
     """
+    require(length is None or 1 <= length <= MOST_TOKENS,
+            f"length = {length} must lie from 1 to {MOST_TOKENS:,} tokens")
     config = config or TrainConfig()
     short = config.base_dtype != "float32"
     model = meta_model(backbone, kind, labels=labels, dtype=torch.bfloat16 if short else torch.float32)

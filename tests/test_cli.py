@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from screen import final_screen
 from small import command, place_in
 
 import lowrank_teach as lt
-from lowrank_teach import board, cli
+from lowrank_teach import board, cli, studies
 from lowrank_teach.lineup import LINEUP
 from lowrank_teach.tasks import TASKS
 
@@ -165,11 +166,114 @@ def test_help_shows_an_example_that_is_one(lined_up, name):
     assert "--json" in out
 
 
+ODD = ["", "[/b]", "-1", "zz", "/nope/[b]", "a" * 400, "9" * 30, "\0", "\ud800", "é̂𝒳"]   # none of them is a name
+
+
+@pytest.mark.parametrize("line", [
+    "train {}", "train lora --task {}", "train lora --backbone {}", "train lora --profile {}", "train lora --set {}",
+    "train lora --set r={}", "train lora --set steps={}", "train lora --seed {}", "train lora --plan --task {}", "train --preset {}",
+    "train --preset salora/roberta-base/cola --set {}", "compare --task {}", "compare --backbone {}",
+    "compare --profile {}", "compare --set {}", "compare --set {}=1", "plan {}", "plan lora --backbone {}",
+    "plan lora --memory --backbone roberta-base --length {}", "plan lora --memory --backbone roberta-base --card {}",
+    "presets {}x", "cells {}", "cells --train {}", "cells --method {}", "cells --folder {}", "sweep -m {}",
+    "sweep -t {}", "sweep -b {} --processes 0", "sweep --seeds {}", "sweep --set {}", "sweep --plan --set {}=1",
+    "reproduce {}", "reproduce COLA 1 --plan --seeds {}", "reproduce COLA 1 --plan --steps {}", "study {}",
+    "study chain --seeds {}", "claims --paper {}x", "claims --folder {}/x", "tasks {}", "figures --folder {}/x"])
+def test_what_is_no_name_and_no_number_is_refused_in_a_sentence(lined_up, monkeypatch, tmp_path, line):
+    _, run = lined_up
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
+    for odd in ODD:
+        if (odd == "" and line.endswith("--profile {}")) or (odd == ODD[6] and "--card" in line):
+            continue   # the usual profile; a card as large as one likes
+        words = [word.replace("{}", odd) for word in line.split()]
+        status, out, err = run(*words)
+        assert (status, out) == (2, ""), (words, out)
+        assert err.startswith("lowrank-teach: ")
+        assert err.endswith("\n")
+        assert len(err.splitlines()) == 1, err
+        assert len(max(err.split(), key=len)) < 120
+
+
+def test_a_value_that_a_command_gives_itself_is_none_of_the_training(lined_up):
+    words, run = lined_up
+    for name in ("task", "cache", "callbacks", "seed"):
+        for line in (words, ("sweep", "--plan"), ("train", "--preset", "salora/roberta-base/cola")):
+            status, _, err = run(*line, "--set", f"{name}=1")
+            assert (status, f"{name}: no value of " in err) == (2, True), err
+
+
+def test_what_somebody_types_is_no_markup(place, monkeypatch, capsys):
+    """A model in a folder with brackets in its name, in the title of the table and in a sweep's."""
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(place / "runs"))
+    odd = place / "[bold]x[" / "b]"
+    shutil.copytree(place / "tiny", odd, dirs_exist_ok=True)
+    monkeypatch.setenv("COLUMNS", "300")
+    for line in (["train", "lora", "-b"], ["sweep", "-b", str(place / "tiny"), "--processes", "0", "-b"]):
+        status, out, err = command(monkeypatch, capsys, *line, str(odd), "--profile", "tiny", *FAST)
+        assert status == 0, err
+        assert str(odd) in out
+
+
 def test_help_lists_the_commands(lined_up):
     _, run = lined_up
     status, out, _ = run("--help")
     assert status == 0
     assert all(name in out for name in ("train", "compare", "plan", "tasks", "figures"))
+
+
+# ---- terminals that are not UTF-8 -------------------------------------------------------------------------
+
+
+def test_letters_that_a_terminal_lacks_are_spelled():
+    assert board.spelled("λ × 2 − 1 … “é²” Δη ‡", "ascii") == 'lambda x 2 - 1 ... "e2" Deltaeta ++'
+    assert board.spelled("λ × 2 …", "cp1252") == "lambda × 2 …"
+    assert board.spelled("λ\ud800", "utf-8") == "λ?"
+    text = "".join(path.read_text(encoding="utf-8") for path in Path(lt.__file__).parent.rglob("*.py"))
+    lost = {letter for letter in set(text) if "?" in board.spelled(letter, "ascii")} - {"?"}
+    assert not lost   # of all that the package can say
+
+
+@pytest.mark.parametrize("name", ["cp1252", "ascii"])
+@pytest.mark.parametrize("line", [["--help"], ["claims", "--paper", "SaLoRA"], ["study"], ["tasks"], ["presets"],
+                                  ["presets", "salora/roberta-base/cola"], ["cells"], ["sweep", "--plan"],
+                                  ["plan", "salora", "--memory", "--backbone", "roberta-base"],
+                                  ["reproduce", "SaLoRA", "1", "--plan"],
+                                  *([name, "--help"] for name in ("train", "compare", "study", "sweep", "plan"))],
+                         ids=" ".join)
+def test_every_command_speaks_to_such_a_terminal(lined_up, monkeypatch, name, line):
+    """On streams as that terminal has them."""
+    _, run = lined_up
+    wanted = run(*line)[1].count("?")
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=name) for _ in range(2)]
+    real = cli.main
+
+    def main() -> None:
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        try:
+            real()
+        finally:
+            for stream in streams:
+                stream.flush()
+
+    monkeypatch.setattr(cli, "main", main)
+    status, _, _ = run(*line)
+    out, err = (stream.buffer.getvalue().decode(name) for stream in streams)
+    assert status == 0, err
+    assert out.strip()
+    assert (out.count("?"), out.count("\\u")) == (wanted, 0)   # no letter was lost
+
+
+def test_a_document_is_exact_on_a_terminal_of_ascii(place):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-m", "lowrank_teach.cli", "study", "--json"],
+                          env={**environment(place), **plain}, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.decode("ascii"))
+    assert {name: document[name]["arms"] for name in studies.STUDIES} == {
+        name: list(study.arms) for name, study in studies.STUDIES.items()}
 
 
 # ---- the live display -----------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_values_are_refused_by_the_command_line(model, monkeypatch, capsys, meth
     (("train", "lora", "--set", "r"), "--set takes name=value, not 'r'"),
     (("train", "lora", "--set", "rang=8"), "rang: no value of lora or of the training has this name; lora has r,"),
     (("train", "cola", "--set", "b=0.5"), "b: no value of cola"),
-    (("compare", "--set", "r=8"), "unknown training value r; there are .*lr, "),
+    (("compare", "--set", "r=8"), "r: no value of the training has this name; the training has .*lr, "),
     (("compare", "--set", "steps"), "--set takes name=value, not 'steps'"),
     (("plan", "banana"), "unknown method 'banana'"),
     (("plan", "lora", "--set", "r=999"), r"rank 999 is larger than min\(d, k\)"),

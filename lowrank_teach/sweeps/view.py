@@ -9,9 +9,8 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..board import console
+from ..board import bars, column, console
 from ..runs import Run
 from .work import Message
 
@@ -24,10 +23,7 @@ class View:
     def __init__(self, really: bool) -> None:
         self.drawn = really and console.is_terminal
         self.lines = really and not self.drawn
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                   TimeRemainingColumn())
-        self.whole = Progress(*columns, console=console)
-        self.each = Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console)
+        self.whole, self.each = bars(), bars(column("loss {task.fields[loss]:.3f}"))
         self.rows: dict[str, Any] = {}
         self.all: Any = None
         self.total = self.finished = self.failures = 0
@@ -46,12 +42,12 @@ class View:
         if self.lines:
             self._say(f"{total} runs, {found} of them stored")
 
-    def note(self, words: str) -> None:
+    def note(self, line: str) -> None:
         """A line on the sweep itself."""
         if self.drawn:
-            console.print(words, highlight=False, markup=False)
+            console.print(line)
         elif self.lines:
-            self._say(words)
+            self._say(line)
 
     def step(self, label: str, message: Message) -> None:
         """A run in progress took some steps."""
