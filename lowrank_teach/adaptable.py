@@ -97,6 +97,38 @@ def refuse_adapted(model: nn.Module) -> None:
                                  "peft cannot merge or unload a prompt, so adapt a model that was loaded anew"))
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of what `torch.compile` and `nn.DataParallel` put around one, which go on running it."""
+    while (inner := model._modules.get("_orig_mod", getattr(model, "module", None)
+                                       if isinstance(model, nn.DataParallel) else None)) is not None:
+        model = inner
+    return model
+
+
+def plain_name(name: str) -> str:
+    """A module's or parameter's name without what `torch.compile` adds to it; a model finds it by both."""
+    return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
+
+
+def to_adapt(model: nn.Module) -> nn.Module:
+    """The model that branches can be put on: the one given, or the one inside of `torch.compile`'s wrapper.
+
+    Raises:
+        ValueError: it is adapted already, or has a wrapper around it or in it that must come after `adapt`.
+    """
+    refuse_adapted(model)
+    kind = type(model).__name__
+    if isinstance(model, nn.parallel.DistributedDataParallel) or kind == "FullyShardedDataParallel":
+        raise ValueError(f"this model is in a {kind}, which would not hear of the parameters that are added: adapt "
+                         "the model inside of it (model.module), and put the wrapper around it after that")
+    model = unwrapped(model)
+    compiled = [path for path, module in model.named_modules() if "_orig_mod" in module._modules]
+    if compiled:
+        raise ValueError(f"{compiled[0]} was compiled by itself, which hides the layers in it: adapt the model first "
+                         f"and compile after that, or let it compile in place with model.{compiled[0]}.compile()")
+    return model
+
+
 def _is_of_peft(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "peft"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import state
-from .adaptable import mark, refuse_adapted, refuse_inference, refuse_unwritable, unmark
+from .adaptable import mark, refuse_inference, refuse_unwritable, to_adapt, unmark
 from .export_plain import guard, unguard
 from .heads import head_names
 from .lowrank import Adapted, LowRank
@@ -33,7 +33,8 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
     """Freeze a model and put a method's branches on it, in place.
 
     Args:
-        model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths.
+        model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths. Where
+            `torch.compile` gave it, the model inside is adapted, and the compiled one runs with the branches.
         method: a configuration, such as `LoRA(r=8, sites="qv")`, or several that share the branches.
         seed: of A's start and of a method's own noise; None draws one from torch's generator, and a trainer puts
             its own in the place of that as long as nothing has changed (`loop.start_from`).
@@ -42,10 +43,11 @@ def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: in
 
     Raises:
         ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
-            cannot be written, the model is adapted already (`adapters_of`) or no nn.Module. It is then as it was.
+            cannot be written, the model is adapted already (`adapters_of`), in a DistributedDataParallel, compiled
+            in part, or no nn.Module. It is then as it was.
         RuntimeError: torch.inference_mode() is on, or the model was loaded in it.
     """
-    refuse_adapted(model)
+    model = to_adapt(model)
     method = as_method(method)
     seed = None if seed is None else require_seed(seed)
     sites = select(model, method.sites) if method.sites else []

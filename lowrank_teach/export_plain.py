@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from .adaptable import unwrapped
 from .errors import Refusal
 from .lowrank import Adapted
 from .state import REMEDY, non_finite
@@ -39,7 +40,7 @@ def unguard(model: nn.Module) -> None:
 
 
 def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """A merged model's checkpoint, written with each frozen layer in the place of its wrapper.
+    """A merged model's checkpoint, written with each frozen layer, and each compiled part, in its wrapper's place.
 
     Args: those of the model's own `save_pretrained`.
 
@@ -59,13 +60,15 @@ def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
     if kwargs.get("state_dict") is not None:
         raise SaveError("a merged model is saved from its own weights: leave state_dict out, or take the model that "
                         "adapters.merge_and_unload() returns")
+    parts = wrapped | {path: module for path, module in model.named_modules() if unwrapped(module) is not module}
+    inward = sorted(parts, key=lambda path: path.count("."))
     try:
-        for path, module in wrapped.items():
-            model.set_submodule(path, module.base)
+        for path in reversed(inward):
+            model.set_submodule(path, parts[path].base if path in wrapped else unwrapped(parts[path]))
         return type(model).save_pretrained(model, *args, **kwargs)
     finally:
-        for path, module in wrapped.items():
-            model.set_submodule(path, module)
+        for path in inward:
+            model.set_submodule(path, parts[path])
 
 
 def refuse_attached(model: Any, *args: Any, **kwargs: Any) -> None:

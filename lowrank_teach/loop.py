@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from .adaptable import plain_name
 from .adapters import Adapters
 from .config import TrainConfig
 from .distributed import Team
@@ -99,7 +100,7 @@ class RuleLoop:
         """
         model = self.adapters.model
         must, may = self.adapters.listed_names()
-        trains = must | may | {name for name, p in model.named_parameters() if p.requires_grad}
+        trains = must | may | {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
         for name, dtype in short_parameters(model, sorted(trains)).items():
             raise ValueError(f"{name} trains and is {dtype}, in which small steps are lost: convert the model "
                              "before adapt() and not after it (adapters.remove() and adapt() do it now), or train in "
@@ -191,7 +192,7 @@ class RuleLoop:
                 raise LivenessError(f"step {self.clock.step}: {invariant.says}")
         if self.clock.step == 1:
             must, may = self.adapters.listed_names()
-            trains = {n for n, p in self.adapters.model.named_parameters() if p.requires_grad}
+            trains = {plain_name(n) for n, p in self.adapters.model.named_parameters() if p.requires_grad}
             if not must <= trains <= must | may:
                 wrong = sorted((trains - must - may) | (must - trains))
                 raise LivenessError(f"other parameters train than were listed: {', '.join(wrong[:4])}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .adaptable import refuse_adapted, refuse_layer
+from .adaptable import plain_name, refuse_adapted, refuse_layer, unwrapped
 from .errors import MOST_LETTERS, sentence
 from .lowrank import Adapted, is_conv1d
 from .packed import is_packed
@@ -82,12 +82,13 @@ def find_sites(model: nn.Module) -> list[Site]:
     Raises:
         ValueError: the model's `config.model_type` is not in the table.
     """
+    model = unwrapped(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r} is not in the table ({', '.join(ARCHITECTURES)}); "
                          "name the modules to adapt instead, as sites=(\"layers.0.proj\", …)")
     found: dict[tuple[int, int, int], Site] = {}
-    for path, module in model.named_modules():
+    for path, module in ((plain_name(path), module) for path, module in model.named_modules()):
         module = module.base if isinstance(module, Adapted) else module
         if not (isinstance(module, nn.Linear) or is_conv1d(module)):
             continue
