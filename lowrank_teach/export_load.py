@@ -23,10 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .adaptable import refuse_adapted
+from .adaptable import to_adapt
 from .adapters import Adapters
 from .errors import shown
 from .export import CONFIG, PREFIX, WEIGHTS, ExportError, Pair, tied_outside
+from .export_base import embeddings
 from .measure import factor_svd
 from .methods.checks import LARGEST, require_kind
 from .methods.lora import LoRA
@@ -34,6 +35,7 @@ from .sites import Site, select, shape
 from .state import non_finite
 
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
+COMPILED = re.compile(r"_orig_mod(?:\\\\)?\.")  # in names of what was saved from a compiled model, and in patterns
 # starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 READ = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"}
@@ -54,17 +56,19 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
 
     A LoRA of a fused layer (GPT-2's c_attn) becomes branches on q, k and v where each of its directions writes to
     one of them only, and one branch on the whole layer, named by its path, otherwise. A rank above min(d, k) becomes
-    min(d, k), with the same product.
+    min(d, k), with the same product, and a direction of zeros in both factors, which could never train, is left out.
+    Embeddings of a resized vocabulary, which `peft` and `save_peft` write too, are put into the model as its own.
 
     Raises:
         ExportError: the files are missing or damaged, the adapter is more than LoRA, or it does not fit the model.
         ValueError: a module is not in the model (with near misses), the model is adapted already, or an argument
             is of another type.
     """
-    refuse_adapted(model)
+    model = to_adapt(model)
     require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
     config, tensors = _read(Path(folder))
     pairs, rest = _pairs(config, tensors)
+    vocabulary = _vocabulary(model, config, rest)
     sites, parts = _split(model, select(model, tuple(pairs)), pairs)
     heads = _heads(model, config, rest)
     head = [f"{path}.{name}" for path in heads for name, _ in model.get_submodule(path).named_parameters()]
@@ -76,6 +80,8 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
             branch.scaling = parts[name].alpha / parts[name].r
     for path, state in heads.items():
         model.get_submodule(path).load_state_dict(state)
+    for module, state in vocabulary:
+        module.load_state_dict(state, strict=False)
     return adapters
 
 
@@ -88,9 +94,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ExportError(f"{folder} holds no {' and no '.join(missing)}: name the folder that peft's "
                           "save_pretrained(folder) wrote")
     try:
-        config, tensors = json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
+        said = (folder / CONFIG).read_text(encoding="utf-8")
+        config, tensors = json.loads(COMPILED.sub("", said)), load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ExportError(f"the adapter in {folder} is damaged ({str(error)[:99]}); copy it again") from error
+    tensors = {COMPILED.sub("", name): value for name, value in tensors.items()}
     _refuse_odd(config)
     _refuse_more_than_lora(config)
     if odd := [name for name, t in tensors.items() if not (t.is_floating_point() and t.element_size() > 1)]:
@@ -185,10 +193,17 @@ def _pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str
             raise ExportError(f"the factors of {path} have shapes {tuple(A.shape)} and {tuple(B.shape)}, and the "
                               f"configuration says rank {said}: no LoRA of a matrix, or not this configuration's")
         alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8))
-        pairs[path] = Pair(A, B, alpha * math.sqrt(said) if config.get("use_rslora") else alpha)
+        pairs[path] = _without_zeros(Pair(A, B, alpha * math.sqrt(said) if config.get("use_rslora") else alpha))
     if not pairs:
         raise ExportError("the file holds no lora_A and lora_B of any module")
     return pairs, rest
+
+
+def _without_zeros(pair: Pair) -> Pair:
+    """The pair less the directions that are zeros in both factors, such as those that `uniform=True` adds."""
+    used = pair.A.any(1) | pair.B.any(0)
+    r = int(used.sum())
+    return pair if r in (0, pair.r) else Pair(pair.A[used], pair.B[:, used], pair.alpha / pair.r * r)
 
 
 def _by_pattern(patterns: dict[str, Any] | None, path: str, default: Any) -> Any:
@@ -217,6 +232,23 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
         raise ExportError(f"the file holds {len(rest)} tensors that are neither LoRA of a matrix nor a saved "
                           f"module of this model ({name} …); run it through peft")
     return heads
+
+
+def _vocabulary(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]
+                ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+    """What the file holds of the embeddings, which are those of a resized vocabulary, checked against the model's."""
+    ends, found = tuple(config.get("modules_to_save") or ()), []
+    for path, module in embeddings(model).items():
+        if ends and f".{path}".endswith(ends):  # was trained whole
+            continue
+        held = {key: rest.pop(name) for key in module.state_dict()
+                for name in (f"{PREFIX}{path}.{key}", f"{PREFIX}{path}.base_layer.{key}") if name in rest}
+        for key, own in module.state_dict().items():
+            if key in held and held[key].shape != own.shape:
+                raise ExportError(f"the file's {path}.{key} has {len(held[key])} rows and the model's {len(own)}: "
+                                  f"call model.resize_token_embeddings({len(held[key])}) first")
+        found.append((module, held))
+    return found
 
 
 def _split(model: nn.Module, found: list[Site], pairs: dict[str, Pair]) -> tuple[list[Site], dict[str, Pair]]:

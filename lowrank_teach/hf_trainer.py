@@ -233,12 +233,12 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
             return super()._save(output_dir, state_dict)
         folder = Path(str(output_dir or self.args.output_dir))
         try:
-            save_peft(self.adapters, folder)
+            save_peft(self.adapters, folder, tokenizer=self.processing_class)
         except ExportError:  # every site closed: the state beside it has all
             if not self.is_in_train:
                 raise
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         save_checkpoint(Path(output_dir) / STATE, self)  # type: ignore[arg-type]

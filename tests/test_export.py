@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
+import os
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+import transformers
 from helpers import (
     FAMILIES,
+    VOCAB,
     Watch,
     collate,
     gap,
@@ -25,6 +32,7 @@ from helpers import (
     tiny,
     train,
     trainer,
+    word_tokenizer,
 )
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -72,9 +80,10 @@ def apart(left: nn.Module, right: nn.Module) -> float:
 
 
 def learned(method: lt.Method, kind: str = "bert", dtype: torch.dtype = torch.float32, labels: int = 2,
-            **head: Any) -> lt.Adapters:
+            model: Any = None, **head: Any) -> lt.Adapters:
     """Adapters with random factors and a moved head."""
-    adapters = lt.adapt(tiny(kind, dtype=dtype, labels=labels), method, seed=1, **head)
+    model = tiny(kind, dtype=dtype, labels=labels) if model is None else model
+    adapters = lt.adapt(model, method, seed=1, **head)
     shake(adapters)
     move_head(adapters)
     return adapters
@@ -132,8 +141,8 @@ def test_a_fault_is_more_than_rounding(kind, dtype):
             branch.lora_B.copy_(B)
 
 
-def trained(method: lt.Method, kind: str = "bert") -> lt.Adapters:
-    return train(method, tiny(kind, dtype=torch.float64), steps=9)[0]
+def trained(method: lt.Method, kind: str = "bert", model: Any = None) -> lt.Adapters:
+    return train(method, tiny(kind, dtype=torch.float64) if model is None else model, steps=9)[0]
 
 
 METHODS = {
@@ -163,9 +172,10 @@ def test_every_method_trained(name, kind, tmp_path):
             adapters.merge()
 
 
-def gated(kind: str, log_theta: dict[str, list[float]], dtype: torch.dtype = torch.float32) -> lt.Adapters:
+def gated(kind: str, log_theta: dict[str, list[float]], dtype: torch.dtype = torch.float32,
+          model: Any = None) -> lt.Adapters:
     """SaLoRA after its window, with these gates."""
-    adapters = learned(lt.SaLoRA(r=3, sites="qv"), kind, dtype)
+    adapters = learned(lt.SaLoRA(r=3, sites="qv"), kind, dtype, model=model)
     with torch.no_grad():
         for name, gate in adapters.rule.gates().items():
             gate.phase = "deterministic"
@@ -286,6 +296,413 @@ def test_gpt2_q_and_v_are_one_block(tmp_path):
         assert torch.allclose(back[name].delta(), branch.delta(), atol=1e-6)
 
 
+# ---- in a process that never imports this package, by peft's own Auto classes -----------------------------------
+
+READER = """
+import contextlib, json, os, re, sys, warnings
+import torch
+from safetensors.torch import load_file, save_file
+
+os.chdir(sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+import peft
+warnings.simplefilter("error", UserWarning)     # such as missing adapter keys
+batch, found = load_file("batch.safetensors"), {}
+
+def first(model, inputs):
+    with torch.no_grad():
+        return model.eval()(**{name: batch[name] for name in inputs})[0].contiguous()
+
+for name, (auto, settings, inputs) in json.load(open("cases.json")).items():
+    try:
+        if auto:
+            model = getattr(peft, auto).from_pretrained(name, **settings)
+            found[name + " auto"] = first(model, inputs)
+        lines = re.search("```python\\n(.*?)```", open(name + "/README.md").read(), re.S)[1]
+        assert len([line for line in lines.splitlines() if line]) <= 5
+        made = {}
+        exec(lines, made)
+        found[name + " card"] = first(made["model"], inputs)
+    except Exception as error:
+        print(name, repr(error)[:600])
+assert "lowrank_teach" not in sys.modules
+save_file(found, "found.safetensors")
+"""
+
+OWN = """
+from transformers import BertForSequenceClassification
+
+class Twice(BertForSequenceClassification):
+    def forward(self, *args, **kwargs):
+        return [2 * self.bert(*args, **kwargs)[1] @ self.classifier.weight.T]
+"""
+DECODER = ("decoder_input_ids",)
+CLASSES: dict[str, str] = {  # how a class's name ends -> how peft's does
+    "ForSequenceClassification": "ForSequenceClassification", "ForTokenClassification": "ForTokenClassification",
+    "ForQuestionAnswering": "ForQuestionAnswering", "ForCausalLM": "ForCausalLM", "LMHeadModel": "ForCausalLM",
+    "ForConditionalGeneration": "ForSeq2SeqLM", "ForMaskedLM": "", "Model": "",
+}
+OPENED = ("BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering",
+          "BertForMaskedLM", "BertModel", "GPT2ForSequenceClassification", "GPT2LMHeadModel", "GPT2Model",
+          "LlamaForSequenceClassification", "LlamaForCausalLM", "LlamaModel", "T5ForSequenceClassification",
+          "T5ForTokenClassification", "T5ForConditionalGeneration", "T5Model", "BartForSequenceClassification",
+          "BartForConditionalGeneration", "BartForCausalLM", "BartModel", "DistilBertForSequenceClassification",
+          "RobertaForSequenceClassification")
+INPUTS = ("input_ids", "attention_mask")
+HEADS: dict[str, tuple[str, ...] | None] = {"trained": None, "untrained": ()}
+PRUNED = {"0.v": [-9.0] * 3, "1.q": [9.0] * 3}
+BY_METHOD = (*METHODS, "salora, pruned")
+
+
+class Doors:
+    """Folders that `save_peft` wrote, what the model says that each is of, and what peft makes of it elsewhere."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.right, self.limit = root, {}, {}
+        self.cases: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {}
+        self.batch = {name: value for name, value in BATCH.items() if name in INPUTS}
+        self.batch["decoder_input_ids"] = BATCH["input_ids"].flip(1).contiguous()
+
+    def base(self, kind: type, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+        """A pretrained model as a person has it: saved in a folder, and loaded from there."""
+        folder = self.root / "bases" / f"{kind.__name__}-{len(self.cases)}"
+        family = next((one for one in FAMILIES if kind.__name__.lower().startswith(one)), "bert")
+        config = tiny(family, labels=2 if "Question" in kind.__name__ else 3, **changes).config
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            kind(config).to(dtype).save_pretrained(folder)
+        return kind.from_pretrained(folder).eval()
+
+    def put(self, name: str, adapters: lt.Adapters, auto: str | None = None, settings: dict[str, Any] | None = None,
+            **options: Any) -> None:
+        """Write one, under a base name that is relative to where the reader stands.
+
+        auto: of peft's class; "" where the card's lines alone can open it.
+        """
+        model = adapters.model
+        base, kind = str(Path(model.name_or_path).relative_to(self.root)), type(model).__name__
+        if auto is None:
+            auto = "AutoPeftModel" + next(ours for theirs, ours in CLASSES.items() if kind.endswith(theirs))
+        lt.save_peft(adapters, self.root / name, base_name=base, **options)
+        decodes = kind in ("T5Model", "BartModel") or kind.endswith("ForConditionalGeneration")
+        self.cases[name] = auto, settings or {}, INPUTS + DECODER * decodes
+        self.limit[name] = rounding(model)
+        with torch.no_grad():
+            self.right[name] = model.eval()(**{key: self.batch[key] for key in self.cases[name][2]})[0]
+
+    def read(self) -> None:
+        """Open all of them in one fresh process."""
+        save_file(self.batch, self.root / "batch.safetensors")
+        (self.root / "cases.json").write_text(json.dumps(self.cases))
+        done = subprocess.run([sys.executable, "-c", READER, str(self.root)], capture_output=True, text=True,
+                              env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        self.said, self.found = done.stdout, load_file(self.root / "found.safetensors")
+
+    def check(self, name: str) -> None:
+        """What both ways to open it gave, against what the model gave here."""
+        for way in ("auto", "card") if self.cases[name][0] else ("card",):
+            assert f"{name} {way}" in self.found, [line for line in self.said.splitlines() if line.startswith(name)]
+            assert gap(self.found[f"{name} {way}"], self.right[name]) < self.limit[name], way
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory) -> Doors:
+    made = Doors(tmp_path_factory.mktemp("doors"))
+    for name in OPENED:
+        for trains, head in HEADS.items():
+            model = made.base(getattr(transformers, name))
+            sites = lt.find_sites(model)
+            method = lt.LoRA(r=4, sites="all", rank_pattern={sites[0].name: 2}, alpha_pattern={sites[1].name: 5.0})
+            made.put(f"{name}, {trains}", learned(method, model=model, head=head))
+    for name in BY_METHOD:
+        for kind in (transformers.BertForSequenceClassification, transformers.GPT2ForSequenceClassification):
+            model = made.base(kind, torch.float64)
+            adapters = trained(METHODS[name][0], model=model) if name in METHODS else gated("", PRUNED, model=model)
+            made.put(f"{name} on {kind.__name__}", adapters)
+            made.put(f"{name} on {kind.__name__}, uniform", adapters, uniform=True)
+    put_other_heads(made)
+    for tied in (True, False):
+        put_resized(made, transformers.LlamaForCausalLM, tied)
+        put_resized(made, transformers.BartForConditionalGeneration, tied)
+    made.read()
+    return made
+
+
+def put_other_heads(made: Doors) -> None:
+    """A class of a person's own; a pooler and a head that no checkpoint has, of other labels than it says."""
+    (made.root / "own_base.py").write_text(OWN)
+    sys.path.insert(0, str(made.root))
+    own = importlib.import_module("own_base").Twice
+    sys.path.pop(0)
+    made.put("a class of one's own", learned(lt.LoRA(r=2), model=made.base(own)), "AutoPeftModel",
+             {"import_allowlist": ["own_base"]})
+    model = made.base(transformers.BertModel)
+    folder = Path(model.name_or_path)
+    model.pooler = None
+    model.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    for trains, head in HEADS.items():
+        model, _ = lt.load_backbone(str(folder), num_labels=5, seed=3)
+        made.put(f"a fresh pooler, {trains}", learned(lt.LoRA(r=2), model=model, head=head),
+                 settings={"num_labels": 5})
+
+
+def put_resized(made: Doors, kind: Any, tied: bool) -> None:
+    """Two tokens more, as the tokenizer beside it has them, and rows up to a multiple that no tokenizer tells of."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["[new]", "[newer]"])
+    for name, rows in (("tokens", len(tokenizer)), ("rows", 64)):
+        model = made.base(kind, tie_word_embeddings=tied)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.no_grad():
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.weight[VOCAB:] += 1
+        sites = ("lm_head", "0.q") if kind is transformers.LlamaForCausalLM and not tied else "q"
+        adapters = learned(lt.LoRA(r=2, sites=sites), model=model, head=())
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made.put(f"{name} added to {kind.__name__}{' tied' * tied}", adapters, None if name == "tokens" else "",
+                     tokenizer=tokenizer)
+        told = [str(one.message) for one in said if "vocabulary was resized from 40 to 64" in str(one.message)]
+        assert len(told) == (name == "rows")
+
+
+@pytest.mark.parametrize("trains", HEADS)
+@pytest.mark.parametrize("name", OPENED)
+def test_peft_s_auto_class_opens_it(name, trains, doors):
+    """By task or by auto_mapping, with a head that trained and one that did not; the card's own lines do it too."""
+    doors.check(f"{name}, {trains}")
+
+
+@pytest.mark.parametrize("name", BY_METHOD)
+def test_peft_s_auto_class_opens_every_method(name, doors):
+    """As they were trained, and brought to one rank and one scale."""
+    for kind in ("Bert", "GPT2"):
+        for end in ("", ", uniform"):
+            doors.check(f"{name} on {kind}ForSequenceClassification{end}")
+
+
+@pytest.mark.parametrize("name", ["a class of one's own", "a fresh pooler, trained", "a fresh pooler, untrained"])
+def test_peft_s_auto_class_opens_other_heads(name, doors):
+    """Where the base's own configuration or checkpoint does not have the head that was used."""
+    doors.check(name)
+
+
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaForCausalLM tied", "BartForConditionalGeneration",
+                                  "BartForConditionalGeneration tied"])
+@pytest.mark.parametrize("added", ["tokens", "rows"])
+def test_a_resized_vocabulary_travels_with_the_adapter(added, kind, doors):
+    """The new rows are in the file; we read them, too, and say so where the model was not resized."""
+    name = f"{added} added to {kind}"
+    doors.check(name)
+    base = getattr(transformers, kind.partition(" ")[0]).from_pretrained(
+        doors.root / written(doors.root / name)[0]["base_model_name_or_path"])
+    rows = 64 if added == "rows" else VOCAB + 2
+    with pytest.raises(ExportError, match=rf"{rows} rows and the model's 40: call model\.resize_token_embeddings"):
+        lt.load_peft(base, doors.root / name)
+    base.resize_token_embeddings(rows, mean_resizing=False)
+    back = lt.load_peft(base, doors.root / name)
+    with torch.no_grad():
+        found = back.model.eval()(**{key: doors.batch[key] for key in doors.cases[name][2]})[0]
+    assert gap(found, doors.right[name]) < doors.limit[name]
+
+
+# ---- for tools that read less, on other machines, from compiled models -----------------------------------------
+
+
+@torch.no_grad()
+def by_the_top_level(base: nn.Module, folder: Path, own_rank: bool = False) -> nn.Module:
+    """The model as a tool reads it that looks at r and lora_alpha and at no pattern.
+
+    own_rank: α is divided by each tensor's own rank and not by r, as llama.cpp does with what its converter wrote.
+    """
+    config, tensors = written(folder)
+    for name, A in tensors.items():
+        path, _, kind = name.removeprefix(PREFIX).partition(".lora_A")
+        if kind:
+            scale = config["lora_alpha"] / (len(A) if own_rank else config["r"])
+            delta = scale * tensors[f"{PREFIX}{path}.lora_B.weight"] @ A
+            layer: Any = base.get_submodule(path)
+            layer.weight += delta.T if type(layer).__name__ == "Conv1D" else delta
+        elif ".lora_B." not in name:
+            base.get_parameter(name.removeprefix(PREFIX)).copy_(A)
+    return base
+
+
+UNEVEN: dict[str, Callable[[str], lt.Adapters]] = {
+    "ranks": lambda kind: learned(lt.LoRA(r=4, sites="all", rank_pattern={"0.q": 2}), kind, torch.float64),
+    "scales": lambda kind: learned(lt.LoRA(r=4, alpha_pattern={"0.q": 3.0}), kind, torch.float64),
+    "gates": lambda kind: gated(kind, PRUNED, torch.float64),
+}
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("case", UNEVEN)
+def test_uniform_is_read_rightly_by_r_and_alpha_alone(case, kind, compress, tmp_path):
+    """One rank, one scale, no pattern: the same logits, where the default has others; ranks come back as before."""
+    adapters = UNEVEN[case](kind)
+    for name, uniform in (("even", True), ("as it is", False)):
+        lt.save_peft(adapters, tmp_path / name, uniform=uniform, compress=compress)
+    config, _ = written(tmp_path / "even")
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    assert set(ranks_in(tmp_path / "even").values()) == {config["r"]}
+    def base() -> Any:
+        return tiny(kind, dtype=torch.float64)
+
+    for own_rank in (True, False):
+        assert apart(by_the_top_level(base(), tmp_path / "even", own_rank), adapters.model) < 1e-12
+    assert apart(in_peft(base(), tmp_path / "even"), adapters.model) < 1e-12
+    differ = bool(written(tmp_path / "as it is")[0]["alpha_pattern"])  # compressed, equal ranks have one scale
+    assert (apart(by_the_top_level(base(), tmp_path / "as it is", True), adapters.model) > 1e-3) == differ
+    assert differ or (case, compress) == ("scales", True)
+    back = lt.load_peft(base(), tmp_path / "even")
+    assert apart(back.model, adapters.model) < 1e-12
+    assert back.ranks() == lt.load_peft(base(), tmp_path / "as it is").ranks()
+
+
+def test_what_trains_further_after_uniform_has_no_dead_direction(tmp_path):
+    """Zeros in both factors would stay zeros: they are left out when the folder is read."""
+    adapters = UNEVEN["ranks"]("bert")
+    back = lt.load_peft(tiny(dtype=torch.float64), lt.save_peft(adapters, tmp_path, uniform=True))
+    assert all(branch.lora_A.any(1).all() for branch in back.values())
+    assert back["0.q"].scaling == adapters["0.q"].scaling
+
+
+def test_the_base_is_named_so_that_others_find_it(tmp_path):
+    """The hub's name as it is; a folder with a warning, unless base_name says where it is for the reader."""
+    def name_of(adapters: lt.Adapters, **options: Any) -> tuple[str | None, list[str]]:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            lt.save_peft(adapters, tmp_path / "out", **options)
+        own = [warning for warning in said if "base_name" in str(warning.message)]
+        assert all(warning.filename == __file__ for warning in own)
+        return written(tmp_path / "out")[0]["base_model_name_or_path"], [str(warning.message) for warning in own]
+
+    tiny().save_pretrained(tmp_path / ("a-long-name" * 20) / "base")
+    model = type(tiny()).from_pretrained(tmp_path / ("a-long-name" * 20) / "base")
+    adapters = lt.adapt(model, lt.LoRA(r=2))
+    name, said = name_of(adapters)
+    assert name == model.name_or_path
+    assert len(said) == 1
+    assert "known only as the folder" in said[0]
+    assert len(said[0]) <= 300
+    assert name_of(adapters, base_name="owner/bert.base-v1") == ("owner/bert.base-v1", [])
+    for known, warned in (("roberta-base", 0), ("owner/name", 0), ("./here", 1), ("/not/here", 1), ("a/b/c", 1),
+                          ("", 0)):
+        model.name_or_path = known
+        name, said = name_of(adapters)
+        assert (name, len(said)) == (known or None, warned)
+
+
+def test_the_card_says_what_it_is_and_who_can_read_it(tmp_path):
+    """Method, ranks by module, scores, the base; a card that a person wrote is left alone, one of ours not."""
+    adapters = gated("bert", PRUNED)
+    options: dict[str, Any] = {"base_name": "owner/base", "tokenizer": word_tokenizer()}
+    lt.save_peft(adapters, tmp_path, scores={"accuracy": 0.87654, "runs": 3}, **options)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for part in ("library_name: peft\nbase_model: \"owner/base\"\n", "salora", lt.SaLoRA.paper, "| query | 2 | 2–3 |",
+                 "| value | 1 | 2 |", "1 adapted layers ended with rank 0", "| accuracy | 0.8765 |", "| runs | 3 |",
+                 "peft 0.15 or newer", "`uniform=True`", '"sites": "qv"'):
+        assert part in card, part
+    assert "tokenizer.json" in {path.name for path in tmp_path.iterdir()}
+    lt.save_peft(adapters, tmp_path, uniform=True, **options)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "one rank and one scale" in card
+    assert "accuracy" not in card
+    (tmp_path / "README.md").write_text("mine")
+    lt.save_peft(adapters, tmp_path, **options)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+BACKEND = "eager"  # names and wrappers are what is tested, not the code that a backend makes
+
+
+def compiled_before(model: Any) -> tuple[lt.Adapters, Any]:
+    made = torch.compile(model, backend=BACKEND)
+    return lt.adapt(made, lt.LoRA(r=2), seed=1), made
+
+
+def compiled_after(model: Any) -> tuple[lt.Adapters, Any]:
+    adapters = lt.adapt(model, lt.LoRA(r=2), seed=1)
+    return adapters, torch.compile(model, backend=BACKEND)
+
+
+def compiled_in_parts(model: Any) -> tuple[lt.Adapters, Any]:
+    adapters = lt.adapt(model, lt.LoRA(r=2), seed=1)
+    model.bert.encoder.layer[0] = torch.compile(model.bert.encoder.layer[0], backend=BACKEND)
+    model.classifier = torch.compile(model.classifier, backend=BACKEND)
+    return adapters, model
+
+
+def kept_compiled(model: Any) -> tuple[lt.Adapters, Any]:
+    adapters, made = compiled_after(model)
+    adapters.model = made
+    return adapters, made
+
+
+@pytest.mark.parametrize("compiled", [compiled_before, compiled_after, compiled_in_parts, kept_compiled])
+def test_an_adapter_of_a_compiled_model_has_plain_names(compiled, tmp_path):
+    """In the file, in our state, at the sites; the compiled model runs with the branches; peft and we read it."""
+    adapters, runs = compiled(tiny())
+    before = logits(runs, BATCH)
+    shake(adapters)
+    move_head(adapters)
+    assert apart(runs, adapters.model) < rounding(tiny())
+    assert gap(before, logits(runs, BATCH)) > 0.1
+    lt.save_peft(adapters, tmp_path)
+    plain = learned(lt.LoRA(r=2))
+    assert written(tmp_path)[0] == written(lt.save_peft(plain, tmp_path / "plain"))[0]
+    assert same_tensors(written(tmp_path)[1], written(tmp_path / "plain")[1])
+    assert adapters.state_dict()[0].keys() == plain.state_dict()[0].keys()
+    assert [site.path for site in adapters.sites.values()] == [site.path for site in plain.sites.values()]
+    assert apart(in_peft(tiny(), tmp_path), plain.model) < rounding(plain.model)
+    assert apart(lt.load_peft(torch.compile(tiny(), backend=BACKEND), tmp_path).model, plain.model) < 1e-6
+    assert lt.find_sites(torch.compile(tiny(), backend=BACKEND)) == lt.find_sites(tiny())
+    adapters.merge()
+    adapters.model.save_pretrained(tmp_path / "merged")
+    assert apart(reloaded(tiny(), tmp_path / "merged"), plain.model) < rounding(plain.model)
+
+
+@pytest.mark.parametrize("compiled", [compiled_before, compiled_after, compiled_in_parts])
+def test_a_compiled_model_trains_as_another_does(compiled):
+    """In our loop, which compares the names of what trains with those that were listed."""
+    adapters, _ = compiled(tiny())
+    plain = lt.adapt(tiny(), lt.LoRA(r=2), seed=1)
+    for one in (adapters, plain):
+        lt.Trainer(one, make_rows(16), collate, lt.train_config("tiny", steps=2, batch_size=8), cpu=True).run()
+    assert gap(logits(adapters.model, BATCH), logits(plain.model, BATCH)) < 1e-5
+
+
+def test_wrappers_that_must_come_after_adapt_are_refused():
+    """One that took note of the parameters, and one part that hides its layers: neither is passed over silently."""
+    model = tiny()
+    model.bert.encoder.layer[0] = torch.compile(model.bert.encoder.layer[0], backend=BACKEND)
+    with pytest.raises(ValueError, match=r"bert\.encoder\.layer\.0 was compiled by itself.*adapt the model first"):
+        lt.adapt(model, lt.LoRA(r=2))
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match=r"is in a DistributedDataParallel.*adapt the model inside"):
+            lt.adapt(nn.parallel.DistributedDataParallel(tiny()), lt.LoRA(r=2))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert next(iter(lt.adapt(nn.DataParallel(tiny()), lt.LoRA(r=2)).owners)).startswith("bert.")
+
+
+def test_names_of_a_compiled_model_are_read_too(tmp_path):
+    """As peft and an earlier save_peft wrote them."""
+    theirs = by_peft("bert", tmp_path, target_modules=["query"], modules_to_save=["classifier"],
+                     rank_pattern={"bert.encoder.layer.1.attention.self.query": 2})
+    config, tensors = written(tmp_path)
+    save_file({name.replace(PREFIX, f"{PREFIX}_orig_mod."): value for name, value in tensors.items()},
+              tmp_path / WEIGHTS)
+    config["rank_pattern"] = {r"^_orig_mod\.bert\.encoder\.layer\.1\.attention\.self\.query": 2}
+    config["modules_to_save"] = ["_orig_mod.classifier"]
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert apart(lt.load_peft(tiny(), tmp_path).model, theirs) < rounding(theirs)
+
+
 # ---- heads, names, other models -------------------------------------------------------------------------------
 
 
@@ -307,12 +724,13 @@ def test_a_fresh_pooler_is_part_of_the_head(tmp_path):
 
 @pytest.mark.parametrize(("kind", "head", "modules"), [
     ("roberta", None, ["classifier"]),
-    ("roberta", ("classifier.out_proj",), ["classifier.out_proj"]),
+    ("roberta", ("classifier.out_proj",), ["classifier"]),  # peft takes all of it for a classification
     ("distilbert", ("classifier",), ["classifier"]),  # also the end of pre_classifier, which peft takes too
-    ("gpt2", (), None),
+    ("gpt2", (), ["score"]),
+    ("bart", (), None),
 ])
 def test_heads(kind, head, modules, tmp_path):
-    """A head of several modules, a part of one, one whose name ends another's, none."""
+    """A head of several modules, a part of one, one whose name ends another's, none: with what peft takes for it."""
     adapters = learned(lt.LoRA(r=2), kind, head=head)
     lt.save_peft(adapters, tmp_path)
     assert written(tmp_path)[0]["modules_to_save"] == modules
