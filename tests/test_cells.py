@@ -65,9 +65,9 @@ def test_cells_are_trained_once_and_kept(little, monkeypatch):
 
 def test_only_what_is_named(little):
     assert [r["column"] for r in cells.train(["rt"], ["lora"], folder=little)] == ["lora"]
-    with pytest.raises(ValueError, match=r"no line or column nonsense; there are .*rt"):
+    with pytest.raises(ValueError, match=r"no line .nonsense.; there are .*rt"):
         cells.train(["nonsense"], folder=little)
-    with pytest.raises(ValueError, match="no line or column loro"):
+    with pytest.raises(ValueError, match="no column 'loro'"):
         cells.train(columns=["loro"], folder=little)
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
 from screen import final_screen
 from small import command, place_in
 
@@ -171,7 +170,8 @@ ODD = ["", "[/b]", "-1", "zz", "/nope/[b]", "a" * 400, "9" * 30, "\0", "\ud800",
 
 @pytest.mark.parametrize("line", [
     "train {}", "train lora --task {}", "train lora --backbone {}", "train lora --profile {}", "train lora --set {}",
-    "train lora --set r={}", "train lora --set steps={}", "train lora --seed {}", "train lora --plan --task {}", "train --preset {}",
+    "train lora --set r={}", "train lora --set steps={}", "train lora --seed {}", "train lora --plan --task {}",
+    "train --preset {}",
     "train --preset salora/roberta-base/cola --set {}", "compare --task {}", "compare --backbone {}",
     "compare --profile {}", "compare --set {}", "compare --set {}=1", "plan {}", "plan lora --backbone {}",
     "plan lora --memory --backbone roberta-base --length {}", "plan lora --memory --backbone roberta-base --card {}",
@@ -325,7 +325,7 @@ def test_no_cell_is_cut(monkeypatch, columns):
     frame = pd.DataFrame([{"method": name, "accuracy": 0.7812, "validation": 0.7912, "trainable": 1_312_962,
                            "ranks": "3–8", "sum of ranks": 1142, "ms a step": 1167.2, "search s": 222.61,
                            "total s": 1114.71} for name in LINEUP]).set_index("method")
-    screen = Console(width=columns, file=io.StringIO())
+    screen = board.Screen(width=columns, file=io.StringIO())
     monkeypatch.setattr(board, "console", screen)
     screen.print(board.rich_table(frame, "title", ["waiting"]))
     lines = screen.file.getvalue().splitlines()

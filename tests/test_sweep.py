@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from helpers import trainer
 from lethal import ENDLESS, Lethal, lives, steps, until
-from rich.console import Console
 from small import command, place_in
 
 import lowrank_teach as lt
+from lowrank_teach.board import Screen
 from lowrank_teach.cli_sweep import several
 from lowrank_teach.run_config import RunConfig, grid
 from lowrank_teach.runs import Store
@@ -407,7 +407,7 @@ def test_silence_and_a_lost_record_are_failures(small):
 
 def test_the_view_on_a_terminal(small, monkeypatch):
     """Bars for all runs and for those in progress; a run that ends loses its bar."""
-    out = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    out = Screen(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(view, "console", out)
     one, other = small("lora", seeds=2)
     shown = View(True)
@@ -431,7 +431,7 @@ def test_the_view_on_a_terminal(small, monkeypatch):
 
 
 def test_the_line_stands_above_the_bars(monkeypatch):
-    out = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    out = Screen(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
     monkeypatch.setattr(view, "console", out)
     shown = View(True)
     with shown.shown():
