@@ -5,8 +5,11 @@ Used by 00; the same table stands in the README.
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +42,26 @@ def course_map(folder: Path | str = ".") -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
-    """A table to read: text to the left, nothing cut off, numbers by column as `formats` say.
+    """A table to read: text to the left, nothing cut off, numbers by column as `formats` say. No text is markup.
 
     name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
     """
     from pandas.io.formats.style import Styler  # lazily: it asks for jinja2
 
-    words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
-    cells = ["th", *(f"td.col{i}" for i, column in enumerate(frame.columns) if column in words)]
-    left = [{"selector": cell, "props": [("text-align", "left")]} for cell in cells]
+    words = [i for i, kind in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    left = [{"selector": cell, "props": [("text-align", "left")]} for cell in ["th", *(f"td.col{i}" for i in words)]]
+    how = {column.replace("_", " "): form for column, form in formats.items()}
+    names = {axis: [name and _as_html(name) for name in labels.names]
+             for axis, labels in (("index", frame.index), ("columns", frame.columns))}
     # without a name for every cell, which would be half of the page's source
-    return (Styler(frame, uuid=name, cell_ids=False).set_table_styles(left)
-            .format({column.replace("_", " "): how for column, how in formats.items()}, escape="html"))
+    shown = Styler(frame.rename_axis(**names), uuid=re.sub(r"[^\w-]", "_", name), cell_ids=False)
+    shown.format({column: partial(_as_html, how=how.get(column, "")) for column in frame.columns})
+    return shown.set_table_styles(left).format_index(_as_html, axis=0).format_index(_as_html, axis=1)
+
+
+def _as_html(value: Any, how: str = "") -> str:
+    """A cell, a label or a name of a table."""
+    return html.escape((how or ("{:.6f}" if pd.api.types.is_float(value) else "{}")).format(value))
 
 
 def machine_line() -> str:

@@ -250,5 +250,7 @@ def _seen(artist: Artist, ax: Axes) -> bool:
 
 
 def caption_bundle(caption: str) -> dict[str, str]:
-    """A caption as a notebook output: Markdown in italics, and plain text."""
-    return {"text/markdown": f"*{caption.replace('*', '∗')}*", "text/plain": caption}
+    """A caption as a notebook output: Markdown in italics, and plain text. Nothing in it is markup of its own."""
+    plain = " ".join(caption.split()).replace("*", "∗").replace("&", "&amp;").replace("<", "&lt;")
+    plain = re.sub(r"[\\`\[\]$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", plain)   # W_q is no emphasis
+    return {"text/markdown": f"*{plain}*", "text/plain": caption}

@@ -10,6 +10,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib import colors
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -330,6 +331,19 @@ def test_save_gives_the_same_bytes_again(tmp_path):
     assert plots.save(FIGURES["gates"], tmp_path / "v1.2") == [tmp_path / "v1.2.png"]
     assert plots.save(FIGURES["gates"], str(tmp_path / "x.png")) == [tmp_path / "x.png"]
     assert not (tmp_path / "x.svg").exists()
+
+
+def test_nothing_in_a_caption_is_markup():
+    captions = ('<b>&"', "a _b_ of W_q and *c*", "`code` [link](x) <img src=x> \\", "one\n\n# two",
+                "P(g > 0) & 1 < 2")
+    for caption in captions:
+        bundle = style.caption_bundle(caption)
+        inline, = [token for token in MarkdownIt().parse(bundle["text/markdown"]) if token.type == "inline"]
+        kinds = {token.type for token in inline.children}
+        assert kinds <= {"em_open", "em_close", "text", "text_special"}, caption
+        shown = "".join(token.content for token in inline.children)
+        assert shown == " ".join(caption.split()).replace("*", "∗")
+        assert bundle["text/plain"] == caption
 
 
 def test_show_puts_caption_and_alt_text(monkeypatch):

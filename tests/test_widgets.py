@@ -6,6 +6,7 @@ Those of a paper have their tests beside it; here are the first three, the run b
 from __future__ import annotations
 
 import io
+import re
 import statistics
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from benchmarks import sliders
 from PIL import Image
 
-from lowrank_teach import drawings, explorers, style, widgets
+from lowrank_teach import course, drawings, explorers, style, widgets
 from lowrank_teach.explorers.runs import Card, from_store, from_studies
 from lowrank_teach.runs import HISTORY, Run, Store
 
@@ -307,3 +308,25 @@ def test_an_image_has_a_name_that_its_view_can_show():
     image.tooltip = "what is seen"
     assert image.get_state()["description"] == ""
     assert image.get_state()["_model_name"] == "ImageModel"
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_no_text_of_a_table_is_markup():
+    """Of cells, labels, the names of both axes, the table's name and the formats."""
+    odd = '<b>&"'
+    cells = {odd: [odd, [odd]], "n a": [1.0, 2.0], "m": [0.5, 0.25]}
+    frame = pd.DataFrame(cells, index=pd.Index([odd, "x"], name=odd))
+    frame.columns.name = odd
+    page = course.readable(frame, odd, n_a="{:.2f}" + odd).to_html()
+    for several in (frame.T, frame.set_index(["m", "n a"], append=True)):
+        page += course.readable(several, odd).to_html()
+    text = page.partition("<table")[2]
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;&quot;" in text
+    assert "&amp;amp;" not in page   # once
+    assert "&amp;lt;" not in page
+    assert "1.00&lt;b&gt;&amp;&quot;" in text
+    assert "0.500000" in text   # what no format is given for is shown as before
+    assert re.search(r'<table id="T_[\w-]+">', page)
