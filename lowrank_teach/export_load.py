@@ -35,7 +35,9 @@ from .sites import Site, select, shape
 from .state import non_finite
 
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
-COMPILED = re.compile(r"_orig_mod(?:\\\\)?\.")  # in names of what was saved from a compiled model, and in patterns
+# what torch.compile and DataParallel put before names, and before those in patterns (as JSON has their backslash)
+COMPILED = re.compile(r"_orig_mod(?:\\\\)?\.")
+PARALLEL = re.compile(rf'(?:(?<=["^])|(?<={re.escape(PREFIX)}))module(?:\\\\)?\.')
 # starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 READ = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"}
@@ -66,7 +68,7 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
     """
     model = to_adapt(model)
     require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
-    config, tensors = _read(Path(folder))
+    config, tensors = _read(Path(folder), [COMPILED] if hasattr(model, "module") else [COMPILED, PARALLEL])
     pairs, rest = _pairs(config, tensors)
     vocabulary = _vocabulary(model, config, rest)
     sites, parts = _split(model, select(model, tuple(pairs)), pairs)
@@ -85,7 +87,7 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
     return adapters
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(folder: Path, wrappers: list[re.Pattern[str]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if (folder / "adapter_model.bin").exists() and not (folder / WEIGHTS).exists():
         raise ExportError(f"{folder} holds adapter_model.bin, which is pickle and not read here: load it with peft "
                           "and call its save_pretrained(folder), which writes safetensors")
@@ -95,10 +97,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                           "save_pretrained(folder) wrote")
     try:
         said = (folder / CONFIG).read_text(encoding="utf-8")
-        config, tensors = json.loads(COMPILED.sub("", said)), load_file(folder / WEIGHTS)
+        for wrapper in wrappers:
+            said = wrapper.sub("", said)
+        config, tensors = json.loads(said), load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ExportError(f"the adapter in {folder} is damaged ({str(error)[:99]}); copy it again") from error
-    tensors = {COMPILED.sub("", name): value for name, value in tensors.items()}
+    for wrapper in wrappers:
+        tensors = {wrapper.sub("", name): value for name, value in tensors.items()}
     _refuse_odd(config)
     _refuse_more_than_lora(config)
     if odd := [name for name, t in tensors.items() if not (t.is_floating_point() and t.element_size() > 1)]:
@@ -226,7 +231,8 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
             if heads[path][key].shape != own.shape:
                 theirs = tuple(heads[path][key].shape)
                 raise ExportError(f"{path}.{key} is {tuple(own.shape)} in the model and {theirs} in the file: load "
-                                  "the model with the head that was trained (num_labels)")
+                                  "the model with the head that was trained (num_labels), and with its vocabulary "
+                                  "(model.resize_token_embeddings)")
     if rest:
         name = next(iter(rest)).removeprefix(PREFIX)
         raise ExportError(f"the file holds {len(rest)} tensors that are neither LoRA of a matrix nor a saved "

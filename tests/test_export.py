@@ -6,6 +6,7 @@ import copy
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -425,6 +426,7 @@ def doors(tmp_path_factory) -> Doors:
     for tied in (True, False):
         put_resized(made, transformers.LlamaForCausalLM, tied)
         put_resized(made, transformers.BartForConditionalGeneration, tied)
+    put_resized(made, transformers.GPT2LMHeadModel, False, head=("transformer.wte", "lm_head"))
     made.read()
     return made
 
@@ -448,7 +450,7 @@ def put_other_heads(made: Doors) -> None:
                  settings={"num_labels": 5})
 
 
-def put_resized(made: Doors, kind: Any, tied: bool) -> None:
+def put_resized(made: Doors, kind: Any, tied: bool, head: tuple[str, ...] = ()) -> None:
     """Two tokens more, as the tokenizer beside it has them, and rows up to a multiple that no tokenizer tells of."""
     tokenizer = word_tokenizer()
     tokenizer.add_tokens(["[new]", "[newer]"])
@@ -459,11 +461,11 @@ def put_resized(made: Doors, kind: Any, tied: bool) -> None:
             for table in (model.get_input_embeddings(), model.get_output_embeddings()):
                 table.weight[VOCAB:] += 1
         sites = ("lm_head", "0.q") if kind is transformers.LlamaForCausalLM and not tied else "q"
-        adapters = learned(lt.LoRA(r=2, sites=sites), model=model, head=())
+        adapters = learned(lt.LoRA(r=2, sites=sites), model=model, head=head)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            made.put(f"{name} added to {kind.__name__}{' tied' * tied}", adapters, None if name == "tokens" else "",
-                     tokenizer=tokenizer)
+            made.put(f"{name} added to {kind.__name__}{' tied' * tied}{' trained' * bool(head)}", adapters,
+                     None if name == "tokens" else "", tokenizer=tokenizer)
         told = [str(one.message) for one in said if "vocabulary was resized from 40 to 64" in str(one.message)]
         assert len(told) == (name == "rows")
 
@@ -490,7 +492,7 @@ def test_peft_s_auto_class_opens_other_heads(name, doors):
 
 
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaForCausalLM tied", "BartForConditionalGeneration",
-                                  "BartForConditionalGeneration tied"])
+                                  "BartForConditionalGeneration tied", "GPT2LMHeadModel trained"])
 @pytest.mark.parametrize("added", ["tokens", "rows"])
 def test_a_resized_vocabulary_travels_with_the_adapter(added, kind, doors):
     """The new rows are in the file; we read them, too, and say so where the model was not resized."""
@@ -499,7 +501,7 @@ def test_a_resized_vocabulary_travels_with_the_adapter(added, kind, doors):
     base = getattr(transformers, kind.partition(" ")[0]).from_pretrained(
         doors.root / written(doors.root / name)[0]["base_model_name_or_path"])
     rows = 64 if added == "rows" else VOCAB + 2
-    with pytest.raises(ExportError, match=rf"{rows} rows and the model's 40: call model\.resize_token_embeddings"):
+    with pytest.raises(ExportError, match=rf"\b{rows}\b.*resize_token_embeddings"):
         lt.load_peft(base, doors.root / name)
     base.resize_token_embeddings(rows, mean_resizing=False)
     back = lt.load_peft(base, doors.root / name)
@@ -690,17 +692,36 @@ def test_wrappers_that_must_come_after_adapt_are_refused():
     assert next(iter(lt.adapt(nn.DataParallel(tiny()), lt.LoRA(r=2)).owners)).startswith("bert.")
 
 
-def test_names_of_a_compiled_model_are_read_too(tmp_path):
-    """As peft and an earlier save_peft wrote them."""
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
+def test_names_with_a_wrapper_s_prefix_are_read_too(wrapper, tmp_path):
+    """As peft and an earlier save_peft wrote them of a compiled or a parallel model, in patterns as well."""
     theirs = by_peft("bert", tmp_path, target_modules=["query"], modules_to_save=["classifier"],
                      rank_pattern={"bert.encoder.layer.1.attention.self.query": 2})
     config, tensors = written(tmp_path)
-    save_file({name.replace(PREFIX, f"{PREFIX}_orig_mod."): value for name, value in tensors.items()},
-              tmp_path / WEIGHTS)
-    config["rank_pattern"] = {r"^_orig_mod\.bert\.encoder\.layer\.1\.attention\.self\.query": 2}
-    config["modules_to_save"] = ["_orig_mod.classifier"]
+    save_file({name.replace(PREFIX, PREFIX + wrapper): value for name, value in tensors.items()}, tmp_path / WEIGHTS)
+    config["rank_pattern"] = {"^" + re.escape(f"{wrapper}bert.encoder.layer.1.attention.self.query"): 2}
+    config["modules_to_save"] = [f"{wrapper}classifier"]
     (tmp_path / CONFIG).write_text(json.dumps(config))
     assert apart(lt.load_peft(tiny(), tmp_path).model, theirs) < rounding(theirs)
+
+
+def test_a_vocabulary_that_was_resized_in_peft_is_read(tmp_path):
+    """peft writes both embeddings by itself, the tied one twice; we read them into a model of that size."""
+    tiny("llama", head="causal", tie_word_embeddings=True).save_pretrained(tmp_path / "base")
+
+    def base() -> Any:
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base").eval()
+        model.resize_token_embeddings(VOCAB + 2, mean_resizing=False)
+        return model
+
+    theirs = get_peft_model(base(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    with torch.no_grad():
+        theirs.get_base_model().model.embed_tokens.weight[VOCAB:] += 1
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert sum("weight" in name and "lora" not in name for name in written(tmp_path / "theirs")[1]) == 2
+    batch = {**BATCH, "input_ids": (BATCH["input_ids"] + 2) % (VOCAB + 2), "labels": None}
+    adapters = lt.load_peft(base(), tmp_path / "theirs")
+    assert gap(logits(adapters.model, batch), logits(theirs, batch)) < rounding(theirs)
 
 
 # ---- heads, names, other models -------------------------------------------------------------------------------
