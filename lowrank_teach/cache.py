@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from contextlib import suppress
@@ -58,9 +59,29 @@ def _note_for(path: Path, expected: str) -> tuple[Path, list[str | int]]:
     return path.with_name(f".{path.name}.verified.json"), [expected, stat.st_size, stat.st_mtime_ns]
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed download or conversion left behind, once it is a day old."""
-    for left in folder.glob(f"{SCRATCH}*"):
+def of_this_process(prefix: str) -> str:
+    """The beginning of a name of a folder that holds what is not finished, by which `sweep` knows whose it is."""
+    return f"{prefix}{platform.node()}-{os.getpid()}-"
+
+
+def sweep(folder: Path, prefix: str = SCRATCH) -> None:
+    """Remove what a killed process left behind: where its name tells which (`of_this_process`), as soon as that has
+    ended; else once it is a day old."""
+    for left in folder.glob(f"{prefix}*"):
+        host, _, process = left.name.rpartition("-")[0].rpartition("-")
+        ended = host.endswith(f"-{platform.node()}") and process.isdecimal() and not _runs(int(process))
         with suppress(OSError):  # another process may be sweeping too
-            if time.time() - left.stat().st_mtime > 86_400:
+            if ended or time.time() - left.stat().st_mtime > 86_400:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":   # where signal 0 would be one
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:   # another user's
+        return True
+    return True

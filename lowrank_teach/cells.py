@@ -152,7 +152,7 @@ def _record(line: Line, column: str, run: Run) -> dict[str, Any]:
     return {"task": line.task, "backbone": line.backbone, "column": column, "metric": metric, "value": value,
             "test": run.metrics["test"], "seed": run.config["seed"], "trainable": run.parameters["trainable"],
             "seconds": run.seconds["total"], "source": run.notes[0], "command": command(line, column),
-            "key": run.key, "commit": run.machine["commit"]}
+            "key": run.key, "identity": run.identity, "commit": run.machine["commit"]}
 
 
 def _found(records: list[dict[str, Any]], line: Line, column: str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .adapters import adapt
 from .config import train_config
 from .experiment import Rows, load_for
+from .identity import identity
 from .methods import FullFineTuning
 from .outcome import Callback, Row, StoppedError
 from .runs import Store, config_key
@@ -108,13 +109,15 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
     c = train_config(profile, **training)
+    made_from = identity(task, backbone)
     data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test)
     model, tokenizer = load_for(backbone, data, seed)
     rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
     before = weights(model)
     adapters = adapt(model, FullFineTuning(trains=trains), seed=seed)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    key = config_key({"changes": trains, "task": task, "backbone": backbone, "seed": seed, "training": asdict(c)})
+    key = config_key({"changes": trains, "task": task, "backbone": backbone, "seed": seed, "training": asdict(c)},
+                     made_from)
     store = Store()
     store.check()
     checkpoint = store.checkpoint(key)

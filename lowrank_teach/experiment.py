@@ -113,6 +113,8 @@ class Job:
     def __post_init__(self) -> None:
         self.team = Team.here()
         self.recorded = self.team.recorded(self.config)  # `config` is of one process of several
+        self.identity = self.config.identity
+        self.key = config_key(self.recorded.described, self.identity)
 
     def _machine(self) -> dict[str, Any]:
         return machine() if self.team.size == 1 else {**machine(), "processes": self.team.size}
@@ -130,6 +132,7 @@ class Job:
         stage: Method | None = self.config.adjusted
         while stage is not None:
             model, tokenizer = self.materials.model(backbone, data, seed, c)
+            self._refuse_changed()
             rows = self.materials.rows(data, tokenizer, c, model)
             rows.refuse_long(model)
             adapters = adapt(model, self.form(stage), seed=seed)
@@ -158,10 +161,18 @@ class Job:
         return Run(config=self.recorded.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
                    ranks=adapters.ranks(), parameters=measure.parameter_counts(model, still), seconds=seconds,
                    memory=measure.peak_memory(), flops=flops, notes=notes, machine=self._machine(),
-                   factors=_factors(adapters))
+                   factors=_factors(adapters), identity=self.identity)
+
+    def _refuse_changed(self) -> None:
+        """Refuse rows and weights that were read while their files changed."""
+        now = self.config.identity
+        for part, name in (("data", self.config.task), ("weights", self.config.backbone)):
+            if now[part] != self.identity[part]:
+                raise ValueError(f"the {part} of '{name}' changed while this run was being prepared: call it again, "
+                                 "once nothing writes there any more")
 
     def _trainer(self, adapters: Adapters, rows: Rows, stage: Method) -> Trainer:
-        key, which = self.recorded.key, config_key(stage.to_dict())
+        key, which = self.key, config_key(stage.to_dict())
         checkpoint = self.store.checkpoint(f"{key}.{which[:6]}")
         if not self.cache and self.team.leads:
             checkpoint.unlink(missing_ok=True)

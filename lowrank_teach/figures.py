@@ -157,7 +157,8 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
             continue
         used = {need: runs[need] for need in (runs if name == "loss" else signature.needs)}
         data = {"name": name, "caption": signature.caption, "arrays": signature.arrays(runs),
-                "runs": [{"label": label, "key": run.key, "config": _public(run.config), "metrics": run.metrics}
+                "runs": [{"label": label, "key": run.key, "identity": run.identity, "config": _public(run.config),
+                          "metrics": run.metrics}
                          for label, run in used.items()],
                 "machine": _machine(used)}
         path = folder / "data" / f"{name}.json"
@@ -165,7 +166,7 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
         made.append(draw(path, folder))
     frame = table(runs)
     record = {"table": json.loads(frame.reset_index().to_json(orient="records")), "machine": _machine(runs),
-              "runs": [{"label": label, "key": run.key, "config": _public(run.config)}
+              "runs": [{"label": label, "key": run.key, "identity": run.identity, "config": _public(run.config)}
                        for label, run in runs.items()]}
     (folder / "data" / "compare.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n",
                                                   encoding="utf-8")

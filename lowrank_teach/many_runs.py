@@ -21,6 +21,7 @@ import torch
 
 from .config import TrainConfig
 from .experiment import Job, Materials, Rows, load_for
+from .identity import data_fingerprint, weights_fingerprint
 from .memory import in_units, plan_memory
 from .outcome import Callback, Outcome
 from .replicas import train_together
@@ -46,16 +47,18 @@ class Kept(Materials):
 
     def data(self, task: str, c: TrainConfig, seed: int) -> TaskData:
         drawn = TASKS[task].resplit is not None if task in TASKS else True   # rows that depend on the seed
-        key = "data", task, c.n_train, c.n_validation, c.n_test, c.validation_from_train, seed if drawn else None
+        counts = c.n_train, c.n_validation, c.n_test, c.validation_from_train
+        key = "data", task, data_fingerprint(task), *counts, seed if drawn else None
         return self._once(key, lambda: super(Kept, self).data(task, c, seed))
 
     def rows(self, data: TaskData, tokenizer: Any, c: TrainConfig, model: Any) -> Rows:
         written = c.num_beams, c.length_penalty, c.no_repeat_ngram_size, c.n_written
-        key = "rows", id(data), tokenizer.name_or_path, c.max_length, c.batch_size, written
+        key = "rows", id(data), id(tokenizer), c.max_length, c.batch_size, written
         return self._once(key, lambda: super(Kept, self).rows(data, tokenizer, c, model))
 
     def model(self, backbone: str, data: TaskData, seed: int, c: TrainConfig) -> tuple[Any, Any]:
-        key = "model", backbone, data.task.kind, len(data.task.labels or ()), c.base_dtype
+        labels, weights = len(data.task.labels or ()), weights_fingerprint(backbone)
+        key = "model", backbone, weights, data.task.kind, labels, c.base_dtype
         first, tokenizer = self._once(key, lambda: load_for(backbone, data, seed, c.base_dtype))
         model, _ = load_for(backbone, data, seed, c.base_dtype)
         share_weights(model, first, model.lowrank_new_parameters)
@@ -104,20 +107,20 @@ def fit_many(configs: Iterable[RunConfig], *, store: Store | None = None, cache:
     """
     configs, store, say = list(configs), store or Store(), say or (lambda line: None)
     store.check()
-    found: dict[str, Run | Exception] = {}
+    found: dict[RunConfig, Run | Exception] = {}
     for config in configs:
         if cache and (run := store.get(config.key)) is not None:
-            found[config.key] = run
-    missing = {config.key: config for config in configs if config.key not in found}
+            found[config] = run
+    missing = dict.fromkeys(config for config in configs if config not in found)
     many = Many(store, cache, at_once, callbacks, say, autosave)
-    for config, end in many.train(list(missing.values())):
-        found[config.key] = end
+    for config, end in many.train(list(missing)):
+        found[config] = end
         if isinstance(end, Run):
             store.put(end)
-            store.forget_checkpoints(config.key)
+            store.forget_checkpoints(end.key)
             if on_run is not None:
                 on_run(config, end)
-    return [found[config.key] for config in configs]
+    return [found[config] for config in configs]
 
 
 @dataclass

@@ -17,6 +17,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .config import TrainConfig, default_profile, fit_to_profile, set_by_profile, train_config
+from .identity import identity
 from .methods import Method, as_method, compose
 from .methods.checks import among, require, require_seed, shown
 from .methods.compose import named
@@ -94,9 +95,14 @@ class RunConfig:
                 for name, values in (set_by_profile(self.method, self.profile) if self.adjust else {}).items()]
 
     @property
+    def identity(self) -> dict[str, str | None]:
+        """Fingerprints of the rows and weights that stand under these names now; see `identity.identity`."""
+        return identity(self.task, self.backbone)
+
+    @property
     def key(self) -> str:
-        """The name of the run's record; see `runs.config_key`."""
-        return config_key(self.described)
+        """The name of the run's record, of what would be trained now; see `runs.config_key`."""
+        return config_key(self.described, self.identity)
 
     @property
     def label(self) -> str:

@@ -1,22 +1,27 @@
 """A run's record, and the store that keeps it.
 
 A record is what a figure or a verdict may quote: configuration, seed, machine, versions, commit, history in long
-form, metrics, ranks, time and memory. It is a folder named by the hash of the configuration: `run.json`,
-`history.parquet`, and `update.safetensors` with the factors of every ΔW. Taught in 00.
+form, metrics, ranks, time and memory. It is a folder named by the hash of the configuration and of what it was
+trained from (rows, pretrained weights): `run.json`, `history.parquet`, and `update.safetensors` with the factors of
+every ΔW. It is checked when it is read. Taught in 00.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -25,15 +30,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
-from .cache import home
+from .cache import home, of_this_process, sha256, sweep
+from .errors import sentence, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+VERSION = version("lowrank-teach")
 HISTORY = ["step", "site", "name", "value"]
+FILES = ("history.parquet", "update.safetensors")   # of a record, beside run.json
+WRITING = ".writing-"      # folders of records that are not finished
+PAUSES_S = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)   # between looks at a record that is being written
 
 
 @dataclass
@@ -46,6 +56,8 @@ class Run:
     ranks: directions left at each site.  parameters: counts.  seconds: by part.  notes: warnings, sources.
     flops: of one step, frozen and adapter apart.  memory: peak bytes.
     factors: site -> (left (d, R), right (R, k)) with ΔW = left right, where the method has such a form.
+    identity: fingerprints of the rows ("data") and of the pretrained weights ("weights"); see `identity`.
+    version: of the package that made it.
     """
 
     config: dict[str, Any]
@@ -59,10 +71,12 @@ class Run:
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    identity: dict[str, str | None] = field(default_factory=dict)
+    version: str = VERSION
 
     @property
     def key(self) -> str:
-        return config_key(self.config)
+        return config_key(self.config, self.identity, self.version)
 
     @property
     def label(self) -> str:
@@ -86,13 +100,16 @@ class Run:
         return next(iter(self.metrics[split].items()))
 
 
-def config_key(config: dict[str, Any]) -> str:
-    """The run's name: a hash of all that decides its result, the package's version included.
+def config_key(config: Mapping[str, Any], identity: Mapping[str, str | None] | None = None,
+               made_by: str = VERSION) -> str:
+    """A run's name: a hash of all that decides its result.
 
-    Changes to the code between two versions are not seen: then train with `cache=False`.
+    config: as in the record.  identity: of rows and weights, see `identity`; None for what is no run.
+    made_by: the package's version. Changes to the code between two versions are not seen: then train with
+    `cache=False`.
     """
-    text = json.dumps({**config, "format": FORMAT, "version": version("lowrank-teach")}, sort_keys=True,
-                      ensure_ascii=False)
+    text = json.dumps({**config, "identity": dict(identity or {}), "format": FORMAT, "version": made_by},
+                      sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -128,35 +145,50 @@ class Store:
             path.unlink(missing_ok=True)
 
     def get(self, key: str) -> Run | None:
-        """A stored run, or None; a damaged one is passed over with a warning, and the next `put` replaces it."""
-        folder = self.path(key)
-        if not (folder / "run.json").exists():
-            return None
+        """A stored run, or None; a damaged one is passed over with one warning, and the next `put` replaces it."""
+        error: Exception | None = None
+        for pause in PAUSES_S:
+            time.sleep(pause)
+            before = self._standing(key)
+            try:
+                if before is not None:
+                    return _read(self.path(key))
+                error = None
+            except DAMAGE as found:
+                error = found
+            if before == self._standing(key) and not any(self.folder.glob(f"{WRITING}{key}-*")):
+                break   # nobody is at it
+        if error is not None:
+            self._warn(key, error)
+        return None
+
+    def _standing(self, key: str) -> tuple[int, int] | None:
+        """Which record stands under a key: another one once it was replaced; None where there is none."""
         try:
-            return _read(folder)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            warnings.warn(f"the stored run {key} is damaged ({type(error).__name__}: {error}) and is passed over; "
-                          f"train it again, or delete {folder}", stacklevel=2)
+            seen = (self.path(key) / "run.json").stat()
+        except OSError:
             return None
+        return seen.st_ino, seen.st_mtime_ns
+
+    def _warn(self, key: str, error: Exception) -> None:
+        folder = self.path(key)
+        if isinstance(error, EarlierError) or (folder, self._standing(key)) in _warned:
+            return
+        _warned.add((folder, self._standing(key)))
+        what = f"the stored run {key} is damaged ({type(error).__name__}: {error}) and is passed over"
+        warnings.warn(sentence(f"{what}; train it again, or delete {folder}"), stacklevel=3)
 
     def put(self, run: Run) -> Path:
-        """Write a record, whole or not at all; an older one of the same configuration is replaced.
+        """Write a record, whole or not at all; an older one of the same run is replaced, also while it is read.
 
         Raises:
             OSError: the folder cannot be written or is full; what stood there stays.
         """
         self.check()
-        scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
+        sweep(self.folder, WRITING)
+        scratch = Path(tempfile.mkdtemp(prefix=of_this_process(f"{WRITING}{run.key}-"), dir=self.folder))
         try:
-            plain = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)
-                     if f.name not in ("history", "factors")}
-            (scratch / "run.json").write_text(json.dumps({"key": run.key, **plain}, indent=1, ensure_ascii=False),
-                                              encoding="utf-8")
-            run.history.to_parquet(scratch / "history.parquet", index=False)
-            save_file({f"{site}.{side}": factor.detach().cpu().float().contiguous().clone()
-                       for site, pair in run.factors.items()
-                       for side, factor in zip(("left", "right"), pair, strict=True)},
-                      scratch / "update.safetensors")
+            _write(run, scratch)
             _replace_folder(scratch, self.path(run.key))
         except (OSError, SafetensorError) as error:
             raise OSError(f"the run could not be written to {self.folder} ({error}); make room there or choose "
@@ -173,27 +205,78 @@ class Store:
                 yield run
 
 
+# ---- a record as files ------------------------------------------------------------------------------------
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
+_warned: set[tuple[Path, Any]] = set()   # damaged records that were spoken of
+
+
+class EarlierError(ValueError):
+    """A record of an earlier format, which did not say what it was trained on."""
+
+
+def _write(run: Run, folder: Path) -> None:
+    run.history.to_parquet(folder / FILES[0], index=False)
+    save_file({f"{site}.{side}": factor.detach().cpu().float().contiguous().clone()
+               for site, pair in run.factors.items() for side, factor in zip(("left", "right"), pair, strict=True)},
+              folder / FILES[1])
+    plain = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("history", "factors")}
+    values = {"key": run.key, "format": FORMAT, **plain, "files": {name: sha256(folder / name) for name in FILES}}
+    (folder / "run.json").write_text(
+        json.dumps({**values, "sha256": _checksum(json.loads(json.dumps(values)))}, indent=1, ensure_ascii=False),
+        encoding="utf-8")
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _read(folder: Path) -> Run:
+    """The record in a folder.
+
+    Raises:
+        EarlierError: it is of an earlier format.  DAMAGE: it is not as it was written, or not this folder's.
+    """
     values = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "update.safetensors")
-    values.pop("key")
+    if not isinstance(values, dict):
+        raise ValueError(f"run.json holds {shown(values)}, which is no record")
+    if "config" in values and not {"format", "sha256"} & values.keys() and values.get("key") == folder.name:
+        raise EarlierError("its format is an earlier one")
+    if values.pop("sha256", None) != _checksum(values):
+        raise ValueError("run.json was changed since it was written")
+    written, key, _ = (values.pop(name) for name in ("files", "key", "format"))
+    held = {name: (folder / name).read_bytes() for name in FILES}   # read once: another may be put there meanwhile
+    for name, content in held.items():
+        if hashlib.sha256(content).hexdigest() != written[name]:
+            raise ValueError(f"{name} is not the file that was written")
+    tensors = load(held[FILES[1]])
     sites = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
-    return Run(**values, history=pd.read_parquet(folder / "history.parquet"),
-               factors={site: (tensors[f"{site}.left"], tensors[f"{site}.right"]) for site in sites})
+    run = Run(**values, history=pd.read_parquet(io.BytesIO(held[FILES[0]])),
+              factors={site: (tensors[f"{site}.left"], tensors[f"{site}.right"]) for site in sites})
+    if not key == run.key == folder.name:
+        raise ValueError(f"it is the record of {run.key}, another run")
+    return run
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Move a folder to its place; what stood there is deleted only once the new one stands."""
-    old = new.with_name(new.name + ".old")
-    if target.exists():
-        os.replace(target, old)
-    try:
-        os.replace(new, target)
-    except OSError:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    """Move a folder to its place; what stood there is deleted only once the new one stands.
+
+    Others may be doing the same: each record stands whole, and the last one stays.
+    """
+    for attempt in itertools.count():
+        old = new.with_name(f"{new.name}.old{attempt}")
+        with suppress(FileNotFoundError):   # nothing stands there
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if not target.exists():   # not because another was faster
+                with suppress(FileNotFoundError):
+                    os.replace(old, target)
+                raise
+        shutil.rmtree(old, ignore_errors=True)
+        if not new.exists():
+            return
 
 
 def default_folder() -> Path:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from .adapters import Adapters, adapt
 from .config import TrainConfig, train_config
 from .experiment import Rows, load_for
+from .identity import identity
 from .methods import LoRA, Method
 from .runs import Store, config_key
 from .tasks import Task, TaskData, load_task
@@ -64,6 +65,7 @@ def train_classifier(task: str, backbone: str = "minilm-l6", profile: str | None
     """
     data_config = train_config(profile, **training)
     method = method or LoRA(r=8)
+    made_from = identity(task, str(backbone))
     data = load_task(task, n_train=data_config.n_train, n_validation=data_config.n_validation,
                      n_test=data_config.n_test, seed=seed)
     if data.task.kind != "classification":
@@ -72,7 +74,8 @@ def train_classifier(task: str, backbone: str = "minilm-l6", profile: str | None
                  "training": dataclasses.asdict(data_config), "source": data.source}
     model, tokenizer = load_for(str(backbone), data, seed)
     adapters = adapt(model, method, seed=seed)
-    path = (store or Store()).folder / "classifiers" / f"{config_key(described)}.safetensors"
+    key = config_key(described, made_from)
+    path = (store or Store()).folder / "classifiers" / f"{key}.safetensors"
     kept = _read(path, adapters) if cache else None
     if kept is None:
         kept = _train(adapters, data, tokenizer, data_config, seed)

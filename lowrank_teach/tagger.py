@@ -26,6 +26,7 @@ from .adapters import adapt
 from .config import default_profile, fit_to_profile, train_config
 from .experiment import Rows, load_for, site_measures
 from .features import IGNORED, encode
+from .identity import identity
 from .methods import METHODS, Method
 from .methods.checks import require
 from .outcome import Callback, Row, StoppedError
@@ -61,6 +62,7 @@ def trained(method: Method | str, task: str, backbone: str = "minilm-l6", profil
     stage: Method | None = (first := _chosen(method, profile))
     c = train_config(profile, **training)
     described = _described(first, task, backbone, profile, seed, training) | ({"longest": longest} if longest else {})
+    made_from = identity(task, backbone)
     data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
     history, seconds, notes, started, done = list[Row](), dict[str, float](), [data.source], time.perf_counter(), 0
     while stage is not None:
@@ -81,7 +83,8 @@ def trained(method: Method | str, task: str, backbone: str = "minilm-l6", profil
     history += [(done, site, name, value) for site, name, value in site_measures(adapters)]
     seconds["total"] = time.perf_counter() - started
     run = Run(described, pd.DataFrame(history, columns=HISTORY), metrics, adapters.ranks(),
-              measure.parameter_counts(model), seconds, notes=notes, machine=machine())
+              measure.parameter_counts(model), seconds, notes=notes, machine=machine(),
+              identity=made_from)
     return Trained(model, tokenizer, data, rows, run)
 
 
@@ -126,7 +129,8 @@ def tag(method: Method | str, task: str, backbone: str = "minilm-l6", profile: s
     require(task in TASKS and TASKS[task].kind == "tagging", f"'{task}' is no task of tagging; there are "
             f"{', '.join(name for name, one in TASKS.items() if one.kind == 'tagging')}")
     store, c = store or Store(), train_config(profile, **training)
-    key = config_key(_described(_chosen(method, profile), task, backbone, profile, seed, training))
+    key = config_key(_described(_chosen(method, profile), task, backbone, profile, seed, training),
+                     identity(task, backbone))
     path = store.folder / "taggers" / f"{key}.safetensors"
     if cache and path.exists() and (run := store.get(key)):
         data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)

@@ -40,6 +40,7 @@ configs:
 CHILD = """
 import json, sys, time
 import lowrank_teach as lt
+from lowrank_teach.identity import data_fingerprint, weights_fingerprint
 time.sleep = lambda seconds: None
 lt.load_task, lt.load_backbone
 for what in sys.argv[1:]:
@@ -47,12 +48,13 @@ for what in sys.argv[1:]:
     try:
         if what.startswith("task:"):
             data = lt.load_task(what[5:])
-            line |= {"source": data.source, "rows": len(data.train), "test": data.test is None}
+            line |= {"source": data.source, "rows": len(data.train), "test": data.test is None,
+                     "fingerprint": data_fingerprint(what[5:])}
         else:
             model, tokenizer = lt.load_backbone(what, num_labels=2)
             line |= {"type": model.config.model_type, "new": list(model.lowrank_new_parameters),
                      "sum": float(model.bert.encoder.layer[0].attention.self.query.weight.detach().sum()),
-                     "ids": tokenizer("good film")["input_ids"]}
+                     "ids": tokenizer("good film")["input_ids"], "fingerprint": weights_fingerprint(what)}
     except Exception as error:
         line |= {"error": type(error).__name__, "says": str(error)}
     print(json.dumps(line | {"seconds": time.monotonic() - start}), flush=True)
@@ -112,6 +114,7 @@ def test_what_the_hub_has_is_used_once_and_then_from_the_cache(root, tmp_path):
         assert found["task:cola"]["rows"] == 12
         assert found["task:cola"]["test"]
         assert found["task:cola"]["source"].startswith("rows from the hub, nyu-mll/glue/cola: train 12")
+        assert found["org/tiny"]["fingerprint"] is not None is not found["task:cola"]["fingerprint"]
         assert asked_for(server, "GET /org/tiny/resolve")
         assert asked_for(server, "GET /datasets/nyu-mll/glue/resolve")
         assert not asked_for(server, ".bin")  # no pickle was looked for

@@ -22,6 +22,7 @@ from lowrank_teach.tasks import TASKS, load_task, prepare
 CHILD = """
 import json, sys, time
 import lowrank_teach as lt
+from lowrank_teach.identity import data_fingerprint
 time.sleep = lambda seconds: None
 lt.load_task
 for name in sys.argv[1:]:
@@ -31,6 +32,7 @@ for name in sys.argv[1:]:
         shown = [*data.task.text, data.task.label, *([data.task.group] if data.task.group else [])]
         line |= {"source": data.source, "rows": data.train[shown].astype(str).values.tolist(),
                  "n": [0 if part is None else len(part) for part in (data.train, data.validation, data.test)],
+                 "fingerprint": data_fingerprint(name),
                  "parts": sorted(set(data.test[data.task.part])) if data.task.part else []}
     except Exception as error:
         line |= {"error": type(error).__name__, "says": str(error)}
@@ -158,6 +160,7 @@ def test_each_published_shape_is_read_and_kept(read):
     again = load(address, home, "boolq", "webnlg", "alpaca")  # the server is gone: from the cache
     for name, line in again.items():
         assert line.get("rows") == found[name]["rows"], line
+        assert line["fingerprint"] == found[name]["fingerprint"] is not None
 
 
 @pytest.mark.shared

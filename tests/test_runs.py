@@ -6,8 +6,13 @@ import copy
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
+import shutil
+import signal
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +22,7 @@ from safetensors import SafetensorError
 
 import lowrank_teach as lt
 from lowrank_teach import runs
+from lowrank_teach.cache import of_this_process
 from lowrank_teach.runs import HISTORY, Run, Store, config_key
 
 CONFIG = {"method": {"method": "cola", "chain": 3, "r": 8, "knots": [], "rank_pattern": {}}, "task": "rt",
@@ -33,8 +39,13 @@ def a_run(**config) -> Run:
                ranks={"0.q": 8, "enc.0.v": 0}, parameters={"trainable": 12, "total": 100},
                seconds={"training": 1.5, "total": 2.0}, memory={"rss_peak_bytes": 10, "cuda_peak_bytes": None},
                flops={"forward_frozen": 3.0}, notes=["λ was small"], machine={"torch": "2", "commit": "abc"},
+               identity={"data": "a1", "weights": "b2"},
                factors={"0.q": (torch.randn(6, 8, generator=generator), torch.randn(8, 5, generator=generator)),
                         "enc.0.v": (torch.zeros(6, 0), torch.zeros(0, 5))})
+
+
+WRITTEN = ["key", "format", "files", "sha256", *(f.name for f in dataclasses.fields(Run)
+                                                 if f.name not in ("history", "factors"))]
 
 
 @pytest.fixture
@@ -100,6 +111,39 @@ def test_every_field_of_a_configuration_is_in_the_key():
     assert config_key(shuffled) == config_key(CONFIG)
 
 
+@pytest.mark.parametrize("other", [{}, {"data": "a1"}, {"data": "a2", "weights": "b2"},
+                                   {"data": "b2", "weights": "a1"}])
+def test_the_key_depends_on_rows_and_weights(other):
+    run = a_run()
+    assert dataclasses.replace(run, identity=other).key != run.key == dataclasses.replace(a_run()).key
+    assert dataclasses.replace(run, version="0.0.1").key != run.key
+
+
+def test_a_record_under_another_key_is_not_returned(store):
+    """Copied or renamed by hand, it would answer for a run that never was."""
+    asked, other = a_run(seed=1), a_run(seed=2)
+    shutil.copytree(store.put(other), store.path(asked.key))
+    with pytest.warns(UserWarning, match=rf"{asked.key} is damaged .*it is the record of {other.key}, another run"):
+        assert store.get(asked.key) is None
+    changed = json.loads((store.path(other.key) / "run.json").read_text())
+    changed["config"]["seed"] = 1
+    (store.path(other.key) / "run.json").write_text(json.dumps(changed))
+    with pytest.warns(UserWarning, match="was changed since it was written"):
+        assert list(store) == []
+
+
+def test_a_record_of_an_earlier_version_is_read_and_of_an_earlier_format_is_not_there(store):
+    old = dataclasses.replace(a_run(), version="0.0.1")
+    folder = store.put(old)
+    assert store.get(old.key).key == folder.name
+    values = {name: value for name, value in json.loads((folder / "run.json").read_text()).items()
+              if name not in ("format", "sha256", "files", "identity", "version")}
+    (folder / "run.json").write_text(json.dumps(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(store) == []
+
+
 def test_a_run_replaces_an_older_one(store):
     store.put(a_run())
     run = a_run()
@@ -151,6 +195,58 @@ def test_a_failed_swap_puts_the_old_run_back(store, monkeypatch):
     assert contents(store.folder) == before
 
 
+def putter(folder: str, accuracy: float, times: int) -> None:
+    """Put one record again and again, as another process would."""
+    run = a_run()
+    run.metrics["test"]["accuracy"] = accuracy
+    for _ in range(times):
+        Store(folder).put(run)
+
+
+def test_writers_of_one_record_and_its_readers_do_not_meet(store):
+    """Two processes and two threads put the same run while it is read: whole records, nothing left, no error."""
+    store.put(a_run())
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=putter, args=(str(store.folder), 0.1 * i, 60)) for i in (1, 2)]
+    with ThreadPoolExecutor(2) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for worker in workers:
+            worker.start()
+        threads = [pool.submit(putter, str(store.folder), 0.1 * i, 60) for i in (3, 4)]
+        seen = set()
+        while not all(thread.done() for thread in threads) or any(worker.is_alive() for worker in workers):
+            seen.add(store.get(a_run().key).metrics["test"]["accuracy"])
+        for thread in threads:
+            thread.result()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert seen <= {0.75, 0.1, 0.2, 0.1 * 3, 0.4}
+    assert len(seen) > 2
+    assert [path.name for path in store.folder.iterdir()] == [a_run().key]
+
+
+def killed_while_writing(folder: str) -> None:
+    """A process that is killed (no clean-up) before its record stands."""
+    runs._replace_folder = lambda new, target: os.kill(os.getpid(), signal.SIGKILL)
+    Store(folder).put(a_run())
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next(store):
+    worker = multiprocessing.get_context("spawn").Process(target=killed_while_writing, args=(str(store.folder),))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    left, = store.folder.iterdir()
+    assert left.name.startswith(runs.WRITING)
+    day_old, at_work = (store.folder / f"{runs.WRITING}{name}" for name in ("abcdef", "ghijkl"))
+    mine = store.folder / (of_this_process(f"{runs.WRITING}key-") + "x")
+    for folder in (day_old, at_work, mine):
+        folder.mkdir()
+    os.utime(day_old, (0, 0))
+    assert store.get(a_run().key) is None   # a reader leaves all as it is
+    store.put(a_run())
+    assert sorted(path.name for path in store.folder.iterdir()) == sorted([at_work.name, mine.name, a_run().key])
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     for place in (tmp_path / "file", tmp_path / "file" / "runs"):
@@ -177,6 +273,11 @@ def test_iteration_finds_every_run_and_nothing_else(store):
 @pytest.mark.parametrize(("name", "spoil"), [
     ("run.json", lambda data: data[: len(data) // 2]), ("run.json", lambda data: b"[1]"),
     ("run.json", lambda data: json.dumps({"key": "a", "config": {}, "unknown": 1}).encode()),
+    *(("run.json", lambda data, text=text: text.encode()) for text in ("null", "1", '"x"', "", "[" * 100_000, "{}")),
+    *(("run.json", lambda data, name=name: json.dumps(
+        {k: v for k, v in json.loads(data).items() if k != name}).encode()) for name in WRITTEN),
+    *(("run.json", lambda data, name=name: json.dumps({**json.loads(data), name: 3}).encode()) for name in WRITTEN),
+    ("run.json", lambda data: data.replace(b"0.75", b"0.85")), ("history.parquet", lambda data: data[::-1]),
     ("history.parquet", lambda data: data[: len(data) // 2]), ("history.parquet", None),
     ("update.safetensors", lambda data: data[:-7]), ("update.safetensors", None)])
 def test_a_damaged_run_is_passed_over_with_a_sentence(store, name, spoil):
@@ -189,7 +290,8 @@ def test_a_damaged_run_is_passed_over_with_a_sentence(store, name, spoil):
         file.write_bytes(spoil(file.read_bytes()))
     with pytest.warns(UserWarning, match=rf"{damaged.key} is damaged .*train it again, or delete"):
         assert store.get(damaged.key) is None
-    with pytest.warns(UserWarning, match="is damaged"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")   # it was said
         assert [run.key for run in store] == [whole.key]
     store.put(damaged)  # training again repairs it
     assert store.get(damaged.key).metrics == damaged.metrics

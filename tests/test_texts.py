@@ -24,7 +24,7 @@ from lowrank_teach.explorers.texts import HowManyInputs
 from lowrank_teach.methods import DeltaLoRA, LoRA
 from lowrank_teach.outcome import DivergedError
 from lowrank_teach.run_config import RunConfig
-from lowrank_teach.runs import Store
+from lowrank_teach.runs import Store, config_key
 from lowrank_teach.studies import generation, text_studies
 from lowrank_teach.tasks import task_here
 from lowrank_teach.toys import beams
@@ -420,7 +420,7 @@ def test_stored_texts_are_of_the_runs_that_are_defined(file, count):
         values = text_studies.settings(task, {"lr": record["lr"]})[0]
         run = RunConfig(text_studies.ARMS[record["arm"]], task, text_studies.BACKBONE, text_studies.PROFILE,
                         record["seed"], values)
-        assert run.key == record["key"]
+        assert config_key(run.described, record["identity"]) == record["key"]
     assert len(trained) == count
 
 

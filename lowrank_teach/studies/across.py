@@ -141,6 +141,7 @@ def _headline(metrics: Mapping[str, float]) -> float:
 
 def record(task: str, label: str, seed: int, rate: float, run: Run) -> dict[str, Any]:
     """What is kept of a run: numbers, no factors and no history."""
-    return {"task": task, "arm": label, "seed": seed, "lr": rate, "key": run.key, "method": run.config["method"],
+    return {"task": task, "arm": label, "seed": seed, "lr": rate, "key": run.key,
+            "identity": run.identity, "method": run.config["method"],
             "test": run.metrics["test"], "validation": run.metrics["validation"], "seconds": run.seconds,
             "parameters": run.parameters, "ranks": run.ranks}

@@ -108,7 +108,8 @@ def _record(study: Study, label: str, seed: int, run: Run) -> dict[str, Any]:
               for name in study.series if name in known}
     sites = {name: {site: round(value, 6) for site, value in run.by_site(name).items()}
              for name in study.sites if name in known}
-    return {"arm": label, "seed": seed, "key": run.key, "method": run.config["method"], "test": run.metrics["test"],
+    return {"arm": label, "seed": seed, "key": run.key, "identity": run.identity,
+            "method": run.config["method"], "test": run.metrics["test"],
             "validation": run.metrics["validation"], "seconds": run.seconds, "memory": run.memory,
             "parameters": run.parameters, "flops": run.flops, "ranks": run.ranks, "series": series, "sites": sites}
 

@@ -254,7 +254,8 @@ def _of_run(run: Run | None) -> dict[str, Any]:
         return {"method": {}, "series": {}, "seconds": {}, "parameters": {}, "ranks": {}, "validation": {}}
     last = int(run.seconds["steps.training"])   # without a search, and counted from the training's own start
     steps, values = smooth((range(1, last + 1), run.series("loss")[1][-last:]), width=5)
-    return {"key": run.key, "commit": run.machine["commit"], "method": run.config["method"],
+    return {"key": run.key, "identity": run.identity, "commit": run.machine["commit"],
+            "method": run.config["method"],
             "seconds": run.seconds, "parameters": run.parameters,
             "series": {"loss": [list(steps), [round(value, 4) for value in values]]}, "ranks": run.ranks,
             "validation": {"loss": run.metrics["validation"]["loss"]}}

@@ -166,7 +166,7 @@ class Tally:
     def hear(self, message: Message) -> None:
         """Note what a worker says."""
         key = message.key
-        if key in self.runs or key in self.failed:
+        if key in self.runs or key in self.failed or key not in self.by_key:   # as where rows changed meanwhile
             return
         if message.kind == "step":
             self.view.step(self.labels[key], message)

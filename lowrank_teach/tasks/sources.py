@@ -78,16 +78,33 @@ def _loaded(task: Task) -> corpora.Splits:
 
 def _exported(task: Task) -> corpora.Splits:
     """The hub's own export of a repository that is a script: CONFIGURATION/SPLIT/0000.parquet, on a branch."""
+    place, name = _snapshot(task)
+    return {split: _shards(place / name / there) for split, there in _on_hub(task).items()}
+
+
+def _snapshot(task: Task) -> tuple[Path, str]:
+    """The export's folder in the hub's cache, which is named by its commit, and the configuration in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
     assert task.hub is not None
     repository, name = task.hub if len(task.hub) == 2 else (task.hub[0], "default")
-    splits = _on_hub(task)
-    place = snapshot_download(repository, repo_type="dataset", revision=EXPORT,
-                              allow_patterns=[f"{name}/{there}/*" for there in splits.values()])
-    return {split: _shards(Path(place) / name / there) for split, there in splits.items()}
+    wanted = [f"{name}/{there}/*" for there in _on_hub(task).values()]
+    return Path(snapshot_download(repository, repo_type="dataset", revision=EXPORT, allow_patterns=wanted)), name
+
+
+def commit_on_hub(task: Task) -> str | None:
+    """The commit of the rows that the hub has, or its cache; None where neither can be had."""
+    try:
+        with cache_only_if_offline():
+            if task.exported:
+                return _snapshot(task)[0].name
+            import datasets
+
+            return datasets.load_dataset_builder(*task.hub).hash  # type: ignore[misc]
+    except Exception:  # as in `_from_hub`, which says why
+        return None
 
 
 def _shards(folder: Path) -> pd.DataFrame:

@@ -33,7 +33,9 @@ class Task:
     group: str = ""  # column: rows that are scored together (references of one input, answers to one question)
     part: str = ""  # column: scores are also given for each of its values
     reader: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of packaged text
+    asset: str = ""  # the packaged text that `reader` reads
     derived: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of no file of its own
+    made_of: str = ""  # task whose rows `derived` takes
     trained_on: str = ""  # task whose training rows it takes (and its validation rows, where it has none)
     hub: tuple[str, ...] | None = None  # repository, and configuration where it has several
     hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name there, where it is another
