@@ -17,9 +17,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[lab,test]"
 	@touch $(READY)
 
-# LoRA and the four methods on real text, a table, the figures; a second time it finds its runs
+# LoRA and the four methods on real text, a table, and in out/ the figures; a second time it finds its runs
 demo: $(READY)
-	$(BIN)/lowrank-teach compare --task rt --backbone minilm-l6 --profile $(PROFILE) --figures figures
+	$(BIN)/lowrank-teach compare --task rt --backbone minilm-l6 --profile $(PROFILE) --figures out
 
 # the suite, then every notebook in the tiny profile: with the exercises solved (nbmake), and as a reader finds it
 test: $(READY)
@@ -27,9 +27,9 @@ test: $(READY)
 	$(BIN)/python tests/run_notebooks.py
 
 # opens at the first notebook; runs are kept in the package's cache folder. The package comes first, so that every
-# kernel inherits how torch's threads wait
+# kernel inherits how torch's threads wait. A notebook that is saved keeps the kernel's names that it had
 lab: $(READY)
-	$(BIN)/python -c "import lowrank_teach; from jupyterlab.labapp import main; main()" notebooks/00_start_here.ipynb
+	$(BIN)/python -c "import lowrank_teach; from jupyterlab.labapp import main; main()" notebooks/00_start_here.ipynb --ContentsManager.pre_save_hook=lowrank_teach.course.keep_kernel
 
 # executes every notebook from its text in notebooks/text and moves the outputs over only if all passed
 notebooks: $(READY)
@@ -43,8 +43,9 @@ book: $(READY)
 glossary: $(READY)
 	$(BIN)/python -c "from lowrank_teach import glossary; print(glossary.page(), end='')" > notebooks/GLOSSARY.md
 
+# what the repository ships in figures/, drawn again from its numbers; with TRAIN=1 the numbers are made again first
 figures: $(READY)
-	$(BIN)/lowrank-teach figures
+	$(BIN)/lowrank-teach figures --folder figures $(if $(TRAIN),--train)
 
 # speed, against what one would pick instead: a table of ratios with the aims, and the records of figures/data/bench_*
 bench: $(READY)

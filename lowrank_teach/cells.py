@@ -1,7 +1,7 @@
 """Task × backbone × method: the cells of the papers' tables that ran here, each one command.
 
     lowrank-teach cells                       # what there is, and what is stored
-    lowrank-teach cells --train cola rte      # train what is missing in these lines
+    lowrank-teach cells --train --folder out cola rte      # train what is missing there in these lines
 
 A line is a task with a packaged backbone and a length of training that two cores finish. What a line says is that
 every cell of it trains, is scored by the task's own metric and leaves a record; so short a training does not say

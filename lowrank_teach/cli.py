@@ -48,7 +48,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command(epilog="Example: `lowrank-teach plan lora --backbone llama-7b --memory --set base_dtype=bfloat16`")(plan)
 app.command(epilog="Example: `lowrank-teach presets salora/roberta-base/cola`")(presets)
-app.command(epilog="Example: `lowrank-teach cells --train cola rte`")(cells)
+app.command(epilog="Example: `lowrank-teach cells --train --folder out cola rte`")(cells)
 app.command(epilog="Example: `lowrank-teach sweep -m lora -m salora -t rt --seeds 5 --set lr=1e-3,2e-3`")(sweep)
 app.command(epilog="Example: `lowrank-teach reproduce COLA 1 --plan`")(reproduce)
 
@@ -110,9 +110,9 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
 @app.command(epilog="Example: `lowrank-teach study chain`")
 def study(names: Annotated[list[str] | None, typer.Argument(help="which; without one they are listed")] = None,
           seeds: OwnSeeds = 0,
-          folder: Annotated[Path | None, typer.Option(help="where the numbers go")] = None,
+          folder: Annotated[Path, typer.Option(help="where the numbers go")] = Path("out/studies"),
           as_json: AsJson = False) -> Document:
-    """Train a sweep or an ablation over seeds, and keep its numbers for the notebooks and the verdicts."""
+    """Train a sweep or an ablation over seeds, and keep its numbers: `claims --folder` holds them to the papers."""
     from . import studies
     from .methods.checks import among, require, shown
 
@@ -140,6 +140,8 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
         found[name] = done.values(next(iter(done.records[0]["test"])))
         if not as_json:
             console.print(done.frame().to_string())
+    if not as_json:
+        _say_written([folder / f"{name}.json" for name in names])
     return found if as_json else None
 
 

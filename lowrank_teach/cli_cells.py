@@ -28,6 +28,8 @@ def cells(tasks: Annotated[list[str] | None, typer.Argument(help="only these tas
         print(f"{line.name}, {name}: {words}", file=sys.stderr, flush=True)
 
     table.require_known(tasks or (), method or ())
+    require(folder is not None or not train, "name the folder for the numbers with --folder, such as out; what is "
+            f"missing in its {table.FILE} is trained")
     require(train or folder is None or (folder / table.FILE).exists(), f"there are no cells in {shown(str(folder))}: "
             f"name the folder that holds {table.FILE}, or train them with --train")
     records = table.train(tasks or (), method or (), folder, on_cell=say) if train else table.load(folder)

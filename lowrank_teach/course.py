@@ -64,6 +64,19 @@ def _as_html(value: Any, how: str = "") -> str:
     return html.escape((how or ("{:.6f}" if pd.api.types.is_float(value) else "{}")).format(value))
 
 
+def keep_kernel(model: dict[str, Any], path: str, contents_manager: Any, **_: Any) -> None:
+    """Save a notebook with the kernel's names that its file has: a hook of Jupyter's server, before it writes.
+
+    An editor writes this machine's versions there, so that a page that was only opened would differ from its file.
+    """
+    stored = Path(contents_manager.root_dir, path.strip("/"))
+    if model["type"] != "notebook" or not stored.is_file():
+        return
+    new, old = model["content"]["metadata"], json.loads(stored.read_text(encoding="utf-8"))["metadata"]
+    if new.get("kernelspec", {}).get("name") == old.get("kernelspec", {}).get("name"):   # else it was chosen
+        new |= {name: old[name] for name in ("kernelspec", "language_info") if name in old}
+
+
 def machine_line() -> str:
     """One sentence on what every number of this notebook was measured on."""
     m = machine()

@@ -133,7 +133,7 @@ def hidden_errors(notebook: Any) -> Iterator[str]:
 def strip(notebook: Any) -> Any:
     """Without widget state, widget views and execution times: a repository page renders it, and diffs are small."""
     notebook.metadata = nbformat.from_dict({key: value for key, value in notebook.metadata.items()
-                                            if key in ("kernelspec", "language_info", "jupytext")})
+                                            if key in ("kernelspec", "language_info")})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import metadata, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jupyter_core.utils import ensure_async
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lowrank_teach as lt
-from lowrank_teach import waiting
+from lowrank_teach import cli, cli_cells, waiting
 
 ROOT = Path(__file__).resolve().parents[1]
 TOML = pytest.importorskip("tomllib", reason="Python 3.11 or later")
@@ -119,6 +125,92 @@ def test_the_command_that_demo_runs_is_one(monkeypatch, capsys):
         name, *words = line.split()
         _, out, _ = command(monkeypatch, capsys, name, "--help")
         assert all(word in out for word in words if word.startswith("--")), line
+
+
+def clone(folder: Path, *, of: tuple[str, ...] = ()) -> Path:
+    """A repository of git with these files of this one, .gitignore among them, all committed."""
+    for name in (".gitignore", *of):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "as it is")):
+        subprocess.run(["git", *words], cwd=folder, check=True, timeout=60)
+    return folder
+
+
+def changed(folder: Path) -> str:
+    return subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True,
+                          timeout=60).stdout
+
+
+def test_demo_leaves_a_clone_as_it_was(tmp_path, monkeypatch, capsys):
+    """What `make demo` runs, on a tiny model: its figures and numbers stand where git does not look."""
+    from small import command, place_in
+
+    place = place_in(tmp_path / "place")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(place / "runs"))
+    shipped = tuple(str(path.relative_to(ROOT)) for path in (ROOT / "figures" / "data").glob("*.json"))
+    monkeypatch.chdir(clone(tmp_path / "clone", of=shipped))
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    words = re.search(r"^demo: .+\n\t\S+lowrank-teach (.+)$", text, re.MULTILINE)[1].split()
+    words[words.index("--backbone") + 1] = str(place / "tiny")
+    words[words.index("--profile") + 1] = "tiny"
+    quick = ("--set=steps=24", "--set=batch_size=8", "--set=n_train=96")
+    status, out, err = command(monkeypatch, capsys, *words, *quick)
+    assert status == 0, err
+    written = [Path(line.removeprefix("wrote ")) for line in out.splitlines() if line.startswith("wrote ")]
+    assert len(written) == 7
+    assert all(path.is_file() for path in written)
+    assert (written[0].parent / "data" / "compare.json").is_file()
+    assert changed(Path()) == ""
+    assert f"figures in {written[0].parent}/" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_only_make_figures_writes_to_what_is_shipped():
+    """And a study, or cells, only where somebody names the folder."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipes = dict(re.findall(r"^(\w+): \$\(READY\)\n((?:\t.+\n)+)", text, re.MULTILINE))
+    writes = re.compile(r"--(?:figures|folder) figures\b")
+    assert [name for name, lines in recipes.items() if writes.search(lines)] == ["figures"]
+    defaults = inspect.signature(cli.study).parameters["folder"].default, \
+        inspect.signature(cli_cells.cells).parameters["folder"].default
+    assert defaults == (Path("out/studies"), None)
+    with pytest.raises(ValueError, match="name the folder for the numbers with --folder"):
+        cli_cells.cells(["rt"], train=True)
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "04_salora"])
+def test_a_notebook_that_was_opened_and_saved_is_as_it_was(tmp_path, name, monkeypatch):
+    """Through the contents manager of a JupyterLab with all its extensions, as `make lab` starts it."""
+    serverapp = pytest.importorskip("jupyter_server.serverapp")
+    for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    folder = clone(tmp_path / "clone", of=(f"notebooks/{name}.ipynb", f"notebooks/text/{name}.py"))
+    lab, = re.findall(r"^lab: .*\n\t(.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    app = serverapp.ServerApp()
+    app.initialize(["--allow-root", f"--ServerApp.root_dir={folder}", *re.findall(r"--\S+=\S+", lab)],
+                   new_httpserver=False)
+    manager = app.contents_manager
+
+    async def open_and_save(path: str, change: Callable[[Any], None]) -> None:
+        found = await ensure_async(manager.get(path, content=True))
+        change(found["content"])
+        await ensure_async(manager.save({"type": "notebook", "format": "json", "content": found["content"]}, path))
+
+    def as_the_editor_does(content: Any) -> None:
+        """It writes what the kernel says of itself, of another Python here."""
+        content["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+        content["metadata"]["language_info"]["version"] = "3.10.1"
+
+    def with_an_answer(content: Any) -> None:
+        content["cells"][1]["source"] = "1 + 1"
+
+    asyncio.run(open_and_save(f"notebooks/{name}.ipynb", as_the_editor_does))
+    assert changed(folder) == ""
+    asyncio.run(open_and_save(f"notebooks/{name}.ipynb", with_an_answer))   # what is changed is kept, there alone
+    assert changed(folder) == f" M notebooks/{name}.ipynb\n"
+    assert '"source": [\n    "1 + 1"\n' in (folder / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_there():

@@ -202,7 +202,7 @@ class RunBrowser(Picture):
     def words(self, **state: Any) -> str:
         if not self.collections:
             return ("No run is stored here yet: train one with lt.fit, with the button below, or a study with "
-                    "lowrank-teach study chain, and make this picture again.")
+                    "studies.train('chain'), and make this picture again.")
         collection, arm, seed, card = self.pick(**state)
         arms = self.collections[collection]
         metric, score = card.score

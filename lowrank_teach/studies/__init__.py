@@ -2,7 +2,7 @@
 
     found = studies.load("chain")
     found.values("accuracy")          # arm -> one number a seed
-    studies.train("chain", seeds=[0])  # again, here; `lowrank-teach study chain` does the same
+    studies.train("chain", seeds=[0])  # again, here; `lowrank-teach study chain` does it in out/studies
 
     found = studies.load_across("side_by_side")   # over tasks, each arm at the rate chosen on validation rows
     found.table()
@@ -31,5 +31,6 @@ def load_across(name: str, folder: Path | str | None = None) -> SideBySide:
     """
     if name not in TASK_STUDIES:
         raise KeyError(f"no study over tasks {name!r}; there are {', '.join(TASK_STUDIES)}")
-    missing = f"study {name!r} has no numbers yet; train it: lowrank-teach study {name}"
-    return SideBySide(*read(path_of(name, folder), missing))
+    path = path_of(name, folder)
+    missing = f"study {name!r} has no numbers yet; train it: lowrank-teach study {name} --folder {path.parent}"
+    return SideBySide(*read(path, missing))

@@ -62,7 +62,8 @@ def load(name: str, folder: Path | str | None = None) -> Results:
     """
     _defined(name)
     path = Path(folder or references_folder() / "studies") / f"{name}.json"
-    return Results(*read(path, f"study {name!r} has no numbers yet; train it: lowrank-teach study {name}"))
+    missing = f"study {name!r} has no numbers yet; train it: lowrank-teach study {name} --folder {path.parent}"
+    return Results(*read(path, missing))
 
 
 def train(name: str, folder: Path | str | None = None, *, seeds: Iterable[int] | None = None,

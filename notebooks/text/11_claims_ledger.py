@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,text//py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -63,8 +62,9 @@ stored["e2e"] = {"question": "Which method writes the better texts?", "arms": le
 course.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
 
 # %% [markdown]
-# One line trains a study again, seed by seed: `studies.train("chain")`, or `lowrank-teach study chain` in a
-# terminal (for texts, `python -m lowrank_teach.texts e2e`). Every verdict below then follows by itself.
+# One line trains a study again, seed by seed: `studies.train("chain")` (for texts, `python -m
+# lowrank_teach.texts e2e`). Every verdict below then follows by itself. In a terminal, `lowrank-teach study chain`
+# writes into `out/studies`, where `lowrank-teach claims --folder out/studies` reads.
 #
 # ## 2 · The idea in one picture
 #
