@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -155,17 +156,34 @@ def rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Tabl
              for label, row in frame.iterrows()]
     later = [[label, *("…" for _ in frame.columns)] for label in waiting or []]
     columns = list(zip(["method", *frame.columns], *cells, *later, strict=True))
-    gap = 2 if console.width >= 90 else 1
-    tight = sum(max(map(len, column)) + gap for column in columns) > console.width
+    gap, widths = _laid_out([[len(cell) for cell in column[1:]] for column in columns], [c[0] for c in columns])
     shown = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
-    for i, column in enumerate(columns):  # where room is short a heading takes two lines, but never a cell
-        width = max(len(word) for word in [*column[0].split(), *column[1:]])
-        shown.add_column(column[0], justify="right" if i else "left", width=width if tight else None)
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        shown.add_column(column[0], justify="right" if i else "left", width=width, overflow="fold")
     for row in cells:
         shown.add_row(*row)
     for row in later:
         shown.add_row(*row, style="dim")
     return shown
+
+
+def _laid_out(cells: list[list[int]], headings: list[str]) -> tuple[int, list[int]]:
+    """The space between columns, and their widths: where room is short a heading takes more lines, but no cell does.
+
+    Where even that is too wide, the names of the rows are folded.
+    """
+    for gap, lines in ((2, 1), (2, 2), (2, 3), (1, 2), (1, 3)):
+        widths = [max([_heading(heading, lines), *column]) for heading, column in zip(headings, cells, strict=True)]
+        room = console.width - sum(widths[1:]) - gap * (len(widths) - 1)
+        if widths[0] <= room:
+            return gap, widths
+    return gap, [max(room, len(headings[0])), *widths[1:]]
+
+
+def _heading(heading: str, lines: int) -> int:
+    """The least width at which the words of a heading take so many lines."""
+    return next(width for width in range(1, len(heading) + 1)
+                if width >= max(map(len, heading.split())) and len(textwrap.wrap(heading, width)) <= lines)
 
 
 def _cell(column: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from .board import InterruptedTraining, console
 from .cli_options import MOST_SEEDS, AsJson, Document, ProfileName, settled, value
@@ -114,7 +114,7 @@ def summary(configs: list[RunConfig], runs: list[Run]) -> Table:
         model = [config.backbone] if several_models else []
         arms.setdefault((config.task, *model, config.method.name, words), []).append(run)
     first = ("task", *(["backbone"] if several_models else []), "method", "values")
-    shown = Table(*first, box=None, header_style="bold")
+    shown = Table(*(Column(heading, overflow="fold") for heading in first), box=None, header_style="bold")
     for heading in ("seeds", "metric", "mean", "± (seeds)", "validation"):
         shown.add_column(heading, justify="right")
     for arm, members in arms.items():

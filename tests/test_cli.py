@@ -334,3 +334,22 @@ def test_no_cell_is_cut(monkeypatch, columns):
         [name, "0.781", "0.791", "1,312,962", "3–8", "1,142", "1167", "222.6", "1114.7"] for name in LINEUP]
     assert lines[-1].split() == ["waiting", *"…" * 8]
     assert all(len(line.rstrip()) <= columns for line in lines)
+
+
+def test_the_table_of_compare_at_80_columns(monkeypatch):
+    """With numbers as `make demo` gives them: two lines of heading, two spaces between columns, nothing cut."""
+    numbers = Path(lt.__file__).parents[1] / "figures" / "data" / "compare.json"
+    stored = json.loads(numbers.read_text(encoding="utf-8"))
+    frame = pd.DataFrame(stored["table"]).set_index("method")
+    screen = board.Screen(width=80, file=io.StringIO())
+    monkeypatch.setattr(board, "console", screen)
+    screen.print(board.rich_table(frame, "rt, minilm-l6, laptop, seed 0"))
+    title, *heading, = screen.file.getvalue().splitlines()
+    heading, rows = heading[:-len(frame)], heading[-len(frame):]
+    assert title.strip() == "rt, minilm-l6, laptop, seed 0"
+    assert len(heading) == 2
+    assert [re.split(" {2,}", row.strip()) for row in rows] == [  # so that no two numbers stand close
+        [label, *(board._cell(name, row[name]) for name in frame.columns)] for label, row in frame.iterrows()]
+    screen.print(board.rich_table(frame.rename(index={"lora": "lora" * 12}), "title"))
+    assert "…" not in screen.file.getvalue()
+    assert screen.file.getvalue().replace("\n", " ").count("0.784") == 2
