@@ -181,11 +181,12 @@ def test_the_folder_comes_before_the_package(folder):
     ("spoiled", "message"),
     [
         ({"sentence": ["one.", None, "three."]}, r"cola, train, column 'sentence', row 1.*must be a string"),
-        ({"sentence": [1, 2, 3]}, r"column 'sentence', row 0: 1: text must be a string"),
-        ({"label": [0, 1, 2]}, r"column 'label', row 2: 2: labels must be 0 to 1 \(unacceptable, acceptable\)"),
-        ({"label": [0.0, 1.0, np.nan]}, r"column 'label', row 2: nan"),
-        ({"label": [0.0, 0.5, 1.0]}, r"column 'label', row 1: 0\.5"),
-        ({"label": ["0", "1", "1"]}, r"column 'label', row 0: '0'"),
+        ({"sentence": [1, 2, 3]},
+         r"column 'sentence', row 0 of cola/train.parquet \(the first is row 0\): 1: text must be a string"),
+        ({"label": [0, 1, 2]}, r"column 'label', row 2 of .*: 2: labels must be 0 to 1 \(unacceptable, acceptable\)"),
+        ({"label": [0.0, 1.0, np.nan]}, r"column 'label', row 2 of .*: nan"),
+        ({"label": [0.0, 0.5, 1.0]}, r"column 'label', row 1 of .*: 0\.5"),
+        ({"label": ["0", "1", "1"]}, r"column 'label', row 0 of .*: '0'"),
         ({"label": [-1, -1, -1]}, r"hidden labels"),
         ({"label": [1, 1, 1]}, r"cola, train: all 3 rows have label = 1.*one class"),
         ({"label": None}, r"no column 'label'; the file has \['sentence'\]"),
@@ -217,7 +218,7 @@ def test_tags_are_checked_and_names_become_codes(folder):
     with pytest.raises(ValueError, match=r"wnut16, train, column 'tags', row 0.*each tag must be one of 21"):
         load_task("wnut16")
     write([["O", "O"], ["O", "O"]])
-    with pytest.raises(ValueError, match="row 1: 1 tokens but 2 tags"):
+    with pytest.raises(ValueError, match=r"row 1 of wnut16/train.parquet .*: 1 tokens but 2 tags"):
         load_task("wnut16")
 
 
