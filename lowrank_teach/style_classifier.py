@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from .adapters import Adapters, adapt
 from .config import TrainConfig, train_config
 from .experiment import Rows, load_for
+from .features import Collate, encode
 from .identity import identity
 from .methods import LoRA, Method
 from .runs import Store, config_key
@@ -43,12 +45,13 @@ class StyleClassifier:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str], batch_size: int = 64) -> list[int]:
-        """The class code of each text."""
+        """The class code of each text, read as a row of the training is."""
         place, found = next(self.model.parameters()).device, []
-        for start in range(0, len(texts), batch_size):
-            batch = self.tokenizer(list(texts[start:start + batch_size]), padding=True, truncation=True,
-                                   max_length=self.task.max_length, return_tensors="pt")
-            found += self.model(**batch.to(place)).logits.argmax(dim=-1).tolist()
+        frame = pd.DataFrame({self.task.text[0]: list(texts), self.task.label: 0})
+        rows, collate = encode(frame, self.task, self.tokenizer), Collate(self.tokenizer, self.task)
+        for start in range(0, len(rows), batch_size):
+            batch = {k: v.to(place) for k, v in collate(rows[start:start + batch_size]).items() if k != "labels"}
+            found += self.model(**batch).logits.argmax(dim=-1).tolist()
         return found
 
 
