@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from . import checkpoint
 from .adapters import Adapters, adapt
 from .config import TrainConfig, train_config
 from .experiment import Rows, load_for
@@ -25,8 +23,6 @@ from .methods import LoRA, Method
 from .runs import Store, config_key
 from .tasks import Task, TaskData, load_task
 from .train import Trainer
-
-_OTHER_ENDS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # of reading a kept file
 
 
 @dataclass
@@ -97,11 +93,7 @@ def _train(adapters: Adapters, data: TaskData, tokenizer: Any, config: TrainConf
 
 def _write(path: Path, adapters: Adapters, kept: dict[str, float]) -> None:
     tensors, values = adapters.state_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, scratch,
-              {"kept": json.dumps(kept), "values": json.dumps(values)})
-    os.replace(scratch, path)
+    checkpoint.write(path, tensors, {"kept": json.dumps(kept), "values": json.dumps(values)})
 
 
 def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
@@ -109,11 +101,11 @@ def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, header, whole = checkpoint.read(path)
+        if not whole:
+            raise ValueError("its content is not what was written")
         adapters.load_state_dict(tensors, json.loads(header["values"]))
         return json.loads(header["kept"])
-    except _OTHER_ENDS as error:
+    except checkpoint.UNREADABLE as error:
         warnings.warn(f"the kept classifier {path.name} is damaged ({error}); it is trained again", stacklevel=3)
         return None

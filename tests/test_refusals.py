@@ -23,7 +23,7 @@ from small import command, data_folder, model_folder, rows
 
 import lowrank_teach as lt
 from lowrank_teach import assets, cache, hub
-from lowrank_teach.checkpoint import CheckpointError
+from lowrank_teach.checkpoint import FORMAT, CheckpointError
 from lowrank_teach.outcome import DivergedError, StoppedError
 from lowrank_teach.runs import Store
 
@@ -425,7 +425,7 @@ SPOIL_CHECKPOINT = {
     "empty": (lambda path: path.write_bytes(b""), "is cut off or damaged"),
     "foreign": (lambda path: save_file({"a": torch.ones(2)}, path), "is not a checkpoint of this version"),
     "other run": (lambda path: save_file({"a": torch.ones(2)}, path, {
-        "format": "lowrank_teach checkpoint 1", "identity": "another", "values": "{}"}), "belongs to another run"),
+        "format": FORMAT, "identity": "another", "values": "{}"}), "belongs to another run"),
 }
 
 
