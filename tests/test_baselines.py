@@ -114,11 +114,15 @@ def test_a_layer_whose_units_are_all_closed_is_no_dead_adapter():
     assert last.bias.any()
 
 
-def test_thirty_steps_lower_the_loss(name):
-    """On the same eight rows each step, so that no other draw of rows hides it: at most 0.90 over 12 seeds."""
-    # pretrained weights want a small rate, vectors that begin anywhere a large one
-    rate = 1e-2 if name.startswith(("full", "head")) else 0.1 if name == "prompt-random" else 2e-2
-    _, outcome = train(BASELINES[name], steps=30, rows=8, lr=rate)
+def test_ninety_steps_lower_the_loss(name):
+    """On the same eight rows each step, so that no other draw of rows hides it.
+
+    Over 20 seeds of model, rows and training the limit lies 4.9 standard deviations or more above the mean end.
+    """
+    # pretrained weights want a small rate; a head that reads what does not change, and prompts, a large one
+    rate = 1e-2 if name.startswith("full") else 3e-2 if name == "head" else 2e-2
+    rate = {"prompt": 0.1, "prompt-random": 0.5}.get(name, rate)
+    _, outcome = train(BASELINES[name], steps=90, rows=8, lr=rate)
     found = losses(outcome)
     assert all(map(math.isfinite, found))
     assert sum(found[-5:]) < 0.92 * sum(found[:5])
@@ -265,10 +269,11 @@ def test_bottlenecks_on_every_family(kind, method):
                                             ("t5", "seq2seq"), ("bart", "seq2seq"), ("roberta", "tagging")])
 @pytest.mark.parametrize("method", [Houlsby(m=4), Pfeiffer(m=4)], ids=lambda m: m.name)
 def test_bottlenecks_write_and_tag(kind, head, method):
-    """On the same eight rows each step the loss ends at 0.90 of the start at most, over 12 seeds."""
+    """On the same eight rows each step; over 20 seeds of model, rows and training the mean end, 0.77 of the start at
+    most, lies 4.8 standard deviations or more below the limit, whatever the cell."""
     model = tiny(kind, head=head)
     made = Trainer(adapt(model, method, seed=0, head=["classifier"] if head == "tagging" else []),
-                   rows_for(head, 8), collate_for(head), TrainConfig(steps=25, batch_size=8, lr=2e-2), cpu=True)
+                   rows_for(head, 8), collate_for(head), TrainConfig(steps=50, batch_size=8, lr=2e-2), cpu=True)
     found = losses(made.run())
     assert sum(found[-5:]) < 0.92 * sum(found[:5])
     if head != "tagging":

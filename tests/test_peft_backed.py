@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import subprocess
@@ -286,22 +287,36 @@ CAN += [(kind, head, method) for kind, head in WRITERS for method in (PREFIX, PR
 HEADS = {"classification": None, "tagging": ["classifier"], "causal": [], "seq2seq": []}
 
 
+@pytest.mark.parametrize("method", [PREFIX, PROMPT], ids=lambda m: m.name)
+def test_a_copy_does_not_run_the_original(method):
+    """peft's wrapper is bound to the model that it was made for, so the copy would answer with that one's weights."""
+    adapters = adapt(tiny(), method, seed=0)
+    for copied in (copy.deepcopy(adapters.model), copy.deepcopy(adapters).model):
+        with pytest.raises(RuntimeError, match=f"a copy of one with {method.name} vectors"):
+            copied(**make_batch(2))
+    adapters.model(**make_batch(2))
+
+
 @pytest.mark.parametrize(("kind", "head", "method"), CAN, ids=lambda p: getattr(p, "name", p))
 def test_it_trains_wherever_it_is_taken(kind, head, method):
-    """24 steps on the same eight rows of that head lower the loss; the count of parameters is the formula's.
+    """72 steps on the same eight rows of that head lower the loss; the count of parameters is the formula's.
 
-    Over ten seeds of model, rows and training the loss ends at 0.985 of the start at most, whatever the cell.
+    Over 20 seeds of model, rows and training the mean end lies 4.2 standard deviations or more below the start; a
+    prompt for a writer 3.1, and so it is the sum of three seeds there, which lies 5.4 below.
     """
-    model = tiny(kind, head=head)
-    own = {n: set(vars(m)) for n, m in model.named_modules()}
-    adapters = adapt(model, method, seed=0, head=HEADS[head])
     widths = {"llama": 8}.get(kind, 16)  # one key-value head of two
     many = 4 * 2 * 2 * widths if method is PREFIX else 4 * 16
-    assert measure.parameter_counts(model)["adapter"] == many == adapters.plan().extra
-    made = Trainer(adapters, rows_for(head, 8), collate_for(head),
-                   TrainConfig(steps=24, batch_size=8, lr=5e-2 if method is PREFIX else 0.2), cpu=True)
-    found = [value for _, _, name, value in made.run().history if name == "loss"]
-    assert sum(found[-3:]) < sum(found[:3])
+    ends = [0.0, 0.0]
+    for seed in range(3 if method is PROMPT and head in ("causal", "seq2seq") else 1):
+        model = tiny(kind, head=head, seed=seed)
+        own = {n: set(vars(m)) for n, m in model.named_modules()}
+        adapters = adapt(model, method, seed=seed, head=HEADS[head])
+        assert measure.parameter_counts(model)["adapter"] == many == adapters.plan().extra
+        made = Trainer(adapters, rows_for(head, 8, seed=seed), collate_for(head),
+                       TrainConfig(steps=72, batch_size=8, lr=5e-2 if method is PREFIX else 0.1), seed=seed, cpu=True)
+        found = [value for _, _, name, value in made.run().history if name == "loss"]
+        ends = [ends[0] + sum(found[:3]), ends[1] + sum(found[-3:])]
+    assert ends[1] < ends[0]
     adapters.remove()
     assert {n: set(vars(m)) - {"_is_accelerate_prepared"} for n, m in model.named_modules()} == own
 

@@ -103,7 +103,8 @@ class PromptRule(Rule):
     def check(self, sites: list[Site]) -> None:
         from ..writing import positions  # late: it brings transformers
 
-        library, model = peft(), self.adapters.model
+        model = self.adapters.model
+        peft()
         self.kind, prefix = task_type(model), self.method.name == "prefix"
         family = model.config.model_type  # type: ignore[union-attr]
         encoder_decoder = model.config.is_encoder_decoder  # type: ignore[union-attr]
@@ -117,14 +118,13 @@ class PromptRule(Rule):
         room, p = positions(model), self.method.num_virtual_tokens
         require(room is None or p < room, f"num_virtual_tokens = {p} leaves no word a place among the {room} "
                                           f"positions of this model: take fewer than {room}")
-        self.library = library
 
     def attach(self, model: nn.Module, sites: list[Site]) -> list[str]:
         m, config, like = self.method, model.config, next(model.parameters())
         settings: dict[str, Any] = {**m.settings(), "task_type": self.kind, "inference_mode": False,
                                     "num_virtual_tokens": m.num_virtual_tokens, **widths(config, m.name == "prefix")}
         with seeded(self.generator):
-            self.wrapper = self.library.get_peft_model(model, self.library.get_peft_config(settings))
+            self.wrapper = peft().get_peft_model(model, peft().get_peft_config(settings))
         for path, module in list(model.named_modules()):  # peft trains a copy of the head: ours trains itself
             if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
                 model.set_submodule(path, module.original_module)
@@ -146,6 +146,9 @@ class PromptRule(Rule):
 
     def _through(self, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
         """Call with the model's own functions in their places, without what was wrapped around ours meanwhile."""
+        if model is not self.adapters.model:   # a copy has these functions too, and they lead here
+            raise RuntimeError(f"this model is a copy of one with {self.method.name} vectors, and would run the "
+                               "original: adapt a fresh model and load the saved adapters there")
         ours = {name: vars(model)[name] for name in self._own}
         vars(model).update(self._own)
         try:
