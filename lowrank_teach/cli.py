@@ -18,7 +18,6 @@ import typer
 from rich.table import Column, Table
 
 from .board import Board, InterruptedTraining, console, spell_output
-from .cli_cells import cells
 from .cli_options import (
     AsJson,
     BackboneName,
@@ -48,7 +47,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command(epilog="Example: `lowrank-teach plan lora --backbone llama-7b --memory --set base_dtype=bfloat16`")(plan)
 app.command(epilog="Example: `lowrank-teach presets salora/roberta-base/cola`")(presets)
-app.command(epilog="Example: `lowrank-teach cells --train --folder out cola rte`")(cells)
 app.command(epilog="Example: `lowrank-teach sweep -m lora -m salora -t rt --seeds 5 --set lr=1e-3,2e-3`")(sweep)
 app.command(epilog="Example: `lowrank-teach reproduce COLA 1 --plan`")(reproduce)
 

@@ -175,7 +175,7 @@ ODD = ["", "[/b]", "-1", "zz", "/nope/[b]", "a" * 400, "9" * 30, "\0", "\ud800",
     "train --preset salora/roberta-base/cola --set {}", "compare --task {}", "compare --backbone {}",
     "compare --profile {}", "compare --set {}", "compare --set {}=1", "plan {}", "plan lora --backbone {}",
     "plan lora --memory --backbone roberta-base --length {}", "plan lora --memory --backbone roberta-base --card {}",
-    "presets {}x", "cells {}", "cells --train {}", "cells --method {}", "cells --folder {}", "sweep -m {}",
+    "presets {}x", "sweep -m {}",
     "sweep -t {}", "sweep -b {} --processes 0", "sweep --seeds {}", "sweep --set {}", "sweep --plan --set {}=1",
     "reproduce {}", "reproduce COLA 1 --plan --seeds {}", "reproduce COLA 1 --plan --steps {}", "study {}",
     "study chain --seeds {}", "claims --paper {}x", "claims --folder {}/x", "tasks {}", "figures --folder {}/x"])
@@ -237,7 +237,7 @@ def test_letters_that_a_terminal_lacks_are_spelled():
 
 @pytest.mark.parametrize("name", ["cp1252", "ascii"])
 @pytest.mark.parametrize("line", [["--help"], ["claims", "--paper", "SaLoRA"], ["study"], ["tasks"], ["presets"],
-                                  ["presets", "salora/roberta-base/cola"], ["cells"], ["sweep", "--plan"],
+                                  ["presets", "salora/roberta-base/cola"], ["sweep", "--plan"],
                                   ["plan", "salora", "--memory", "--backbone", "roberta-base"],
                                   ["reproduce", "SaLoRA", "1", "--plan"],
                                   *([name, "--help"] for name in ("train", "compare", "study", "sweep", "plan"))],

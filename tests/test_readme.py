@@ -14,7 +14,7 @@ import torch
 from benchmarks import report
 
 import lowrank_teach as lt
-from lowrank_teach import cells, claims, course, many_runs
+from lowrank_teach import claims, course, many_runs
 from lowrank_teach.lineup import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,10 +41,6 @@ def test_the_course_table_is_made_from_the_stored_minutes():
     assert between("course") == course.markdown()
     there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert set(re.findall(r"\[(\w+)\]\(notebooks/\1\.ipynb\)", between("course"))) == there
-
-
-def test_the_cells_are_those_of_the_stored_runs():
-    assert between("cells") == cells.markdown()
 
 
 def test_the_ratios_are_those_of_the_stored_records():
