@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch.nn.modules.module import register_module_forward_hook
 from transformers.loss.loss_utils import ForCausalLMLoss, ForSequenceClassificationLoss
 from transformers.trainer_pt_utils import LabelSmoother
+
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def linear_schedule(step: int, total: int, warmup: float) -> float:
@@ -170,20 +172,41 @@ def loss_from(logits: torch.Tensor, batch: dict[str, torch.Tensor], smoothing: f
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[threading.Event]:
-    """Ctrl-C waits for the end of the step, so that what is written down is whole; a second one does not wait."""
+    """Ctrl-C waits for the end of the step, so that what is written down is whole; a second one does not wait. So do
+    SIGTERM and the SIGHUP of a terminal that is closed."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    previous = signal.getsignal(signal.SIGINT)
 
     def handler(number: int, frame: Any) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
 
-    signal.signal(signal.SIGINT, handler)
-    try:
+    with _handled(handler, (signal.SIGINT, *ENDINGS)):
         yield asked
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is under way is stopped and cleared up."""
+    def handler(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with _handled(handler, ENDINGS):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], signals: Sequence[int]) -> Iterator[None]:
+    """These signals go to a handler, in the main thread alone; what a program ignores (nohup) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: old for number, old in before.items() if number == signal.SIGINT or old != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, old in before.items():
+            signal.signal(number, old)

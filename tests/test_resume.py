@@ -240,19 +240,34 @@ made.run()
 """
 
 
-def test_ctrl_c_in_another_process(tmp_path):
-    """A process that is sent SIGINT ends with KeyboardInterrupt and a checkpoint that can be read."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_another_process(tmp_path, number):
+    """Ctrl-C, a plain kill and a closed terminal end it with KeyboardInterrupt and a checkpoint that can be read."""
     path = tmp_path / "run.safetensors"
     script = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True)
     assert process.stdout.readline().strip() == "go"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "KeyboardInterrupt: stopped after step" in errors
     stored = load_checkpoint(path, "cola")
     assert 3 <= stored.values["step"] < 100000
+
+
+def test_a_terminal_that_is_closed_is_ignored_under_nohup(tmp_path, monkeypatch):
+    """What a program ignores stays ignored, and its handlers are its own again afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        made = make("lora", tmp_path / "run.safetensors",
+                    callbacks=[Watch(lambda step, values: os.kill(os.getpid(), signal.SIGHUP))])
+        assert made.run().finished
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
 # ---- what is no checkpoint ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -277,21 +278,26 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
     assert said[0].words.startswith("given up after 3 workers died over it (its process ended with signal SIGKILL)")
 
 
-def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
-    """As a terminal sends it, to the command and to its worker at once."""
+@pytest.mark.parametrize(("to", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM),
+                                            (os.killpg, signal.SIGHUP)], ids=["Ctrl-C", "TERM", "HUP"])
+def test_a_stop_leaves_every_run_resumable_and_nothing_else(small, place, tmp_path, to, number):
+    """Ctrl-C, and a terminal that is closed, reach the command and its worker at once; SIGTERM the command alone."""
     configs, store = small("lora", seeds=2, steps=[12, ENDLESS], checkpoint_every=1), Store()
     values = {**FAST, "steps": f"12,{ENDLESS}", "checkpoint_every": 1}
     words = [sys.executable, "-m", "lowrank_teach.cli", "sweep", "--backbone", str(place / "tiny"), "--seeds", "2",
              "--profile", "tiny", "--processes", "1", "--replicas", "1",
              *(f"--set={k}={v}" for k, v in values.items())]
     started = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                               start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               start_new_session=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "passing")})
+    (tmp_path / "passing").mkdir(exist_ok=True)
     heard = []
     for line in started.stderr:
         heard.append(line)
         if "(1 of 4)" in line:
             until(lambda: list(store.folder.glob("*.checkpoint.safetensors")), "the second run did not begin")
-            os.killpg(started.pid, signal.SIGINT)
+            assert list((tmp_path / "passing").glob(f"{processes.LOGS}*"))
+            to(started.pid, number)
     assert started.wait(60) == 130, "".join(heard)
     assert heard[0] == "4 runs, 0 of them stored\n"
     assert "run the same again to go on" in heard[-1]
@@ -303,6 +309,20 @@ def test_ctrl_c_leaves_every_run_resumable(small, place, tmp_path):
     assert not done & begun
     assert done | begun <= set(keys(configs))
     assert not list(store.folder.glob(".writing-*"))
+    assert not list((tmp_path / "passing").glob(f"{processes.LOGS}*"))
+
+
+def test_a_killed_sweep_s_folder_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = ("import os, signal; from lowrank_teach.sweeps import processes; "
+              "folder = processes.logs_folder(); os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert done.returncode == -signal.SIGKILL
+    left, = tmp_path.iterdir()
+    with processes.logs_folder() as mine, processes.logs_folder():
+        assert len(list(tmp_path.iterdir())) == 2, "those of a process that runs stay"
+        assert Path(mine).is_dir()
+    assert not left.exists()
 
 
 def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):

@@ -14,6 +14,7 @@ from ..methods.checks import require
 from ..models import require_config
 from ..run_config import RunConfig
 from ..runs import Run, Store
+from ..steps import ended_like_ctrl_c
 from .labels import labels
 from .mix import Mix, planned
 from .view import View
@@ -61,7 +62,8 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
     Raises:
         SweepError: some runs raised, or their workers died again and again; it holds the others.
         ValueError, CheckpointError: a number out of range, a task or a model that there is not; nothing was trained.
-        KeyboardInterrupt: Ctrl-C; every run in progress left a checkpoint, and the same call goes on.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, or the terminal was closed; every run in progress left a checkpoint, and
+            the same call goes on.
     """
     configs, store = list(configs), store or Store()
     require(os.environ.get("WORLD_SIZE", "1") == "1", "a sweep starts its own workers: call it without a launcher of "
@@ -74,7 +76,7 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
     for note in dict.fromkeys(note for config in configs for note in config.notes):
         view.note(note)
     tally = Tally(configs, store, on_run, view)
-    with view.shown():
+    with view.shown(), ended_like_ctrl_c():
         try:
             tally.find()
             missing = tally.missing()

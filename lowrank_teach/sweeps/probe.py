@@ -6,7 +6,6 @@ the mix: each alone, or several in a pass. So times differ by how the runs are t
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from ..runs import Store
 from ..stacked import why_not
 from ..train import Trainer
 from .mix import Mix
-from .processes import Worker, set_up
+from .processes import Worker, logs_folder, set_up
 from .work import words_of
 
 PATIENCE_S = 300.0   # for one answer of a worker
@@ -88,7 +87,7 @@ def probing(make: Make, size: int) -> Iterator[Probe]:
         ProbeError: a worker could not start, or could not make them.
     """
     workers: list[Worker] = []
-    with tempfile.TemporaryDirectory(prefix="lowrank-teach-mix-") as folder:
+    with logs_folder() as folder:
         try:
             for _ in range(size):
                 workers.append(Worker(Path(folder), Path(folder), life=_live))

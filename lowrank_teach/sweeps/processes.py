@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from .. import cache
 from ..runs import Store
 from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
 
 RETRIES = 2          # how often a group is given to another worker after one was killed
 PATIENCE_S = 120.0   # after a stop: until the step in progress must have come to its end
+LOGS = "lowrank-teach-sweep-"
 READY, IDLE = "ready", "idle"
 
 
@@ -69,6 +71,12 @@ class Worker:
         return f"its process ended with {how}" + (f": {printed[-1]}" if printed else "")
 
 
+def logs_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what workers print; those of killed processes go."""
+    cache.sweep(Path(tempfile.gettempdir()), LOGS)
+    return tempfile.TemporaryDirectory(prefix=cache.of_this_process(LOGS))
+
+
 class Pool:
     """So many workers of so many threads, and the groups that wait for one.
 
@@ -83,7 +91,7 @@ class Pool:
         self.waiting = deque((group, 0) for group in groups)
         self.store, self.size, self.threads = store, min(processes, len(groups)), threads
         self.workers: list[Worker] = []
-        self.logs = tempfile.TemporaryDirectory(prefix="lowrank-teach-sweep-")
+        self.logs = logs_folder()
         for group in groups:
             packed(group)   # refused before a worker is started
 
