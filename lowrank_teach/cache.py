@@ -1,4 +1,4 @@
-"""The cache folder, and files in it that are known by their hash."""
+"""Folders that the environment names, and files of the cache that are known by their hash."""
 
 from __future__ import annotations
 
@@ -11,13 +11,43 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from lowrank_teach.errors import sentence
+
 BLOCK = 1 << 20
 SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand beside their target
 
 
 def home() -> Path:
     """The cache folder: `$LOWRANK_TEACH_HOME`, or `~/.cache/lowrank_teach`."""
-    return Path(os.environ.get("LOWRANK_TEACH_HOME") or "~/.cache/lowrank_teach").expanduser()
+    return expanded(os.environ.get("LOWRANK_TEACH_HOME") or "~/.cache/lowrank_teach", "LOWRANK_TEACH_HOME")
+
+
+def data_folder() -> Path | None:
+    """The folder of local rows, `$LOWRANK_TEACH_DATA`; None where it is not set.
+
+    Raises:
+        FileNotFoundError: it names no folder.
+    """
+    named = os.environ.get("LOWRANK_TEACH_DATA")
+    if not named:
+        return None
+    folder = expanded(named, "LOWRANK_TEACH_DATA")
+    if not folder.is_dir():
+        raise FileNotFoundError(sentence(f"LOWRANK_TEACH_DATA is {named}, which is no folder; correct or unset it"))
+    return folder
+
+
+def expanded(path: str, variable: str) -> Path:
+    """A path with its ~ written out; `variable` is what names it in the environment.
+
+    Raises:
+        ValueError: no home folder is known, as in some containers.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(sentence(f"{path} begins in a home folder that is not known here: set {variable} to the "
+                                  "full path of a folder")) from None
 
 
 def sha256(path: Path) -> str:

@@ -1,18 +1,21 @@
 """An unfinished run in one file: safetensors with a JSON header, written whole or not at all.
 
 Factors, gates, knots, W where it was written, Adam moments, the rule's state, the random state and the history.
-The rows' order is a function of the seed and the step, so it needs no place here. No pickle anywhere.
+The rows' order is a function of the seed and the step, so it needs no place here. No pickle anywhere. A checksum over
+all of it is in the header, so that a file that was changed since is not taken up.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
+import threading
 import warnings
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +25,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import sentence
+from .errors import Refusal, sentence
 
 if TYPE_CHECKING:
     from .adapters import Adapters
     from .train import Trainer
 
-FORMAT = "lowrank_teach checkpoint 1"
+FORMAT = "lowrank_teach checkpoint 2"
 STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
+CHECKSUM = "sha256"
+UNREADABLE = (SafetensorError, OSError, struct.error, ValueError, KeyError, TypeError, RuntimeError)
 AFRESH = "call train() without resume_from_checkpoint to start afresh, or name another checkpoint"
 
 
@@ -47,10 +52,15 @@ class DamagedError(CheckpointError):
 
 @dataclass
 class Stored:
-    """A checkpoint as read: tensors under "part.name", plain values by part."""
+    """A checkpoint as read: tensors under "part.name", plain values by part.
+
+    name, remedy: what a refusal calls it, and says to do.
+    """
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+    name: str
+    remedy: str
 
     def part(self, name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name + "."): t for key, t in self.tensors.items() if key.startswith(name + ".")}
@@ -61,6 +71,10 @@ class Stored:
         Raises:
             CheckpointError: they are of another head or another model. The adapters are then as they were.
         """
+        with self._refusing():
+            self._into_adapters(adapters)
+
+    def _into_adapters(self, adapters: Adapters) -> None:
         tensors, values = self.part("adapters"), self.values["adapters"]
         trained = [*adapters.head_names, *adapters.base_names, *adapters.extra_names]
         own = {name: tuple(adapters.model.get_parameter(name).shape) for name in trained}
@@ -68,25 +82,61 @@ class Stored:
                 if key.startswith("parameter.")}
         for name in [*own, *kept]:
             if own.get(name) != kept.get(name):
-                raise CheckpointError(f"this checkpoint belongs to another head: of {name} it holds "
-                                      f"{kept.get(name, 'nothing')}, and here it is {own.get(name, 'not trained')}; "
-                                      "load the model with the head that was trained, or start afresh")
+                raise CheckpointError(sentence(
+                    f"the checkpoint {self.name} belongs to another head: of {name} it holds "
+                    f"{kept.get(name, 'nothing')}, and here it is {own.get(name, 'not trained')}; load the model "
+                    "with the head that was trained, or start afresh"))
         here = {name: (site.d, site.k) for name, site in adapters.sites.items()}
         there = {name: (len(tensors[f"branch.{name}.lora_B"]), tensors[f"branch.{name}.lora_A"].shape[1])
                  for name in values}
         if here != there:
             wrong = next(name for name in [*here, *there] if here.get(name) != there.get(name))
-            raise CheckpointError(f"this checkpoint belongs to another model: of {wrong} it holds "
-                                  f"{there.get(wrong, 'nothing')}, and here it is {here.get(wrong, 'not adapted')}; "
-                                  "load the model that was trained, or start afresh")
+            raise CheckpointError(sentence(
+                f"the checkpoint {self.name} belongs to another model: of {wrong} it holds "
+                f"{there.get(wrong, 'nothing')}, and here it is {here.get(wrong, 'not adapted')}; load the model "
+                "that was trained, or start afresh"))
         adapters.load_state_dict(tensors, values)
 
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Whatever else does not fit is refused like the rest."""
+        try:
+            yield
+        except (CheckpointError, Refusal):
+            raise
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise CheckpointError(sentence(f"the checkpoint {self.name} does not fit this training "
+                                           f"({_reason(error)}); {self.remedy}")) from error
+
+    def refuse_longer(self, total: int) -> None:
+        """Refuse what has more steps behind it than the training has.
+
+        Raises:
+            CheckpointError: names both.
+        """
+        if self.values["step"] > total:
+            raise CheckpointError(sentence(f"the checkpoint {self.name} is of step {self.values['step']}, and this "
+                                           f"training has {total}; {self.remedy}"))
+
     def into(self, trainer: Trainer) -> None:
-        """Put everything but the adapters where it was."""
+        """Put everything but the adapters where it was.
+
+        Raises:
+            CheckpointError: it is of another optimizer or rule.
+        """
+        with self._refusing():
+            self._into(trainer)
+
+    def _into(self, trainer: Trainer) -> None:
         parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        moments = {tuple(key.split(".", 1)) for key in self.part("optimizer")}
+        if lost := {(index, name) for index, _ in moments for name in ("step", "exp_avg", "exp_avg_sq")} - moments:
+            raise ValueError(f"it lacks {min(lost)[1]} of parameter {min(lost)[0]}")
         for key, value in self.part("optimizer").items():
             index, name = key.split(".", 1)
             parameter = parameters[int(index)]
+            if name != "step" and value.shape != parameter.shape:
+                raise ValueError(f"{name} of parameter {index} has shape {tuple(value.shape)}, which is not its own")
             trainer.optimizer.state[parameter][name] = value if name == "step" else value.to(parameter)
         trainer.rule.load_state_dict({**self.part("rule"), **self.values["rule"]})
         outcome = trainer.outcome
@@ -133,14 +183,20 @@ def save_checkpoint(path: Path, trainer: Trainer, random: Sequence[dict[str, Ten
         metric, (best, best_values) = trainer.best
         tensors |= {f"best.{key}": value for key, value in best.items()}
         values["best"] = {"metric": metric, "values": best_values}
-    _write(path, tensors, {"format": FORMAT, "identity": trainer.identity, "values": json.dumps(values)})
+    write(path, tensors, {"format": FORMAT, "identity": trainer.identity, "values": json.dumps(values)})
 
 
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.part")
+def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """A safetensors file with a checksum in its header, complete or not at all; `read` looks at that.
+
+    Raises:
+        OSError: the folder cannot be written or is full.
+    """
+    scratch = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, scratch, header)
+        save_file(plain, scratch, {**header, CHECKSUM: _checksum(plain, header)})
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"the checkpoint could not be written to {path.parent}: {error}; free some room or choose "
@@ -148,6 +204,44 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
     finally:
         with suppress(OSError):  # as where the folder could not be made
             scratch.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
+    """Tensors and header of such a file, and whether they are as they were written.
+
+    Raises:
+        UNREADABLE: it is no safetensors file, or was cut off.
+    """
+    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        header = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    said = header.pop(CHECKSUM, None)
+    return tensors, header, said == _checksum(tensors, header)
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        found.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        found.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+SCHEMA: dict[str, Any] = {"adapters": dict, "rule": dict, "step": int, "seconds": (int, float), "history": list}
+
+
+def _values_of(text: str) -> dict[str, Any]:
+    """The plain values of a checkpoint.
+
+    Raises:
+        ValueError, TypeError, RecursionError: they are not what is written there.
+    """
+    values = json.loads(text)
+    wrong = [name for name, kind in SCHEMA.items() if not isinstance(values[name], kind)]
+    if wrong or values["step"] < 0 or any(len(row) != 4 for row in values["history"]):
+        raise ValueError(f"{', '.join(wrong) or 'step or history'} is not what is written there")
+    return values
 
 
 def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "") -> Stored | None:
@@ -162,16 +256,18 @@ def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "")
         return None
     name, remedy = name or path.name, remedy or f"delete {path} to start the run afresh"
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, struct.error) as error:
+        tensors, header, whole = read(path)
+        if header.get("format") != FORMAT:
+            raise CheckpointError(sentence(f"{name} is not a checkpoint of this version of the package; {remedy}"))
+        if header.get("identity") != identity:
+            raise CheckpointError(sentence(f"the checkpoint {name} belongs to another run; {remedy}"))
+        if not whole:
+            raise ValueError("its content is not what was written")
+        return Stored(tensors, _values_of(header["values"]), name, remedy)
+    except CheckpointError:
+        raise
+    except UNREADABLE as error:
         raise DamagedError(f"the checkpoint {name} is cut off or damaged ({_reason(error)})", remedy) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(sentence(f"{name} is not a checkpoint of this version of the package; {remedy}"))
-    if header["identity"] != identity:
-        raise CheckpointError(sentence(f"the checkpoint {name} belongs to another run; {remedy}"))
-    return Stored(tensors, json.loads(header["values"]))
 
 
 # ---- a checkpoint of transformers' Trainer: a folder with such a file ----------------------------------------
@@ -189,20 +285,24 @@ def load_folder(folder: str | Path, identity: str) -> Stored:
         raise DamagedError(f"{name} holds no {STATE} (none is written with save_only_model), so there is nothing to "
                            "resume from", AFRESH)
     try:
-        json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+        state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+        if not (isinstance(state, dict) and isinstance(state.get("global_step"), int)
+                and isinstance(state.get("log_history"), list)):
+            raise ValueError("trainer_state.json holds no step or no log")
         random = Path(folder) / "rng_state.pth"
         if random.exists() and not zipfile.is_zipfile(random):
             raise ValueError("rng_state.pth is cut off")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{name} was not written to its end ({_reason(error)})", AFRESH) from error
     return stored
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be read, without its folder."""
+    """Why a file could not be read, in few words and without its folder."""
     if isinstance(error, OSError) and error.filename:
         return f"{Path(error.filename).name}: {error.strerror}"
-    return str(error)
+    said = str(error)
+    return said if len(said) <= 80 else f"{said[:79]}…"
 
 
 def newest_whole(folder: str, identity: str) -> str | None:

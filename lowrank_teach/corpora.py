@@ -18,19 +18,22 @@ Splits = dict[str, pd.DataFrame]
 
 # the order of the usual hub copy
 TREC_COARSE = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
-TREC_FINE = tuple(
-    f"{coarse}:{fine}"
-    for coarse, names in {
-        "ABBR": "abb exp",
-        "DESC": "def desc manner reason",
-        "ENTY": "animal body color cremat currency dismed event food instru lang letter other plant product "
-        "religion sport substance symbol techmeth termeq veh word",
-        "HUM": "desc gr ind title",
-        "LOC": "city country mount other state",
-        "NUM": "code count date dist money ord other perc period speed temp volsize weight",
-    }.items()
-    for fine in names.split()
-)
+_ENTY = ("animal body color cremat currency dismed event food instru lang letter other plant product religion sport "
+         "substance symbol techmeth termeq veh word")
+
+
+def _fine(**kinds: str) -> tuple[str, ...]:
+    return tuple(f"{coarse}:{fine}" for coarse, names in kinds.items() for fine in names.split())
+
+
+TREC_FINE = _fine(
+    ABBR="abb exp", DESC="def desc manner reason", ENTY=_ENTY, HUM="desc gr ind title",
+    LOC="city country mount other state",
+    NUM="code count date dist money ord other perc period speed temp volsize weight")
+TREC_FINE_OF_HUB = _fine(   # CogComp/trec numbers the same classes otherwise
+    ABBR="abb exp", ENTY=_ENTY, DESC="def desc manner reason", HUM="gr ind title desc",
+    LOC="city country mount other state",
+    NUM="code count date dist money ord other period perc speed temp volsize weight")
 WNUT_TYPES = (
     "company", "facility", "geo-loc", "movie", "musicartist", "other", "person", "product", "sportsteam", "tvshow",
 )  # fmt: skip

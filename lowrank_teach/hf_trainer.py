@@ -245,6 +245,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._stored = load_folder(resume_from_checkpoint, self.identity)
+        self._stored.refuse_longer(self.total)
         self._stored.into_adapters(self.adapters)
         self.outcome.step, self._learned = self._stored.values["step"], True
 

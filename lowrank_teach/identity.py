@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cache import home, sha256
+from .cache import expanded, home, sha256
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -49,7 +49,7 @@ def data_fingerprint(task: str, folder: Path | str | None = None) -> str | None:
     from .tasks import TASKS
 
     named = folder or os.environ.get("LOWRANK_TEACH_DATA")
-    place = Path(named).expanduser() if named else None
+    place = expanded(str(named), "LOWRANK_TEACH_DATA") if named else None
     return None if place and not place.is_dir() else _hash_of(_rows(TASKS[task], place))
 
 
@@ -155,7 +155,7 @@ def digest(path: Path) -> str:
 
 
 def _remembered() -> dict[str, list[int | str]]:
-    with suppress(OSError, ValueError, RuntimeError, RecursionError):   # none yet, damaged, or no home
+    with suppress(OSError, ValueError, RecursionError):   # none yet, damaged, or no home
         found = json.loads((home() / MEMORY).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found
@@ -164,7 +164,7 @@ def _remembered() -> dict[str, list[int | str]]:
 
 def _remember(name: str, entry: list[int | str]) -> None:
     """Beside what is known of files that still stand. Of two written at once one is forgotten, and hashed again."""
-    with suppress(OSError, RuntimeError):   # a cache that cannot be written is fine
+    with suppress(OSError, ValueError):   # a cache that cannot be written, or no home, is fine
         known = {path: old for path, old in _remembered().items() if os.path.exists(path)} | {name: entry}
         scratch = home() / f"{MEMORY}.{os.getpid()}.part"
         scratch.parent.mkdir(parents=True, exist_ok=True)

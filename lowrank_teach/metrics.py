@@ -16,6 +16,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from lowrank_teach import text_metrics as text
+from lowrank_teach.methods.checks import require
 
 if TYPE_CHECKING:
     from lowrank_teach.tasks import Task
@@ -63,6 +64,7 @@ def _spearman(predictions: Sequence[Any], references: Sequence[Any]) -> float:
 
 def _correlation(test: Any, predictions: Sequence[Any], references: Sequence[Any]) -> float:
     """A constant has no correlation with anything (0 / 0): counted as 0, as a model that knows nothing."""
+    require(len(references) > 1, "a correlation needs two rows or more, and there is one")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)

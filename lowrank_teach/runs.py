@@ -32,7 +32,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from .cache import home, of_this_process, sha256, sweep
+from .cache import expanded, home, of_this_process, sha256, sweep
 from .errors import sentence, shown
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _replace_folder(new: Path, target: Path) -> None:
 def default_folder() -> Path:
     """`$LOWRANK_TEACH_RUNS`, or `runs` in the package's cache folder."""
     named = os.environ.get("LOWRANK_TEACH_RUNS")
-    return Path(named).expanduser() if named else home() / "runs"
+    return expanded(named, "LOWRANK_TEACH_RUNS") if named else home() / "runs"
 
 
 @cache

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from . import checkpoint
 from .adapters import Adapters, adapt
 from .config import TrainConfig, train_config
 from .experiment import Rows, load_for
+from .features import Collate, encode
 from .identity import identity
 from .methods import LoRA, Method
 from .runs import Store, config_key
 from .tasks import Task, TaskData, load_task
 from .train import Trainer
-
-_OTHER_ENDS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # of reading a kept file
 
 
 @dataclass
@@ -43,12 +41,13 @@ class StyleClassifier:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str], batch_size: int = 64) -> list[int]:
-        """The class code of each text."""
+        """The class code of each text, read as a row of the training is."""
         place, found = next(self.model.parameters()).device, []
-        for start in range(0, len(texts), batch_size):
-            batch = self.tokenizer(list(texts[start:start + batch_size]), padding=True, truncation=True,
-                                   max_length=self.task.max_length, return_tensors="pt")
-            found += self.model(**batch.to(place)).logits.argmax(dim=-1).tolist()
+        frame = pd.DataFrame({self.task.text[0]: list(texts), self.task.label: 0})
+        rows, collate = encode(frame, self.task, self.tokenizer), Collate(self.tokenizer, self.task)
+        for start in range(0, len(rows), batch_size):
+            batch = {k: v.to(place) for k, v in collate(rows[start:start + batch_size]).items() if k != "labels"}
+            found += self.model(**batch).logits.argmax(dim=-1).tolist()
         return found
 
 
@@ -94,11 +93,7 @@ def _train(adapters: Adapters, data: TaskData, tokenizer: Any, config: TrainConf
 
 def _write(path: Path, adapters: Adapters, kept: dict[str, float]) -> None:
     tensors, values = adapters.state_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, scratch,
-              {"kept": json.dumps(kept), "values": json.dumps(values)})
-    os.replace(scratch, path)
+    checkpoint.write(path, tensors, {"kept": json.dumps(kept), "values": json.dumps(values)})
 
 
 def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
@@ -106,11 +101,11 @@ def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, header, whole = checkpoint.read(path)
+        if not whole:
+            raise ValueError("its content is not what was written")
         adapters.load_state_dict(tensors, json.loads(header["values"]))
         return json.loads(header["kept"])
-    except _OTHER_ENDS as error:
+    except checkpoint.UNREADABLE as error:
         warnings.warn(f"the kept classifier {path.name} is damaged ({error}); it is trained again", stacklevel=3)
         return None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from lowrank_teach import text_metrics
-from lowrank_teach.features import IGNORED, Feature
+from lowrank_teach.features import IGNORED, Feature, joined
 from lowrank_teach.fluency import CausalLM, NGram
 from lowrank_teach.style_classifier import StyleClassifier, train_classifier
 from lowrank_teach.tasks.transfers import TRANSFERS, load_transfer, prompts
@@ -84,7 +84,7 @@ def transfer(
         FileNotFoundError: no source has the sentences.
     """
     frame = _sentences(data, direction, n)
-    rows = _features(_asked(frame, tokenizer, prompt), tokenizer)
+    rows = _features(_asked(frame, tokenizer, prompt), model, tokenizer, prompt)
     texts = generate(model, rows, tokenizer, max_new_tokens=max_new_tokens, batch_size=batch_size, **writing)
     return frame.assign(written=[_first_line(text) for text in texts])
 
@@ -142,9 +142,17 @@ def _asked(frame: pd.DataFrame, tokenizer: Any, prompt: str) -> list[str]:
                                           tokenize=False) for text in asked]
 
 
-def _features(texts: Sequence[str], tokenizer: Any) -> list[Feature]:
-    """Prompts as `generate` takes them: nothing in them is to be learned."""
-    ids = [tokenizer(text)["input_ids"] for text in texts]
+def _features(texts: Sequence[str], model: Any, tokenizer: Any, prompt: str) -> list[Feature]:
+    """Prompts as `generate` takes them, and as the rows of a training have them: nothing in them is to be learned.
+
+    A chat template writes the tokens that begin a text itself; what closes one is for an encoder alone.
+    """
+    if prompt == "chat":
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    elif model.config.is_encoder_decoder:
+        ids = [tokenizer(text)["input_ids"] for text in texts]
+    else:
+        ids = [joined(text, "", tokenizer).ids for text in texts]
     return [{"input_ids": row, "attention_mask": [1] * len(row), "labels": [IGNORED] * len(row)} for row in ids]
 
 

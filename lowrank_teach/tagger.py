@@ -12,16 +12,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
-from . import entities, measure
+from . import checkpoint, entities, measure
 from .adapters import adapt
 from .config import default_profile, fit_to_profile, train_config
 from .experiment import Rows, load_for, site_measures
@@ -132,19 +133,32 @@ def tag(method: Method | str, task: str, backbone: str = "minilm-l6", profile: s
     key = config_key(_described(_chosen(method, profile), task, backbone, profile, seed, training),
                      identity(task, backbone))
     path = store.folder / "taggers" / f"{key}.safetensors"
-    if cache and path.exists() and (run := store.get(key)):
+    if cache and (kept := _kept(path)) is not None and (run := store.get(key)):
         data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
         words, gold = sentences(data)
-        return Tagged(run, data.task.labels, words, gold, _split(load_file(path)["probabilities"].numpy(), gold))
+        return Tagged(run, data.task.labels, words, gold, _split(kept, gold))
     store.check()
     found = trained(method, task, backbone, profile, seed, callbacks=callbacks, **training)
     probabilities = word_probabilities(found)
     if cache:
         store.put(found.run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"probabilities": torch.from_numpy(np.concatenate(probabilities))}, path)
+        checkpoint.write(path, {"probabilities": torch.from_numpy(np.concatenate(probabilities))}, {})
     words, gold = sentences(found.data)
     return Tagged(found.run, found.data.task.labels, words, gold, probabilities)
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    """The probabilities that were kept; None where there are none, or not as they were written."""
+    if not path.exists():
+        return None
+    try:
+        tensors, _, whole = checkpoint.read(path)
+    except checkpoint.UNREADABLE:
+        whole = False
+    if not whole:
+        warnings.warn(f"what was kept of the tagger {path.name} is damaged; it is trained again", stacklevel=3)
+        return None
+    return tensors["probabilities"].numpy()
 
 
 def sentences(data: TaskData) -> tuple[list[list[str]], list[list[str]]]:

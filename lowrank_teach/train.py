@@ -147,6 +147,7 @@ class Trainer(RuleLoop):
                                "the same adapters again")
         torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
         if stored:
+            stored.refuse_longer(self.total)
             stored.into_adapters(self.adapters)
         self._checkpoint_activations()
         # as for evaluation: no wrapper that sums gradients, the team does

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
@@ -224,3 +224,60 @@ class Letters:
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join("\n" if int(i) == 2 else chr(62 + int(i)) for i in ids if int(i) > 1)
+
+
+SAYINGS = ("the cat sat on the mat.", "name : The Mill | eatType : pub ||", "Headline: a cat in the city",
+           "Summary: No", "It was great. Yes or No? Maybe", "ä ö ü é 12 rooms") * 5
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+TOKENIZERS = ("byte-level BPE", "Llama 2", "over spaces", "Metaspace BPE", "Unigram", "WordPiece", "ByT5",
+              "SentencePiece")   # the last two are Python code and know no offsets; "over spaces" has ":▁" and such
+
+
+def tokenizer_of(kind: str, folder: Path | None = None) -> Any:
+    """A tokenizer of one of the TOKENIZERS, trained on SAYINGS; with or without tokens around a text, as its kind is.
+
+    folder: where SentencePiece's file goes.
+    """
+    if kind == "ByT5":
+        return transformers.ByT5Tokenizer()
+    if kind == "SentencePiece":
+        return _sentencepiece(folder)
+    space = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words = pre_tokenizers.Metaspace()
+    alphabet = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()} if kind == "byte-level BPE" else {}
+    settings = {"vocab_size": 360, "special_tokens": list(_SPECIAL), "show_progress": False}
+    if kind == "Unigram":
+        made, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token="<unk>", **settings)
+    elif kind == "WordPiece":
+        made, trainer = Tokenizer(models.WordPiece(unk_token="<unk>")), trainers.WordPieceTrainer(**settings)
+        made.normalizer, words = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    else:
+        made, trainer = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer(**settings, **alphabet)
+    if kind == "byte-level BPE":
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "over spaces":
+        made.normalizer = space
+    else:
+        made.pre_tokenizer = words
+    made.train_from_iterator(SAYINGS, trainer)
+    if kind == "Llama 2":   # trained on words, then without them, as its file is
+        made.pre_tokenizer, made.normalizer = None, space
+    around = {"Llama 2": "<s> $A", "over spaces": "<s> $A", "Unigram": "$A </s>",
+              "WordPiece": "<s> $A </s>"}.get(kind)
+    made.decoder = {"byte-level BPE": decoders.ByteLevel(), "WordPiece": decoders.WordPiece()}.get(
+        kind, decoders.Metaspace())
+    if around:
+        made.post_processor = TemplateProcessing(single=around, pair=f"{around} {around.replace('$A', '$B')}",
+                                                 special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+                                   unk_token="<unk>")
+
+
+def _sentencepiece(folder: Path | None) -> Any:
+    import sentencepiece
+
+    assert folder is not None
+    (folder / "sayings.txt").write_text("\n".join(SAYINGS), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(input=str(folder / "sayings.txt"), model_prefix=str(folder / "sayings"),
+                                             vocab_size=80, hard_vocab_limit=False, minloglevel=2)
+    return transformers.BertGenerationTokenizer(str(folder / "sayings.model"))

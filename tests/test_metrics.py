@@ -59,6 +59,8 @@ def test_correlations():
 @pytest.mark.parametrize("predictions", [[2.0, 2.0, 2.0], [math.nan, 1.0, 2.0]])
 def test_a_correlation_that_is_none_counts_as_zero(predictions, recwarn):
     assert score(["pearson", "spearman"], predictions, [1.0, 2.0, 3.0], STSB) == {"pearson": 0.0, "spearman": 0.0}
+    with pytest.raises(ValueError, match="a correlation needs two rows or more"):
+        score(["pearson"], [1.0], [2.0], STSB)
     assert not recwarn.list
 
 

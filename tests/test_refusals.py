@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from small import command, data_folder, model_folder, rows
 
 import lowrank_teach as lt
-from lowrank_teach import assets, hub
-from lowrank_teach.checkpoint import CheckpointError
+from lowrank_teach import assets, cache, hub
+from lowrank_teach.checkpoint import FORMAT, CheckpointError
 from lowrank_teach.outcome import DivergedError, StoppedError
 from lowrank_teach.runs import Store
 
@@ -274,10 +274,11 @@ def _write(folder: Path, split: str, frame: pd.DataFrame) -> None:
 SPOILED = {
     "empty": (lambda d: _write(d, "train", rows(0)), "rt, train: the set is empty"),
     "one class": (lambda d: _write(d, "train", rows(8).assign(label=1)), "all 8 rows have label = 1.*one class"),
-    "label": (lambda d: _write(d, "validation", rows(4).assign(label=2)), r"row 0: 2: labels must be 0 to 1"),
-    "no label": (lambda d: _write(d, "test", rows(4).assign(label=-1)), "-1 marks hidden labels"),
-    "text": (lambda d: _write(d, "train", rows(4).assign(text=np.arange(4))), "row 0: 0: text must be a string"),
-    "missing text": (lambda d: _write(d, "train", rows(4).assign(text=["a", None, "b", "c"])), "row 1: .*a string"),
+    "label": (lambda d: _write(d, "validation", rows(4).assign(label=2)), r"row 0 of .*: 2: labels must be 0 to 1"),
+    "no label": (lambda d: _write(d, "validation", rows(4).assign(label=-1)), "-1 in every row marks hidden labels"),
+    "text": (lambda d: _write(d, "train", rows(4).assign(text=np.arange(4))), "row 0 of .*: 0: text must be a str"),
+    "missing text": (lambda d: _write(d, "train", rows(4).assign(text=["a", None, "b", "c"])),
+                     "row 1 of rt/train.parquet .*: .*a string"),
     "column": (lambda d: _write(d, "train", rows(4).rename(columns={"text": "words"})), "no column 'text'; the file"),
     "split": (lambda d: (d / "rt" / "validation.parquet").unlink(), r"rt, validation: no file .*validation\.parquet"),
     "damaged": (lambda d: (d / "rt" / "train.parquet").write_bytes(b"PAR1"), "no readable parquet file"),
@@ -301,6 +302,42 @@ def test_a_data_folder_that_is_none(model, monkeypatch):
     monkeypatch.setenv("LOWRANK_TEACH_DATA", "nowhere")
     with pytest.raises(FileNotFoundError, match="LOWRANK_TEACH_DATA is nowhere, which is no folder; correct or"):
         fit("lora", model)
+
+
+@pytest.mark.parametrize("variable", ["LOWRANK_TEACH_DATA", "LOWRANK_TEACH_RUNS", "LOWRANK_TEACH_HOME"])
+def test_a_folder_may_be_named_from_the_home_folder(monkeypatch, tmp_path, variable):
+    """"~" is the home folder in a shell only where nothing quotes it; in some containers there is no such folder."""
+    looks = {"LOWRANK_TEACH_DATA": cache.data_folder, "LOWRANK_TEACH_RUNS": lambda: Store().folder,
+             "LOWRANK_TEACH_HOME": cache.home}[variable]
+    (tmp_path / "own" / "place").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "own"))
+    monkeypatch.setenv(variable, "~/place")
+    assert looks() == tmp_path / "own" / "place"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
+    with pytest.raises(ValueError, match=rf"^~/place .*: set {variable} to the full path of a folder"):
+        looks()
+    monkeypatch.delenv("LOWRANK_TEACH_HOME", raising=False)
+    with pytest.raises(ValueError, match="set LOWRANK_TEACH_HOME to the full path"):
+        cache.home()
+
+
+def test_rows_are_read_from_below_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", "~/data")
+    assert "the local folder data/rt" in lt.load_task("rt").source
+
+
+def test_one_row_has_no_correlation(model, tmp_path):
+    """Said before the training, and not in scipy's words after it."""
+    (tmp_path / "data" / "stsb").mkdir()
+    frame = rows(8).rename(columns={"text": "sentence1"}).assign(sentence2="the film", label=[0.5, 4.5] * 4)
+    for split, n in {"train": 8, "validation": 8, "test": 1}.items():
+        frame[:n].to_parquet(tmp_path / "data" / "stsb" / f"{split}.parquet")
+    for split, options in (("test", {}), ("validation", {"n_validation": 1})):
+        with pytest.raises(ValueError, match=rf"stsb, {split}: 1 row, and a correlation needs two or more: raise n_"):
+            lt.fit("lora", "stsb", model, "tiny", progress=False, **{**FAST, **options})
+    assert written() == []
 
 
 # ---- packaged files -------------------------------------------------------------------------------------
@@ -388,7 +425,7 @@ SPOIL_CHECKPOINT = {
     "empty": (lambda path: path.write_bytes(b""), "is cut off or damaged"),
     "foreign": (lambda path: save_file({"a": torch.ones(2)}, path), "is not a checkpoint of this version"),
     "other run": (lambda path: save_file({"a": torch.ones(2)}, path, {
-        "format": "lowrank_teach checkpoint 1", "identity": "another", "values": "{}"}), "belongs to another run"),
+        "format": FORMAT, "identity": "another", "values": "{}"}), "belongs to another run"),
 }
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
-from helpers import Letters
+from helpers import Letters, tokenizer_of
 from small import data_folder, model_folder
 from torch.nn.functional import cross_entropy
 
 from lowrank_teach import style_transfer as st
-from lowrank_teach.features import IGNORED, encode
+from lowrank_teach.features import IGNORED, encode, prompt_of
 from lowrank_teach.fluency import CausalLM, NGram
 from lowrank_teach.tasks import TASKS, gyafc, load_task
 from lowrank_teach.tasks.transfers import TRANSFERS, load_transfer, prompts
@@ -158,6 +159,22 @@ def test_what_a_model_is_asked_and_what_is_kept_of_its_answer(monkeypatch, decod
         st.transfer(decoder, Letters(), sentences(), prompt="few-shot")
 
 
+@pytest.mark.parametrize("kind", ["Llama 2", "Unigram", "WordPiece"])
+def test_a_model_is_asked_as_it_was_trained(monkeypatch, decoder, kind):
+    """The tokens before what is to be written are those of a row of `alpaca`, for tokenizers that begin or close a
+    text, too; a chat template writes them itself, and they come once."""
+    seen, tokenizer = {}, tokenizer_of(kind)
+    monkeypatch.setattr(st, "generate", lambda model, rows, *_, **__: seen.update(rows=rows) or [""] * len(rows))
+    st.transfer(decoder, tokenizer, sentences())
+    trained = encode(pd.DataFrame({"text": prompts(sentences()), "output": "a cat"}), TASKS["alpaca"], tokenizer, 900,
+                     causal=True)
+    assert [row["input_ids"] for row in seen["rows"]] == [prompt_of(row) for row in trained]
+    tokenizer.chat_template = "<s>{% for m in messages %}{{ m['content'] }}{% endfor %}</s>a"
+    st.transfer(decoder, tokenizer, sentences(), prompt="chat")
+    assert all(row["input_ids"].count(tokenizer.bos_token_id) == 1 for row in seen["rows"])
+    assert all(row["input_ids"].count(tokenizer.eos_token_id) == 1 for row in seen["rows"])
+
+
 def test_a_model_writes_the_same_in_any_batch(decoder):
     one = st.transfer(decoder, Letters(), sentences(), max_new_tokens=6, batch_size=1)
     assert any(one["written"])
@@ -293,6 +310,11 @@ def test_a_damaged_copy_of_gyafc(corpus):
     (corpus / "Family_Relationships" / "test" / "formal.ref2").write_text("only one\n")
     with pytest.raises(ValueError, match=r"informal has 2 lines, but formal\.ref2 has 1"):
         load_transfer("gyafc-transfer")
+    (corpus / "Family_Relationships" / "test" / "formal.ref2").write_bytes(b"one\ncaf\xe9\n")
+    with pytest.raises(ValueError, match=r"test/formal\.ref2 is no text in UTF-8 .* at byte 7"):
+        load_transfer("gyafc-transfer")
+    (corpus / "Family_Relationships" / "test" / "formal.ref2").write_text("one\u2028line\ntwo\n", encoding="utf-8")
+    assert len(load_transfer("gyafc-transfer")) == 4
     (corpus / "Family_Relationships" / "train" / "informal").unlink()
     with pytest.raises(FileNotFoundError, match="no file Family_Relationships/train/informal"):
         load_task("gyafc")
@@ -332,6 +354,23 @@ def test_a_classifier_is_trained_once_and_kept(folder, tmp_path):
         assert st.train_classifier("rt", model, "tiny", **training).accuracy == first.accuracy
     with pytest.raises(ValueError, match="needs one whose rows have a class"):
         st.train_classifier("bbc-headline", model, "tiny")
+
+
+def test_a_classifier_reads_a_sentence_as_a_row_of_its_training(tmp_path):
+    """Padded on the right whatever side the tokenizer names, and never empty: GPT-2's puts nothing around a text."""
+    seen = []
+
+    class Network(torch.nn.Linear):
+        def forward(self, input_ids, attention_mask):
+            seen.append(attention_mask)
+            return SimpleNamespace(logits=torch.zeros(len(input_ids), 2))
+
+    tokenizer = tokenizer_of("byte-level BPE")
+    tokenizer.padding_side = "left"
+    judge = st.StyleClassifier(Network(1, 1), tokenizer, TASKS["rt"], 1.0, 1, {})
+    assert judge.predict(["the cat sat on the mat.", "a cat", ""]) == [0, 0, 0]
+    assert seen[0][:, 0].tolist() == [1, 1, 1]
+    assert seen[0].sum(1)[2] == 1
 
 
 def test_every_transfer_names_a_task_with_its_styles_in_order():

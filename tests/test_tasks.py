@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import TOKENIZERS, tokenizer_of
 from transformers import AutoTokenizer
 
 from lowrank_teach import corpora, hub
 from lowrank_teach.assets import fetch
 from lowrank_teach.convert import converted
+from lowrank_teach.features import prompt_of
 from lowrank_teach.metrics import METRICS
 from lowrank_teach.tasks import TASKS, Collate, encode, load_task
 
@@ -181,11 +183,12 @@ def test_the_folder_comes_before_the_package(folder):
     ("spoiled", "message"),
     [
         ({"sentence": ["one.", None, "three."]}, r"cola, train, column 'sentence', row 1.*must be a string"),
-        ({"sentence": [1, 2, 3]}, r"column 'sentence', row 0: 1: text must be a string"),
-        ({"label": [0, 1, 2]}, r"column 'label', row 2: 2: labels must be 0 to 1 \(unacceptable, acceptable\)"),
-        ({"label": [0.0, 1.0, np.nan]}, r"column 'label', row 2: nan"),
-        ({"label": [0.0, 0.5, 1.0]}, r"column 'label', row 1: 0\.5"),
-        ({"label": ["0", "1", "1"]}, r"column 'label', row 0: '0'"),
+        ({"sentence": [1, 2, 3]},
+         r"column 'sentence', row 0 of cola/train.parquet \(the first is row 0\): 1: text must be a string"),
+        ({"label": [0, 1, 2]}, r"column 'label', row 2 of .*: 2: labels must be 0 to 1 \(unacceptable, acceptable\)"),
+        ({"label": [0.0, 1.0, np.nan]}, r"column 'label', row 2 of .*: nan"),
+        ({"label": [0.0, 0.5, 1.0]}, r"column 'label', row 1 of .*: 0\.5"),
+        ({"label": ["0", "1", "1"]}, r"column 'label', row 0 of .*: '0'"),
         ({"label": [-1, -1, -1]}, r"hidden labels"),
         ({"label": [1, 1, 1]}, r"cola, train: all 3 rows have label = 1.*one class"),
         ({"label": None}, r"no column 'label'; the file has \['sentence'\]"),
@@ -217,7 +220,7 @@ def test_tags_are_checked_and_names_become_codes(folder):
     with pytest.raises(ValueError, match=r"wnut16, train, column 'tags', row 0.*each tag must be one of 21"):
         load_task("wnut16")
     write([["O", "O"], ["O", "O"]])
-    with pytest.raises(ValueError, match="row 1: 1 tokens but 2 tags"):
+    with pytest.raises(ValueError, match=r"row 1 of wnut16/train.parquet .*: 1 tokens but 2 tags"):
         load_task("wnut16")
 
 
@@ -341,3 +344,141 @@ def test_causal_is_for_text_only(bert):
         encode(frame_of(sentence=["a"], label=[1]), TASKS["cola"], bert, causal=True)
     with pytest.raises(ValueError, match="tasks that write text"):
         Collate(bert, TASKS["cola"], causal=True)
+
+
+# ---- rows of every kind of tokenizer ---------------------------------------------------------------------
+
+PROMPTS = [("the cat", "sat on the mat."), ("name : The Mill | eatType : pub", "12 rooms"), ("é ü", "ä ö"),
+           ("the cat", ""), ("", "the mat"), ("the cat ", " the mat"), ("Headline: a cat", "Maybe")]  # text, target
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request, tmp_path):
+    if request.param == "SentencePiece":
+        pytest.importorskip("sentencepiece")
+    return tokenizer_of(request.param, tmp_path)
+
+
+def without_end(ids: list[int], tokenizer) -> list[int]:
+    return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+
+
+def first_of(target: int, text: str, tokenizer) -> int:
+    """The place of the first token that has the letter at `target` or a later one."""
+    if not tokenizer.is_fast:  # of tokens that never reach over a space, and bytes: the prompt's own come first
+        return len(without_end(tokenizer(text[:target])["input_ids"], tokenizer))
+    encoding = tokenizer(text)
+    found = [place for letter in range(target, len(text)) if (place := encoding.char_to_token(letter)) is not None]
+    return min(found, default=len(without_end(encoding["input_ids"], tokenizer)))
+
+
+def test_prompt_and_target_are_tokenised_at_once(tokenizer):
+    """The row has the tokens of the text, and the mask ends where the target begins."""
+    task = TASKS["xsum"]
+    frame = frame_of(document=[text for text, _ in PROMPTS], summary=[target for _, target in PROMPTS])
+    for (text, target), row in zip(PROMPTS, encode(frame, task, tokenizer, 128, causal=True), strict=True):
+        prompt = task.prompt.format(text)
+        whole = f"{prompt} {target}"
+        assert row["input_ids"] == [*without_end(tokenizer(whole)["input_ids"], tokenizer), tokenizer.eos_token_id]
+        given = prompt_of(row)
+        assert len(given) == first_of(len(prompt), whole, tokenizer), (text, target)
+        assert row["labels"] == [-100] * len(given) + row["input_ids"][len(given):]
+
+
+def test_a_token_that_reaches_over_the_boundary_is_the_target_s():
+    tokenizer = tokenizer_of("over spaces")
+    row = encode(frame_of(document=["the cat"], summary=["12"]), TASKS["xsum"], tokenizer, 64, causal=True)[0]
+    learned = [token for token in row["labels"] if token != -100]
+    assert ":▁" in tokenizer.convert_ids_to_tokens(learned)[0]
+    assert ":" not in tokenizer.decode(prompt_of(row))
+
+
+@pytest.mark.parametrize("name", ["sst2-prompt", "boolq-prompt", "cb-prompt"])
+def test_a_prompt_and_each_answer_are_tokenised_at_once(tokenizer, name):
+    """Of each class the model scores the tokens of the text, and what it is given is the same for all."""
+    task = TASKS[name]
+    asked = {"sst2-prompt": "the cat It was ", "boolq-prompt": "the mat. Yes or No? ", "cb-prompt": "the cat\n"}[name]
+    row = encode(frame_of(prompt=[asked], label=[1]), task, tokenizer, 128, causal=True)[0]
+    for word, tokens in zip(task.words, row["choices"], strict=True):
+        assert prompt_of(row) + tokens == without_end(tokenizer(asked + word)["input_ids"], tokenizer)
+    assert [token for token in row["labels"] if token != -100] == row["choices"][1]
+    assert len(prompt_of(row)) == min(first_of(len(asked), asked + word, tokenizer) for word in task.words)
+
+
+def rows_of_all_kinds(tokenizer, length: int) -> dict[str, list[dict]]:
+    """Long rows of each kind of task that this tokenizer can be used for."""
+    long, few = "the cat sat on the mat. " * 40, "a cat"
+    rows = {"one text": encode(frame_of(sentence=[long, few], label=[0, 1]), TASKS["cola"], tokenizer, length),
+            "a pair": encode(frame_of(sentence1=[long, few], sentence2=[long, long], label=[1.0, 2.0]),
+                             TASKS["stsb"], tokenizer, length),
+            "answer": encode(frame_of(prompt=[long + "Yes or No?\n", few], label=[0, 1]), TASKS["rte-prompt"],
+                             tokenizer, length, causal=True)}
+    texts = frame_of(document=[long, few, long, "ä" * 90], summary=[few, long, long, "ü" * 90])
+    for causal in (False, True):
+        rows[f"text, {causal}"] = encode(texts, TASKS["xsum"], tokenizer, length, causal=causal)
+    if tokenizer.is_fast:
+        rows["tags"] = encode(frame_of(tokens=[long.split(), few.split()], tags=[[3] * 240, [3, 0]]),
+                              TASKS["wnut16"], tokenizer, length)
+    return rows
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_row_is_longer_than_asked_whatever_the_tokenizer_s_sides(tokenizer, side):
+    tokenizer.truncation_side = tokenizer.padding_side = side
+    for length in (40, 64):
+        for kind, rows in rows_of_all_kinds(tokenizer, length).items():
+            assert max(len(row["input_ids"]) for row in rows) <= length, kind
+            assert max(len(row["input_ids"]) for row in rows) > length // 2, kind  # some tokens have many words
+            if kind.startswith("text"):
+                assert all(sum(token != -100 for token in row["labels"]) <= TASKS["xsum"].max_target for row in rows)
+                for row in rows:  # the cue stays; of a text too long its end goes, of a target too
+                    given = tokenizer.decode(prompt_of(row) if kind == "text, True" else row["input_ids"])
+                    end = given.replace(tokenizer.eos_token, "").replace(" ", "").lower()
+                    assert end.endswith(("summary:", "su")), given  # "mmary:▁" is one token of "over spaces"
+            if kind == "answer":
+                assert "yes or no?" in tokenizer.decode(prompt_of(rows[0])).lower()
+    assert tokenizer.truncation_side == side
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_of_what_is_too_long_the_end_goes(tokenizer, side):
+    tokenizer.truncation_side = side
+    long = "the cat sat on the mat. " * 40
+    rows = rows_of_all_kinds(tokenizer, 48)
+    for causal in ("True", "False"):
+        learned = [token for token in rows[f"text, {causal}"][1]["labels"] if token != -100]
+        assert causal == "False" or learned[-1] == tokenizer.eos_token_id
+        assert "thecatsaton" in tokenizer.decode(learned, skip_special_tokens=True).replace(" ", "")[:20]
+    if "tags" in rows:
+        assert rows["tags"][0]["words"] == list(range(len(rows["tags"][0]["words"])))
+    seen = tokenizer.decode(rows["one text"][0]["input_ids"], skip_special_tokens=True).replace(" ", "")
+    assert (long.replace(" ", "").startswith(seen) if side == "right" else long.replace(" ", "").endswith(seen))
+
+
+@pytest.mark.parametrize(("name", "columns"), [
+    ("cola", {"sentence": ["the cat"], "label": [0]}), ("xsum", {"document": ["the cat"], "summary": ["a"]}),
+    ("rte-prompt", {"prompt": ["the cat\n"], "label": [0]})])
+def test_a_length_that_has_no_room_is_refused(name, columns):
+    tokenizer, causal = tokenizer_of("WordPiece"), TASKS[name].kind != "classification"
+    for length in (0, 1):
+        with pytest.raises(ValueError, match=f"max_length = {length} ") as caught:
+            encode(frame_of(**columns), TASKS[name], tokenizer, length, causal=causal)
+        assert len(str(caught.value)) <= 300
+
+
+def test_a_long_text_is_cut_without_a_word(caplog):
+    """transformers warns of rows that its model has no positions for, when they are not yet cut."""
+    tokenizer = tokenizer_of("Unigram")
+    tokenizer.model_max_length = 16
+    rows_of_all_kinds(tokenizer, 64)
+    assert "longer than" not in caplog.text
+
+
+def test_tokenizers_that_cannot_be_used_are_refused():
+    frame = frame_of(tokens=[["a"]], tags=[[0]])
+    with pytest.raises(ValueError, match="take the fast tokenizer"):
+        encode(frame, TASKS["wnut16"], tokenizer_of("ByT5"))
+    endless = tokenizer_of("byte-level BPE")
+    endless.eos_token = None
+    with pytest.raises(ValueError, match="no token that ends a text"):
+        encode(frame_of(document=["a"], summary=["b"]), TASKS["xsum"], endless, causal=True)

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from ..cache import expanded
 from ..runs import Store
 from .processes import PATIENCE_S, RETRIES
 from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
@@ -34,7 +34,7 @@ OTHERS = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 
 def environment() -> dict[str, str]:
     """This process's word on where rows and models are, as it holds in a process that stands elsewhere."""
-    found = {name: str(Path(os.environ[name]).expanduser().absolute()) for name in FOLDERS if os.environ.get(name)}
+    found = {name: str(expanded(os.environ[name], name).absolute()) for name in FOLDERS if os.environ.get(name)}
     found |= {name: os.environ[name] for name in OTHERS if name in os.environ}
     return {"LOWRANK_TEACH_DATA": "", **found}   # empty is unset, over what the node itself may say
 

@@ -12,9 +12,10 @@ from difflib import get_close_matches
 import pandas as pd
 
 from lowrank_teach import corpora
+from lowrank_teach.errors import sentence
 from lowrank_teach.features import Collate, encode
 from lowrank_teach.methods.checks import among, require, require_kind, shown
-from lowrank_teach.rows import check_rows, codes_for_tags
+from lowrank_teach.rows import CellError, check_rows, codes_for_tags, has_no_labels
 
 from .prepare import validation_cut_from_train
 from .sources import SPLITS, find
@@ -65,20 +66,21 @@ def load_task(
         if n is not None and n < 1:
             raise ValueError(f"{name}: n_{split} = {n}; ask for at least one row, or None for all")
     frames, place = find(task)
-    if task.prepare is not None:
-        frames = {split: _prepared(frame, task, split) for split, frame in frames.items()}
+    unlabelled = _unlabelled(frames, task)
+    frames = {split: _ready(frame, task, split) for split, frame in frames.items() if split not in unlabelled}
     published = {split: len(frame) for split, frame in frames.items()}
-    if task.resplit is not None:
-        frames = task.resplit(frames, seed)
+    frames = _resplit(frames, task, seed)
     cut = validation_from_train and "test" not in frames
     if cut:
         frames = validation_cut_from_train(frames, task.text)
     counts = {split: len(frame) for split, frame in frames.items()}
     for split, frame in frames.items():
-        check_rows(frame, task, split)
-        ordered = _in_fixed_order(codes_for_tags(frame, task), task)
-        frames[split] = _first(ordered, wanted[split], task)
+        require(len(frame) > 0, f"{name}, {split}: none of {sum(published.values())} rows falls into this set; more "
+                                "are needed")
+        frames[split] = _first(_in_fixed_order(frame, task), wanted[split], task)
     source = _describe(task, place, frames, counts, published)
+    for split in unlabelled:
+        source += f"; the {split} rows have no labels and are passed over"
     if cut:
         source += "; validation rows are cut from the training rows, published validation rows are the test"
     if task.trained_on:
@@ -87,6 +89,7 @@ def load_task(
         frames = _with_training_rows(frames, task, other)
         source += f"; trained on {task.trained_on}: {other.source}"
     _check_classes(frames["train"], task)
+    _check_scored(frames, task)
     return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
 
 
@@ -99,12 +102,35 @@ def task_here(wanted: str, packaged: str) -> tuple[str, str]:
     return wanted, f"the rows of {wanted} are here"
 
 
-def _prepared(frame: pd.DataFrame, task: Task, split: str) -> pd.DataFrame:
+def _unlabelled(frames: corpora.Splits, task: Task) -> list[str]:
+    """"test", where its labels are hidden as the benchmarks publish it, or left out."""
+    test, others = frames.get("test"), [frame for split, frame in frames.items() if split != "test"]
+    if test is None or not others:
+        return []
+    hidden = has_no_labels(test, task.label) if task.label in test else any(task.label in one for one in others)
+    return ["test"] if hidden else []
+
+
+def _ready(frame: pd.DataFrame, task: Task, split: str) -> pd.DataFrame:
+    """Rows with the task's columns, checked while each still has its place in the file."""
+    where = f"{task.name}, {split}"
     try:
-        return task.prepare(frame)  # type: ignore[misc]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{task.name}, {split}: its columns {list(frame.columns)} are not those of the published "
-                         f"set ({type(error).__name__}: {error}); rename or repair them") from error
+        frame = frame if task.prepare is None else task.prepare(frame)
+    except CellError as error:
+        raise ValueError(sentence(f"{where}, {error}")) from None
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(sentence(f"{where}: its columns {list(frame.columns)} are not those of the published set "
+                                  f"({type(error).__name__}: {error}); rename or repair them")) from error
+    check_rows(frame, task, split)
+    return codes_for_tags(frame, task).reset_index(drop=True)
+
+
+def _resplit(frames: corpora.Splits, task: Task, seed: int) -> corpora.Splits:
+    try:
+        return frames if task.resplit is None else task.resplit(frames, seed)
+    except KeyError as missing:
+        raise FileNotFoundError(f"{task.name}: no {missing.args[0]} rows, and those of {' and '.join(frames)} alone "
+                                "do not give all sets; add their file") from None
 
 
 def _with_training_rows(frames: corpora.Splits, task: Task, other: TaskData) -> corpora.Splits:
@@ -143,6 +169,12 @@ def _check_classes(train: pd.DataFrame, task: Task) -> None:
             f"{task.name}, train: all {len(train)} rows have {task.label} = {train[task.label].iloc[0]}; nothing "
             "can be learned from one class: take more rows, or repair the file"
         )
+
+
+def _check_scored(frames: corpora.Splits, task: Task) -> None:
+    for split in ("validation", "test"):
+        require(task.kind != "regression" or len(frames.get(split, "two")) > 1,
+                f"{task.name}, {split}: 1 row, and a correlation needs two or more: raise n_{split}, or add rows")
 
 
 def _describe(task: Task, place: str, frames: corpora.Splits, counts: dict[str, int],

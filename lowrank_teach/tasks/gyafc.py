@@ -10,12 +10,12 @@ The corpus is licensed on request: nothing fetches it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from lowrank_teach import corpora
+from lowrank_teach.cache import data_folder
 
 STYLES = ("informal", "formal")
 REFERENCES = 4
@@ -64,11 +64,16 @@ def _lines(domain: str, part: str, name: str) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {domain}/{part}/{name} in {_folder()}; its layout is DOMAIN/PART/STYLE as "
                                 "published: copy the whole folder")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{domain}/{part}/{name} is no text in UTF-8 ({error.reason} at byte {error.start}): "
+                         "copy it again") from error
+    return [line.strip() for line in text.removesuffix("\n").split("\n")]  # a line may hold U+0085 and the like
 
 
 def _folder() -> Path:
-    root = os.environ.get("LOWRANK_TEACH_DATA")
-    if not root or not (Path(root) / FOLDER).is_dir():
+    root = data_folder()
+    if root is None or not (root / FOLDER).is_dir():
         raise FileNotFoundError(HOW_TO_GET)
-    return Path(root) / FOLDER
+    return root / FOLDER

@@ -1,17 +1,20 @@
 """From the columns of a published file to the columns a task reads: texts put together, references spread out.
 
 The prompts of the SuperGLUE tasks are those of the setting that COLA follows (Malladi et al. 2023, MeZO): one text
-and the words Yes, No, Maybe, scored by the language model itself.
+and the words Yes, No, Maybe, scored by the language model itself. Every cell that is put into a text is looked at
+first: an f-string would write a missing one as "nan".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lowrank_teach import corpora
+from lowrank_teach.rows import REPAIR, cells, is_code, is_list, is_text_list, strings
 
 PAPER_TRAIN, PAPER_VALIDATION, PAPER_TEST, SMALL_VALIDATION = 1000, 500, 1000, 100
 
@@ -21,46 +24,55 @@ PAPER_TRAIN, PAPER_VALIDATION, PAPER_TEST, SMALL_VALIDATION = 1000, 500, 1000, 1
 
 def wsc(frame: pd.DataFrame) -> pd.DataFrame:
     """The text, and the question whether its pronoun (span 2) means span 1."""
+    texts, names, pronouns = strings(frame, "text", "span1_text", "span2_text")
     asks = [f"In the previous sentence, does the pronoun \"{pronoun}\" refer to {name}?"
-            for name, pronoun in zip(frame["span1_text"], frame["span2_text"], strict=True)]  # fmt: skip
-    return frame.assign(question=asks, prompt=[f"{text}\n{ask} Yes or No?\n" for text, ask in
-                                               zip(frame["text"], asks, strict=True)])
+            for name, pronoun in zip(names, pronouns, strict=True)]
+    return frame.assign(question=asks, prompt=[f"{text}\n{ask} Yes or No?\n"
+                                               for text, ask in zip(texts, asks, strict=True)])
 
 
 def cb(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(prompt=[f"Suppose {p} Can we infer that \"{h}\"? Yes, No, or Maybe?\n"
-                                for p, h in zip(frame["premise"], frame["hypothesis"], strict=True)])
+                                for p, h in zip(*strings(frame, "premise", "hypothesis"), strict=True)])
 
 
 def rte(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(prompt=[f"{a}\nDoes this mean that \"{b}\" is true? Yes or No?\n"
-                                for a, b in zip(frame["sentence1"], frame["sentence2"], strict=True)])
+                                for a, b in zip(*strings(frame, "sentence1", "sentence2"), strict=True)])
 
 
 def sst2(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(prompt=[f"{text.strip()} It was " for text in frame["sentence"]])
+    return frame.assign(prompt=[f"{text.strip()} It was " for text in strings(frame, "sentence")[0]])
 
 
 def wic(frame: pd.DataFrame) -> pd.DataFrame:
     """Encoders read the word before its two sentences."""
-    first = [f"{word}: {text}" for word, text in zip(frame["word"], frame["sentence1"], strict=True)]
+    words, ones, others = strings(frame, "word", "sentence1", "sentence2")
+    first = [f"{word}: {text}" for word, text in zip(words, ones, strict=True)]
     asks = [f"Does the word \"{word}\" have the same meaning in these two sentences? Yes, No?\n{a}\n{b}\n"
-            for word, a, b in zip(frame["word"], frame["sentence1"], frame["sentence2"], strict=True)]  # fmt: skip
+            for word, a, b in zip(words, ones, others, strict=True)]
     return frame.assign(first=first, prompt=asks)
 
 
 def boolq(frame: pd.DataFrame) -> pd.DataFrame:
-    asks = [question[:1].upper() + question[1:].rstrip("?") + "?" for question in frame["question"]]
-    return frame.assign(prompt=[f"{passage} {ask} " for passage, ask in zip(frame["passage"], asks, strict=True)])
+    questions, passages = strings(frame, "question", "passage")
+    asks = [question[:1].upper() + question[1:].rstrip("?") + "?" for question in questions]
+    return frame.assign(prompt=[f"{passage} {ask} " for passage, ask in zip(passages, asks, strict=True)])
 
 
 def multirc(frame: pd.DataFrame) -> pd.DataFrame:
     """One row an answer; `of` numbers its question, whose answers are right or wrong together for the exact match."""
-    of = [f"{idx['paragraph']}.{idx['question']}" for idx in frame["idx"]]
-    pairs = [f"{question} {answer}" for question, answer in zip(frame["question"], frame["answer"], strict=True)]
+    numbers = cells(frame, "idx", _is_of_question, f"it must number the answer's paragraph and question; {REPAIR}")
+    of = [f"{idx['paragraph']}.{idx['question']}" for idx in numbers]
+    paragraphs, questions, answers = strings(frame, "paragraph", "question", "answer")
+    pairs = [f"{question} {answer}" for question, answer in zip(questions, answers, strict=True)]
     asks = [f"{text}\nQuestion: {question}\nI found this answer \"{answer}\". Is that correct? Yes or No?\n"
-            for text, question, answer in zip(frame["paragraph"], frame["question"], frame["answer"], strict=True)]
+            for text, question, answer in zip(paragraphs, questions, answers, strict=True)]
     return frame.assign(of=of, pair=pairs, prompt=asks)
+
+
+def _is_of_question(idx: Any) -> bool:
+    return isinstance(idx, dict) and all(is_code(idx.get(name), 2**31) for name in ("paragraph", "question"))
 
 
 def paper_subset(splits: corpora.Splits, seed: int) -> corpora.Splits:
@@ -69,8 +81,6 @@ def paper_subset(splits: corpora.Splits, seed: int) -> corpora.Splits:
     The published validation rows are the test rows, since the published test has no labels. Validation is cut from
     the training rows: 500, or 100 where fewer than 1,500 are there.
     """
-    if "train" not in splits or "validation" not in splits:
-        raise ValueError(f"train and validation rows are needed; there are {', '.join(splits)}")
     draw = np.random.default_rng(seed)
     pool, test = (splits[name].iloc[draw.permutation(len(splits[name]))] for name in ("train", "validation"))
     enough = len(pool) >= PAPER_TRAIN + PAPER_VALIDATION
@@ -92,14 +102,32 @@ def validation_cut_from_train(splits: corpora.Splits, text: tuple[str, ...]) -> 
             "validation": train[part == 0].reset_index(drop=True), "test": splits["validation"]}
 
 
+# ---- kinds of question ----------------------------------------------------------------------------------
+
+
+def trec(column: str, names: tuple[str, ...]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A rule for the hub's copy, which has two columns of labels; names: the classes in the order of its codes."""
+
+    def rename(frame: pd.DataFrame) -> pd.DataFrame:
+        if column not in frame:
+            return frame
+        codes = cells(frame, column, lambda code: is_code(code, len(names)),
+                      f"labels must be 0 to {len(names) - 1}; {REPAIR}")
+        own = corpora.TREC_COARSE if len(names) == len(corpora.TREC_COARSE) else corpora.TREC_FINE
+        return frame.assign(label=[own.index(names[int(code)]) for code in codes])
+
+    return rename
+
+
 # ---- text from data -------------------------------------------------------------------------------------
 
 
 def e2e(frame: pd.DataFrame) -> pd.DataFrame:
     """name[Blue Spice], area[riverside] -> name : Blue Spice | area : riverside, as the LoRA authors write it."""
-    fields = frame["meaning_representation"].map(
-        lambda mr: " | ".join(part.rstrip("] ").replace("[", " : ", 1).strip() for part in mr.split("],")))
-    return frame.assign(source=fields, human_reference=frame["human_reference"].str.strip())
+    meanings, texts = strings(frame, "meaning_representation", "human_reference")
+    fields = [" | ".join(part.rstrip("] ").replace("[", " : ", 1).strip() for part in mr.split("],"))
+              for mr in meanings]
+    return frame.assign(source=fields, human_reference=[text.strip() for text in texts])
 
 
 WEBNLG_SEEN = ("Airport", "Astronaut", "Building", "City", "ComicsCharacter", "Food", "Monument", "SportsTeam",
@@ -110,34 +138,40 @@ def webnlg(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a text; the texts of one entry are references of the same triples."""
     if "lex" in frame:
         frame = _webnlg_of_hub(frame)
-    entry = frame["category"] + "." + frame["eid"] + "." + frame["size"].astype(str)
-    source = [" | ".join(triple.replace(" | ", " : ") for triple in triples) for triples in frame["triples"]]
-    wide = frame.assign(source=source, entry=entry, part=frame["eval_category"])
-    long = wide.explode("lexicalizations", ignore_index=True).dropna(subset=["lexicalizations"])
-    return long.rename(columns={"lexicalizations": "target"}).reset_index(drop=True)
+    categories, ids, parts = strings(frame, "category", "eid", "eval_category")
+    sizes = cells(frame, "size", lambda size: is_code(size, 1000), f"it must be a whole number; {REPAIR}")
+    sets = cells(frame, "triples", is_text_list, f"it must be a list of triples; {REPAIR}")
+    cells(frame, "lexicalizations", lambda texts: is_text_list(texts, 0), f"it must be a list of texts; {REPAIR}")
+    entries = [f"{category}.{eid}.{int(size)}" for category, eid, size in zip(categories, ids, sizes, strict=True)]
+    source = [" | ".join(triple.replace(" | ", " : ") for triple in triples) for triples in sets]
+    wide = frame.assign(source=source, entry=entries, part=parts)
+    long = wide[wide["lexicalizations"].map(len) > 0].explode("lexicalizations")
+    return long.rename(columns={"lexicalizations": "target"})
 
 
 def _webnlg_of_hub(frame: pd.DataFrame) -> pd.DataFrame:
     """The hub's columns are nested; its test has the entries without texts, and the unseen ones a second time."""
-    texts = [list(lex["text"]) for lex in frame["lex"]]
-    triples = [list(sets["mtriple_set"][0]) for sets in frame["modified_triple_sets"]]
+    texts = cells(frame, "lex", lambda lex: isinstance(lex, dict) and is_text_list(lex.get("text"), 0),
+                  f"it must have a list of texts; {REPAIR}")
+    sets = cells(frame, "modified_triple_sets", lambda sets: isinstance(sets, dict) and is_list(
+        sets.get("mtriple_set")) and is_text_list(sets["mtriple_set"][0]), f"it must have triples; {REPAIR}")
     seen = ["seen" if category in WEBNLG_SEEN else "unseen" for category in frame["category"]]
-    flat = frame.assign(lexicalizations=texts, triples=triples, eval_category=seen)
+    flat = frame.assign(lexicalizations=[list(lex["text"]) for lex in texts], eval_category=seen,
+                        triples=[list(one["mtriple_set"][0]) for one in sets])
     flat = flat[flat["lexicalizations"].map(len) > 0]
     return flat[~flat.duplicated(["category", "eid", "size"])]
 
 
 def alpaca(frame: pd.DataFrame) -> pd.DataFrame:
     """The published prompt: an instruction, with its input where it has one."""
-    with_input = frame["input"].str.strip() != ""
     head = ("Below is an instruction that describes a task{}. Write a response that appropriately completes the "
             "request.")
     paired = ", paired with an input that provides further context"
-    texts = [f"{head.format(paired if has else '')}\n\n### Instruction:\n{ask}\n\n"
-             + (f"### Input:\n{given}\n\n" if has else "") + "### Response:"
-             for ask, given, has in zip(frame["instruction"], frame["input"], with_input, strict=True)]  # fmt: skip
-    kept = frame.assign(text=texts)
-    return kept[kept["output"].str.strip() != ""].reset_index(drop=True)
+    asks, given, answers = strings(frame, "instruction", "input", "output")
+    texts = [f"{head.format(paired if more.strip() else '')}\n\n### Instruction:\n{ask}\n\n"
+             + (f"### Input:\n{more}\n\n" if more.strip() else "") + "### Response:"
+             for ask, more in zip(asks, given, strict=True)]
+    return frame.assign(text=texts)[[answer.strip() != "" for answer in answers]]
 
 
 # ---- tags -----------------------------------------------------------------------------------------------
@@ -151,7 +185,9 @@ def jnlpba(frame: pd.DataFrame) -> pd.DataFrame:
     """The hub's copy (tner/bionlp2004) calls the column `tags` and numbers the names in its own order."""
     if "ner_tags" in frame:
         return frame
-    return frame.assign(ner_tags=[[TNER[code] for code in row] for row in frame["tags"]])
+    rows = cells(frame, "tags", lambda row: is_list(row) and all(is_code(code, len(TNER)) for code in row),
+                 f"each tag must be a whole number from 0 to {len(TNER) - 1}; {REPAIR}")
+    return frame.assign(ner_tags=[[TNER[int(code)] for code in row] for row in rows])
 
 
 def tags(kinds: str) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from lowrank_teach import corpora
+from lowrank_teach.cache import data_folder
+from lowrank_teach.errors import sentence
 from lowrank_teach.hub import cache_only_if_offline, reason
 
 from .table import TASKS
@@ -18,20 +21,15 @@ EXPORT = "refs/convert/parquet"  # the branch where the hub keeps what it conver
 
 
 def find(task: Task) -> tuple[corpora.Splits, str]:
-    """The published rows by split, and where they are from.
+    """The published rows by split, and where they are from; a frame's index says each row's place in its file.
 
     Raises:
         FileNotFoundError: no source has them.  ValueError: a file cannot be read.
     """
     if task.derived is not None:
         return task.derived(), task.origin
-    folder = os.environ.get("LOWRANK_TEACH_DATA")
-    if folder:
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"LOWRANK_TEACH_DATA is {folder}, which is no folder; correct or unset it")
-        place = Path(folder) / (task.folder or task.name)
-        if place.is_dir():
-            return _from_folder(task, place), f"the local folder {place.parent.name}/{place.name}"
+    if (folder := data_folder()) is not None and (place := folder / (task.folder or task.name)).is_dir():
+        return _from_folder(task, place), f"the local folder {folder.name}/{place.name}"
     if task.reader is not None:
         return task.reader(), f"packaged text, {task.origin}"
     return _from_hub(task)
@@ -40,20 +38,50 @@ def find(task: Task) -> tuple[corpora.Splits, str]:
 def _from_folder(task: Task, folder: Path) -> corpora.Splits:
     frames = {}
     for split in SPLITS:
-        path = folder / f"{task.files.get(split, split)}.parquet"
-        if not path.is_file():
+        name = task.files.get(split, split)
+        files = _files(folder, name)
+        if not files:
             if split == "test" or task.resplit is not None:  # its rule makes them from what is there
                 continue
             hub = f" or unset LOWRANK_TEACH_DATA for the hub's {'/'.join(task.hub)}" if task.hub else ""
-            raise FileNotFoundError(f"{task.name}, {split}: no file {path}; each split is one parquet file: add it"
-                                    f"{hub}")
+            raise FileNotFoundError(f"{task.name}, {split}: no file {folder / name}.parquet, {name}-*.parquet or "
+                                    f"{name}.jsonl: add it{hub}")
         try:
-            frames[split] = pd.read_parquet(path)
-        except Exception as error:  # pyarrow raises many kinds
-            raise ValueError(f"{task.name}, {split}: {path} is no readable parquet file ({error})") from error
+            frames[split] = _read(files, folder.parent)
+        except ValueError as error:
+            raise ValueError(sentence(f"{task.name}, {split}: {error}")) from error
     if not frames:
         raise FileNotFoundError(f"{task.name}: no train, validation or test.parquet in {folder}")
     return frames
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files of one split, however a set is published: one, a number of parts, or a folder of parts."""
+    layouts = (f"{name}.parquet", f"{name}-*.parquet", f"{name}/*.parquet", f"{name}.json", f"{name}.jsonl")
+    return next((found for layout in layouts if (found := sorted(folder.glob(layout)))), [])
+
+
+def _read(files: Sequence[Path], root: Path) -> pd.DataFrame:
+    """Rows of one or more files, indexed by the file's name below a folder and the row's number in it."""
+    return pd.concat(map(_read_one, files), keys=[file.relative_to(root).as_posix() for file in files],
+                     names=["file", "row"])
+
+
+def _read_one(file: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(file) if file.suffix == ".parquet" else _json_rows(file)
+    except Exception as error:  # pyarrow raises many kinds
+        raise ValueError(f"{file} is no readable {file.suffix[1:]} file ({reason(error)})") from error
+    return frame.reset_index(drop=list(frame.index.names) == [None])
+
+
+def _json_rows(file: Path) -> pd.DataFrame:
+    """A list of objects, or an object a line; values stay what they are."""
+    text = file.read_text(encoding="utf-8")
+    listed = text.lstrip().startswith("[")
+    # not by splitlines: a string in JSON may hold U+2028 and other ends of a line
+    rows = json.loads(text) if listed else [json.loads(line) for line in text.split("\n") if line.strip()]
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _from_hub(task: Task) -> tuple[corpora.Splits, str]:
@@ -111,7 +139,7 @@ def _shards(folder: Path) -> pd.DataFrame:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"the export has no {folder.parent.name}/{folder.name}/*.parquet")
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    return _read(files, folder.parent.parent)
 
 
 def _on_hub(task: Task) -> dict[str, str]:

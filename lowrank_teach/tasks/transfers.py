@@ -13,6 +13,8 @@ from difflib import get_close_matches
 import pandas as pd
 
 from lowrank_teach import corpora
+from lowrank_teach.errors import sentence
+from lowrank_teach.rows import CellError, strings
 
 from . import gyafc, prepare
 
@@ -45,12 +47,17 @@ class Transfer:
 
 
 def _yelp() -> pd.DataFrame:
-    from . import load_task
+    from . import TASKS, load_task
+    from .sources import find
 
     test = load_task("yelp").test
     if test is None or "reference" not in test:
         raise ValueError("yelp-transfer: the test rows of 'yelp' need a column 'reference', a rewrite of each by a "
                          "human (Li et al. 2018); this copy has none")
+    try:
+        strings(find(TASKS["yelp"])[0]["test"], "reference")  # in the file's own rows
+    except CellError as error:
+        raise ValueError(sentence(f"yelp-transfer, {error}")) from None
     return pd.DataFrame({"source": test["text"], "references": [[one] for one in test["reference"]],
                          "wanted": 1 - test["label"]})
 
