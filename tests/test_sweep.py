@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from helpers import trainer
 from lethal import ENDLESS, Lethal, lives, steps, until
@@ -29,7 +30,7 @@ from lowrank_teach.runs import Store
 from lowrank_teach.sweeps import SweepError, engine, estimate, processes, sweep, view, work
 from lowrank_teach.sweeps.engine import Tally
 from lowrank_teach.sweeps.view import View
-from lowrank_teach.sweeps.work import Message
+from lowrank_teach.sweeps.work import Message, WorkerError
 
 FAST = {"steps": 12, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 32}
 
@@ -385,6 +386,25 @@ def test_a_method_that_the_worker_cannot_import_is_told_at_once(small, monkeypat
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(SweepError, match=r"the worker cannot load .*a_module_of_this_process.*processes=0"):
         sweep(small(made()), processes=1, progress=False)
+
+
+def test_a_worker_with_other_rows_or_another_model_trains_nothing(small, place, tmp_path, monkeypatch):
+    """Its record would stand under a key that nobody asked for."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    shutil.copytree(place / "tiny", tmp_path / "tiny")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / "data"))
+    group = grid("lora", "rt", str(tmp_path / "tiny"), profile="tiny", **FAST)
+    given = work.packed(group)
+    assert work.unpacked(given) == group
+    rows = pd.read_parquet(path := tmp_path / "data" / "rt" / "train.parquet")
+    rows.assign(label=1 - rows["label"]).to_parquet(path)
+    with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
+        work.unpacked(given)
+    rows.to_parquet(path)
+    settings = json.loads((tmp_path / "tiny" / "config.json").read_text())
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
+    with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
+        work.unpacked(given)
 
 
 def test_so_many_workers_as_there_is_room_for(monkeypatch):

@@ -64,30 +64,37 @@ class WorkerError(Refusal, RuntimeError):
 
 
 def packed(group: Group) -> bytes:
-    """A group as it travels to another process.
+    """A group as it travels to another process, with the keys that its runs have here.
 
     Raises:
         WorkerError: it cannot.
     """
     try:
-        return cloudpickle.dumps(group)
+        return cloudpickle.dumps(([config.key for config in group], cloudpickle.dumps(group)))
     except Exception as error:   # whatever its objects raise
         raise WorkerError(f"a configuration cannot be handed to another process ({_line(error)}); define its method "
                           "in a module, or train in this process with processes=0") from error
 
 
-def unpacked(group: bytes) -> Group:
+def unpacked(given: bytes) -> Group:
     """What `packed` made, in another process.
 
     Raises:
-        WorkerError: a class of it is not to be had here.
+        WorkerError: a class of it is not to be had here, or rows or a model are others here.
     """
+    keys, inside = pickle.loads(given)
     try:
-        return pickle.loads(group)
+        group: Group = pickle.loads(inside)
     except Exception as error:   # whatever its modules raise
         raise WorkerError(f"the worker cannot load the method of these runs ({_line(error)}); define it in the "
                           "notebook or script itself, install its module where the workers find it, or use "
                           "processes=0") from error
+    for key, config in zip(keys, group, strict=True):
+        if config.key != key:
+            raise WorkerError(f"where the worker stands, the rows of {config.task} or the weights of "
+                              f"{config.backbone} are others than where the sweep was called; give it the same "
+                              "files, and change none while a sweep runs")
+    return group
 
 
 def _line(error: Exception) -> str:
@@ -124,17 +131,20 @@ def train_group(group: Group, store: Store, say: Callable[[Message], None],
 
     Args: asked: whether to stop now.  interrupted: let Ctrl-C through to the caller.
     """
+    keys = [config.key for config in group]   # of the rows and weights as they are now
+
     def reporters(config: RunConfig) -> list[Reporter]:
-        return [Reporter(config.key, say, asked)]
+        return [Reporter(keys[group.index(config)], say, asked)]
 
     try:
-        ends = [_fit(group[0], store, reporters)] if len(group) == 1 else _fit_together(group, store, say, reporters)
+        ends = ([_fit(group[0], store, reporters)] if len(group) == 1 else
+                _fit_together(group, keys, store, say, reporters))
     except KeyboardInterrupt as stopped:
         if interrupted:
             raise
         ends = [StoppedError(str(stopped)) for _ in group]
-    for config, end in zip(group, ends, strict=True):
-        say(ending(config, end))
+    for key, end in zip(keys, ends, strict=True):
+        say(ending(key, end))
 
 
 def _fit(config: RunConfig, store: Store, reporters: Reporters) -> Run | Exception:
@@ -144,14 +154,14 @@ def _fit(config: RunConfig, store: Store, reporters: Reporters) -> Run | Excepti
         return error
 
 
-def _fit_together(group: Group, store: Store, say: Callable[[Message], None], reporters: Reporters
+def _fit_together(group: Group, keys: list[str], store: Store, say: Callable[[Message], None], reporters: Reporters
                   ) -> Sequence[Run | Exception]:
     """In one pass; each alone where that breaks, as when memory runs out: what was done by then is found."""
     from ..many_runs import fit_many
 
     try:
         return fit_many(group, store=store, callbacks=reporters, say=None, autosave=AUTOSAVE_S,
-                        on_run=lambda config, run: say(ending(config, run)))
+                        on_run=lambda config, run: say(ending(keys[group.index(config)], run)))
     except Exception as error:
         warnings.warn(f"a pass of {len(group)} runs broke ({type(error).__name__}: {error}); each of them is trained "
                       "alone", stacklevel=2)
@@ -164,10 +174,10 @@ def words_of(error: Exception) -> str:
     return " ".join(words.split())
 
 
-def ending(config: RunConfig, end: Run | Exception) -> Message:
+def ending(key: str, end: Run | Exception) -> Message:
     """What is said of a run that ended."""
     if isinstance(end, Run):
-        return Message(config.key, "done")
+        return Message(key, "done")
     if isinstance(end, StoppedError):
-        return Message(config.key, "stopped", words=str(end))
-    return Message(config.key, "failed", words=words_of(end), trace="".join(traceback.format_exception(end)))
+        return Message(key, "stopped", words=str(end))
+    return Message(key, "failed", words=words_of(end), trace="".join(traceback.format_exception(end)))
