@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import lowrank_teach as lt
-from lowrank_teach import cli, cli_cells, waiting
+from lowrank_teach import cli, waiting
 
 ROOT = Path(__file__).resolve().parents[1]
 TOML = pytest.importorskip("tomllib", reason="Python 3.11 or later")
@@ -168,16 +168,12 @@ def test_demo_leaves_a_clone_as_it_was(tmp_path, monkeypatch, capsys):
 
 
 def test_only_make_figures_writes_to_what_is_shipped():
-    """And a study, or cells, only where somebody names the folder."""
+    """And a study only where somebody names the folder."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipes = dict(re.findall(r"^(\w+): \$\(READY\)\n((?:\t.+\n)+)", text, re.MULTILINE))
     writes = re.compile(r"--(?:figures|folder) figures\b")
     assert [name for name, lines in recipes.items() if writes.search(lines)] == ["figures"]
-    defaults = inspect.signature(cli.study).parameters["folder"].default, \
-        inspect.signature(cli_cells.cells).parameters["folder"].default
-    assert defaults == (Path("out/studies"), None)
-    with pytest.raises(ValueError, match="name the folder for the numbers with --folder"):
-        cli_cells.cells(["rt"], train=True)
+    assert inspect.signature(cli.study).parameters["folder"].default == Path("out/studies")
 
 
 @pytest.mark.parametrize("name", ["00_start_here", "04_salora"])

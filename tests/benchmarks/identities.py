@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lowrank_teach import cells, studies
+from lowrank_teach import studies
 from lowrank_teach.assets import ASSETS
 from lowrank_teach.identity import identity
 from lowrank_teach.models import BACKBONES
@@ -44,11 +44,6 @@ def records(path: Path) -> Iterator[Record]:
     commit = about.get("machine", {}).get("commit")
     for record in stored.get("runs", []):   # of a figure: they hold their configuration
         yield record, record["config"], commit
-    for record in stored.get("cells", []):
-        line = next(one for one in cells.LINES if (one.task, one.backbone) == (record["task"], record["backbone"]))
-        made = RunConfig(cells.COLUMNS[record["column"]].configured(), line.task, line.backbone, cells.PROFILE,
-                         record["seed"], line.trains(record["column"]))
-        yield record, made.described, record["commit"]
     for record in stored.get("records", []):
         if "key" in record:
             made = of_a_text(about["task"], record) if "08_" in path.name else of_a_study(path.stem, about, record)
@@ -88,14 +83,13 @@ def pinned_then(commit: str, assets: tuple[str, ...]) -> bool:
 
 @cache
 def trained_again(folder: str) -> dict[str, Any] | None:
-    """The head of a stored cell on a local folder, then and now; None where no encoder was trained on it."""
-    for record in cells.load():
+    """The first stored run of an encoder on a local folder, then and now; None where there is none."""
+    study = studies.load_across("side_by_side")
+    for record in study.records:
         task = TASKS[record["task"]]
-        if record["column"] == "head" and folder == (task.folder or task.name):
-            line = next(one for one in cells.LINES if one.task == task.name)
-            run = RunConfig("head", task.name, line.backbone, cells.PROFILE, record["seed"],
-                            line.trains("head")).fit(progress=False)
-            found = {"task": task.name, "then": record["test"], "now": run.metrics["test"],
+        if folder == (task.folder or task.name):
+            run = of_a_study("side_by_side", study.about, record).fit(progress=False)
+            found = {"task": task.name, "arm": record["arm"], "then": record["test"], "now": run.metrics["test"],
                      "same": all(math.isclose(record["test"][name], value, rel_tol=1e-5, abs_tol=1e-9)
                                  for name, value in run.metrics["test"].items())}
             print(folder, found, flush=True)
