@@ -6,13 +6,21 @@ import codecs
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -69,10 +77,13 @@ class Screen(Console):
 console = Screen()
 
 
-def bars(*more: ProgressColumn) -> Progress:
-    """Bars that say how far something is, and how long it still takes."""
-    return Progress(column("{task.description}"), BarColumn(), column("{task.completed}/{task.total}"),
-                    TimeRemainingColumn(), *more, console=console)
+def bars(*more: ProgressColumn, transient: bool = False) -> Progress:
+    """Bars that say how far something is, and how long it still takes; something moves, whatever is known of that.
+
+    transient: gone when they are stopped.
+    """
+    return Progress(SpinnerColumn("line"), column("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                    TimeRemainingColumn(), *more, console=console, transient=transient)
 
 
 def column(template: str) -> TextColumn:
@@ -81,7 +92,23 @@ def column(template: str) -> TextColumn:
 
 
 class InterruptedTraining(Exception):
-    """Ctrl-C during a training; the message says after which step."""
+    """Ctrl-C during a command; the message says where it stopped and what is kept."""
+
+
+@contextmanager
+def loading(really: bool = True) -> Iterator[None]:
+    """Something that moves on a terminal while torch is loaded and the words of a command are looked up."""
+    with console.status("loads torch and the package") if really and console.is_terminal else nullcontext():
+        yield
+
+
+@contextmanager
+def counted(runs: int, really: bool = True) -> Iterator[Callable[[], None]]:
+    """A bar of so many runs on a terminal; gives what is to be called as each is done."""
+    bar = bars(transient=True)
+    row = bar.add_task("runs", total=runs)
+    with bar if really and console.is_terminal else nullcontext():
+        yield lambda: bar.advance(row)
 
 
 class Board:
@@ -93,7 +120,7 @@ class Board:
     def __init__(self, title: str, labels: list[str], notes: Sequence[str] = ()) -> None:
         self.notes = list(notes)
         self.title, self.labels, self.runs = title, labels, dict[str, Any]()
-        self.bar = bars(column("loss {task.fields[loss]:.3f}"))
+        self.bar = bars(column("{task.fields[loss]}"))
         self.step, self.lines = 0, False
         self.row: Any = None
         self.table: Table | None = None
@@ -106,8 +133,9 @@ class Board:
         with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
             try:
                 yield
-            except KeyboardInterrupt as stop:  # typer would end the program without its words
-                raise InterruptedTraining(str(stop)) from None
+            except KeyboardInterrupt as stop:
+                done = f"; {len(self.runs)} of {len(self.labels)} runs are done and kept" if self.labels[1:] else ""
+                raise KeyboardInterrupt(f"{str(stop) or 'stopped; run the same line again to go on'}{done}") from None
         if self.lines:
             console.print(self)
 
@@ -125,7 +153,13 @@ class Board:
         self.runs[label] = run
         if self.lines:
             print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
-        self.table = rich_table(table(self.runs), self.title, self.waiting())
+        frame = table(self.runs)
+        times = {name: words for name, words in (("search s", "–"), ("total s", "found")) if name in frame}
+        frame = frame.astype(dict.fromkeys(times, object))
+        for name, words in times.items():   # what it once took, on whatever machine, says nothing of now
+            frame[name] = [words if run.found else value
+                           for run, value in zip(self.runs.values(), frame[name], strict=True)]
+        self.table = rich_table(frame, self.title, self.waiting())
         self._clear()
 
     def _clear(self) -> None:
@@ -133,21 +167,37 @@ class Board:
             self.bar.remove_task(self.row)
         self.row, self.step = None, 0
 
+    def on_begin(self, label: str) -> None:
+        """Rows and weights are read."""
+        self._wait("reads rows and weights")
+
+    def on_end(self) -> None:
+        self._clear()
+
+    def _now(self) -> str:
+        return next(iter(self.waiting()), "")
+
+    def _wait(self, what: str) -> None:
+        """Nobody knows how long this takes: the bar moves to and fro."""
+        self._clear()
+        self.row = self.bar.add_task(self._now(), total=None, loss=what)
+
     def on_step(self, clock: Any, values: dict[str, float]) -> None:
-        if clock.step <= self.step:  # the next stage of the same method
+        if clock.step <= self.step or not self.step:  # the next stage of the same method, or the first one
             self._clear()
+        if self.row is None:
+            self.row = self.bar.add_task(self._now(), total=clock.total, completed=clock.step - 1, loss="")
+        self.step = clock.step
+        self.bar.update(self.row, completed=clock.step, loss=f"loss {values['loss']:.3f}")
+        if clock.step == clock.total:
+            self._wait("evaluates")
+            self.step = clock.step
         while self.notes:
             note = self.notes.pop(0)
             if self.lines:
                 print(note, file=sys.stderr, flush=True)
             else:
                 console.print(note, style="dim")
-        if self.row is None:
-            self.row = self.bar.add_task(next(iter(self.waiting()), ""), total=clock.total, completed=clock.step - 1,
-                                         loss=values["loss"])
-        self.step = clock.step
-        self.bar.update(self.row, completed=clock.step, loss=values["loss"])
-
     def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
+from typer.core import TyperGroup
 
-from .board import Board, InterruptedTraining, console, spell_output
+from .board import Board, InterruptedTraining, console, counted, loading, spell_output
 from .cli_options import (
     AsJson,
     BackboneName,
@@ -38,11 +40,22 @@ from .cli_options import (
     settled,
 )
 from .cli_presets import memory_plan, plan, presets
-from .cli_reproduce import reproduce
+from .cli_reproduce import reproduce, said
 from .cli_sweep import sweep
 from .errors import Refusal, brief
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+
+class Interruptible(TyperGroup):
+    """Ctrl-C reaches `main` with its words, which typer would drop."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise InterruptedTraining(str(stop)) from None
+
+
+app = typer.Typer(cls=Interruptible, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="markdown", help="Low-rank adaptation to learn, check and extend.")
 
 app.command(epilog="Example: `lowrank-teach plan lora --backbone llama-7b --memory --set base_dtype=bfloat16`")(plan)
@@ -57,10 +70,11 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
           dry_run: Annotated[bool, typer.Option("--plan", help="print a step's bytes by part, and stop")] = False,
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
-    from .experiment import fit
-    from .run_config import RunConfig
+    with loading(not as_json):
+        from .experiment import fit
+        from .run_config import RunConfig
 
-    chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
+        chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
     asked = RunConfig(**{name: value for name, value in chosen.arguments.items()
                          if name in ("method", "task", "backbone", "profile", "adjust")})
     if dry_run:
@@ -83,10 +97,11 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
             figures: Annotated[Path | None, typer.Option(help="write the figures to this folder")] = None
             ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
-    from .figures import check_folder, write_figures
-    from .lineup import LINEUP
-    from .lineup import compare as run_all
-    from .run_config import RunConfig
+    with loading(not as_json):
+        from .figures import check_folder, write_figures
+        from .lineup import LINEUP
+        from .lineup import compare as run_all
+        from .run_config import RunConfig
 
     if figures is not None:
         check_folder(figures)
@@ -111,36 +126,48 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
           folder: Annotated[Path, typer.Option(help="where the numbers go")] = Path("out/studies"),
           as_json: AsJson = False) -> Document:
     """Train a sweep or an ablation over seeds, and keep its numbers: `claims --folder` holds them to the papers."""
-    from . import studies
-    from .methods.checks import among, require, shown
+    with loading(not as_json):
+        from . import studies
+        from .methods.checks import among, require, shown
 
     defined: dict[str, Any] = {**studies.STUDIES, **studies.TASK_STUDIES}
     for name in names or ():   # before the first of them is trained
         require(name in defined, f"no study {shown(name)}; there are {among(list(defined), name)}")
     if not names:
-        listed: dict[str, dict[str, Any]] = {
-            name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds} for name, s in defined.items()}
-        if as_json:
-            return listed
-        for name, one in listed.items():
-            console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)")
-        return None
+        return _listed(defined, as_json)
     found: dict[str, Any] = {}
     for name in names:
-        if name in studies.TASK_STUDIES:
-            over = studies.train_across(name, studies.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=_said)
-            found[name] = {arm: over.values(arm) for arm in over.arms}
-            if not as_json:
-                console.print(over.table().to_string())
-            continue
-        done = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=lambda label, seed, run:
-                             print(f"{label}, seed {seed}: {run.score()[1]:.3f}", file=sys.stderr, flush=True))
-        found[name] = done.values(next(iter(done.records[0]["test"])))
+        with counted(defined[name].runs(seeds), not as_json) as done:
+            found[name], table = _trained(name, folder, seeds, done)
         if not as_json:
-            console.print(done.frame().to_string())
+            console.print(table)
     if not as_json:
         _say_written([folder / f"{name}.json" for name in names])
     return found if as_json else None
+
+
+def _listed(defined: dict[str, Any], as_json: bool) -> Document:
+    listed = {name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds} for name, s in defined.items()}
+    if as_json:
+        return listed
+    for name, one in listed.items():
+        console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)")
+    return None
+
+
+def _trained(name: str, folder: Path, seeds: int, done: Callable[[], None]) -> tuple[dict[str, Any], str]:
+    """A study's numbers by arm, and its table."""
+    from . import studies
+
+    def say(*values: Any) -> None:
+        done()
+        said(*values)
+
+    if name in studies.TASK_STUDIES:
+        over = studies.train_across(name, studies.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=say)
+        return {arm: over.values(arm) for arm in over.arms}, over.table().to_string()
+    found = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=say)
+    return found.values(next(iter(found.records[0]["test"]))), found.frame().to_string()
 
 
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
@@ -212,11 +239,6 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
         return {"figures": [str(path) for path in made]}
     _say_written(made)
     return None
-
-
-def _said(task: str, label: str, seed: int, rate: float, run: Any) -> None:
-    print(f"{task}, {label}, seed {seed}, rate {rate:g}: {run.score('validation')[1]:.3f} on validation rows",
-          file=sys.stderr, flush=True)
 
 
 def _say_written(paths: list[Path]) -> None:

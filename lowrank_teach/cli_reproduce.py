@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .board import console
+from .board import console, counted, loading
 from .cli_options import AsJson, Document, OwnSeeds
-from .runs import Store
 
 MOST_STEPS = 2**31 - 1
 QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
@@ -31,14 +30,26 @@ def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank
               as_json: AsJson = False) -> Document:
     """Make the runs behind one claim again, and print the stored verdict beside the new one."""
     from . import claims
+    from .runs import Store
 
     key = " ".join(claim)
     seeds, steps = (seeds or QUICK["seeds"], steps or QUICK["steps"]) if quick else (seeds, steps)
     options: dict[str, Any] = {"seeds": seeds or None, "stored": folder, **({"steps": steps} if steps else {})}
     if plan:
         return _planned(claims.plan(key, **options), as_json)
-    with tempfile.TemporaryDirectory() as empty:
-        found = claims.reproduce(key, store=Store(empty) if again else None, on_run=_say, **options)
+    def say(*values: Any) -> None:
+        done()
+        said(*values)
+
+    with loading(not as_json):
+        planned = claims.plan(key, **options).runs
+    with tempfile.TemporaryDirectory() as empty, counted(planned, not as_json) as done:
+        try:
+            found = claims.reproduce(key, store=Store(empty) if again else None, on_run=say, **options)
+        except KeyboardInterrupt:
+            if again:
+                raise KeyboardInterrupt("stopped; with --again no run is kept") from None
+            raise
     if as_json:
         return {"stored": asdict(found.stored), "new": found.new and asdict(found.new), "runs": found.runs,
                 "largest_change": found.gap, "said": claims.said(found)}
@@ -70,7 +81,7 @@ def _print(stored: Any, new: Any) -> None:
     console.print(shown)
 
 
-def _say(*values: Any) -> None:
+def said(*values: Any) -> None:
     """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks, scores of texts."""
     *where, run = values
     words = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}").format(*where)

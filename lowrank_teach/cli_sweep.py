@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from .board import InterruptedTraining, console
+from .board import console, loading
 from .cli_options import MOST_SEEDS, AsJson, Document, ProfileName, settled, value
 
 if TYPE_CHECKING:
@@ -37,17 +37,16 @@ def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones 
           plan: Annotated[bool, typer.Option("--plan", help="say how many runs and how long, and stop")] = False,
           as_json: AsJson = False) -> Document:
     """Train every combination of methods, tasks, backbones, values and seeds; what is stored is not trained again."""
-    from .run_config import grid
-    from .sweeps import SweepError
-    from .sweeps import sweep as train
+    with loading(not as_json):
+        from .run_config import grid
+        from .sweeps import SweepError
+        from .sweeps import sweep as train
 
     configs = grid(method, task, backbone, seeds=seeds, profile=profile, **settled(settings, method, several))
     if plan:
         return _plan(configs, processes, as_json)
     try:
         runs = train(configs, processes, ray, replicas=replicas, progress=not as_json)
-    except KeyboardInterrupt as stop:
-        raise InterruptedTraining(str(stop)) from None
     except SweepError as error:
         return _after_failures(configs, error, as_json)
     if as_json:

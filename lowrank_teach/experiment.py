@@ -23,8 +23,8 @@ from .evaluate import evaluate
 from .features import Collate, encode
 from .methods import Method
 from .models import load_backbone, require_config
-from .outcome import Callback, Outcome, Row, StoppedError
-from .progress import TextProgress
+from .outcome import Callback, Outcome, Row, StoppedError, watched
+from .progress import ProgressLine
 from .run_config import RunConfig
 from .runs import HISTORY, Run, Store, config_key, machine
 from .site_measures import site_measures
@@ -58,25 +58,40 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
     store, team = store or Store(), Team.here()
     key = team.recorded(config).key
     if cache and (found := team.told(lambda: store.get(key))):
-        found.notes = list(dict.fromkeys([*notes, *found.notes]))
+        found.notes, found.found = list(dict.fromkeys([*notes, *found.notes])), True
         return found
     store.check()
     if progress and team.leads:
         for note in config.notes:
             print(note, flush=True)
-    callbacks = [*callbacks, *([TextProgress()] if progress else [])]
-    stages = Job(config, store, cache, callbacks, autosave).stages()
+    callbacks = [*callbacks, *([ProgressLine()] if progress else [])]
     try:
-        trainer = next(stages)
-        while True:
-            trainer = stages.send(trainer.run())
-    except StopIteration as end:
-        run: Run = end.value
+        with watched(callbacks if team.leads else (), config.label):
+            run = _to_the_end(Job(config, store, cache, callbacks, autosave))
+    except KeyboardInterrupt as stop:   # not with the trace of whatever was at work
+        raise KeyboardInterrupt(str(stop) or _kept(store, key)) from None
     run.notes = [*notes, *run.notes]
     if team.leads:
         store.put(run)
         store.forget_checkpoints(key)
     return run
+
+
+def _to_the_end(job: Job) -> Run:
+    stages = job.stages()
+    try:
+        trainer = next(stages)
+        while True:
+            trainer = stages.send(trainer.run())
+    except StopIteration as end:
+        return end.value
+
+
+def _kept(store: Store, key: str) -> str:
+    """What an interrupt outside of the steps leaves, in a sentence."""
+    some = any(store.folder.glob(f"{key}.*checkpoint.safetensors"))
+    return (f"stopped; {'the steps are kept up to the last checkpoint' if some else 'no step was kept yet'}: run the "
+            f"same line again to {'go on from there' if some else 'begin anew'}")
 
 
 class Materials:

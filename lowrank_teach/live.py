@@ -22,6 +22,7 @@ from .comparison import made_on
 from .course import references_folder
 from .methods.base import Clock
 from .outcome import Callback
+from .progress import ProgressLine, in_notebook
 from .runs import Run
 
 Curve = tuple[Sequence[float], Sequence[float]]   # steps, losses
@@ -33,16 +34,6 @@ def smooth(curve: Curve, width: int = 10) -> Curve:
     width = max(1, min(width, len(values) // 4))
     middle = [float(np.mean(steps[i:i + width])) for i in range(0, len(steps) - width + 1, width)]
     return middle, [float(np.mean(values[i:i + width])) for i in range(0, len(values) - width + 1, width)]
-
-
-def in_notebook() -> bool:
-    """Whether there is a kernel that can show images."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
 
 
 class LiveCurve(Callback):
@@ -64,10 +55,22 @@ class LiveCurve(Callback):
         self.losses: list[float] = []
         self.drawn = 0
         self._last = 0.0
+        self.line = ProgressLine() if self.images and display is None else None   # above the picture; goes in the end
+
+    def on_begin(self, label: str) -> None:
+        """Rows and weights are read: there is something to see before the first step."""
+        if self.line:
+            self.line.on_begin(label)
+
+    def on_end(self) -> None:
+        if self.line:
+            self.line.on_end()
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> None:
         self.steps.append(clock.step)
         self.losses.append(values["loss"])
+        if self.line:
+            self.line.on_step(clock, values)
         now = time.monotonic()
         if clock.step < clock.total and now - self._last < self.every:
             return

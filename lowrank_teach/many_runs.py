@@ -110,16 +110,20 @@ def fit_many(configs: Iterable[RunConfig], *, store: Store | None = None, cache:
     found: dict[RunConfig, Run | Exception] = {}
     for config in configs:
         if cache and (run := store.get(config.key)) is not None:
-            found[config] = run
+            found[config], run.found = run, True
     missing = dict.fromkeys(config for config in configs if config not in found)
     many = Many(store, cache, at_once, callbacks, say, autosave)
-    for config, end in many.train(list(missing)):
-        found[config] = end
-        if isinstance(end, Run):
-            store.put(end)
-            store.forget_checkpoints(end.key)
-            if on_run is not None:
-                on_run(config, end)
+    try:
+        for config, end in many.train(list(missing)):
+            found[config] = end
+            if isinstance(end, Run):
+                store.put(end)
+                store.forget_checkpoints(end.key)
+                if on_run is not None:
+                    on_run(config, end)
+    except KeyboardInterrupt as stop:
+        done = f"{len(found)} of {len(dict.fromkeys(configs))} runs are done and kept"
+        raise KeyboardInterrupt(f"{str(stop) or 'stopped; run the same line again to go on'}; {done}") from None
     return [found[config] for config in configs]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,11 +26,26 @@ class StoppedError(Refusal, RuntimeError):
 
 
 class Callback(Protocol):
-    """What a caller can hang on the loop; return True from `on_step` to stop after this step."""
+    """What a caller can hang on the loop; return True from `on_step` to stop after this step.
+
+    `fit` also tells one that has `on_begin(label)` that rows and weights are now read, and calls `on_end()` at the
+    end, whatever it is.
+    """
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> bool | None: ...
 
     def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None: ...
+
+
+@contextmanager
+def watched(callbacks: Sequence[Callback], label: str) -> Iterator[None]:
+    """A run from before its rows are read to after its last evaluation; see `Callback`."""
+    with ExitStack() as ends:
+        for callback in callbacks:
+            if hasattr(callback, "on_begin"):
+                ends.callback(callback.on_end)  # type: ignore[attr-defined]
+                callback.on_begin(label)
+        yield
 
 
 @dataclass

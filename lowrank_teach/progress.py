@@ -1,36 +1,120 @@
-"""Progress as throttled lines of text.
+"""How far a training is, in one line that is replaced and goes in the end: a bar, the loss, the time that is left.
 
-Not a widget: bars that leave widget models behind stop a notebook from rendering on a repository page.
+It is there from the start, while rows and weights are read. On a terminal a bar of rich; in a notebook a bar of the
+browser's own, since bars of widgets leave models behind that stop a notebook from rendering on a repository page, and
+what is gone in the end leaves nothing in it; in a file or a pipe lines now and then.
 """
 
 from __future__ import annotations
 
+import html
 import time
+import uuid
+from collections.abc import Callable
+from typing import Any
 
+from rich.progress import TaskID
+
+from .board import bars, column, console
 from .methods.base import Clock
 from .outcome import Callback
 
+READS, EVALUATES = "reads rows and weights", "evaluates"
+Show = Callable[[dict[str, str], str, bool], None]   # what to show, of which name, and whether it is there already
 
-class TextProgress(Callback):
-    """A line at the first step, every few seconds, and at the last step of each stage."""
 
-    def __init__(self, every: float = 5.0, label: str = "") -> None:
-        self.every, self.label = every, label
+def in_notebook() -> bool:
+    """Whether there is a kernel that can show images."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class ProgressLine(Callback):
+    """The line.
+
+    Args:
+        every: seconds between two changes in a notebook, and five times that between two lines of a file.
+        show: how a notebook shows it, for tests; given, it counts as one.
+    """
+
+    def __init__(self, every: float = 1.0, show: Show | None = None) -> None:
+        self.every, self.label = every, ""
+        self.show = show or (_display if in_notebook() else None)
+        self.name, self.shown = uuid.uuid4().hex, False
+        drawn = not self.show and console.is_terminal
+        self.bar = bars(column("{task.fields[loss]}"), transient=True) if drawn else None
+        self.row: TaskID | None = None
         self.step = self.first = 0
         self.started = self.last = 0.0
+
+    def on_begin(self, label: str) -> None:
+        """From here on it is seen."""
+        self.label = label
+        if self.bar:
+            self.bar.start()
+        self._wait(READS)
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> None:
         now = time.monotonic()
         if clock.step != self.step + 1 or clock.step == 1:  # a stage begins, or one that was interrupted goes on
-            self.first, self.started, self.last = clock.step, now, -self.every
+            self.first, self.started, self.last = clock.step, now, -5 * self.every
         self.step = clock.step
-        if clock.step not in (self.first, clock.total) and now - self.last < self.every:
-            return
-        self.last = now
-        done = clock.step - self.first
-        left = f", {(now - self.started) / done * (clock.total - clock.step):.0f} s left" if done else ""
-        print(f"{self.label}step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", flush=True)
+        if self.bar:
+            self._bar(clock.step, clock.total, f"loss {values['loss']:.3f}")
+        elif clock.step in (self.first, clock.total) or now - self.last >= self.every * (1 if self.show else 5):
+            self.last = now
+            done = clock.step - self.first
+            left = f", {(now - self.started) / done * (clock.total - clock.step):.0f} s left" if done else ""
+            self._say(f"step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", clock.step, clock.total)
+        if clock.step == clock.total:
+            self._wait(EVALUATES)
 
     def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        print(f"{self.label}step {clock.step}/{clock.total}  validation {shown}", flush=True)
+        if not self.bar and not self.show:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            self._say(f"step {clock.step}/{clock.total}  validation {shown}")
+
+    def on_end(self) -> None:
+        """Where it can be taken away, it is."""
+        if self.bar:
+            self.bar.stop()
+        elif self.show:
+            self._put({"text/plain": ""})
+
+    def _wait(self, what: str) -> None:
+        """Something that takes a while, nobody knows how long: the bar moves to and fro."""
+        if self.bar:
+            self._bar(0, None, what)
+        else:
+            self._say(f"{what} …")
+
+    def _bar(self, step: int, total: int | None, words: str) -> None:
+        assert self.bar is not None
+        if self.row is None or self.bar.tasks[0].total != total:   # a new clock for the time that is left
+            if self.row is not None:
+                self.bar.remove_task(self.row)
+            self.row = self.bar.add_task(self.label, total=total, completed=max(step - 1, 0), loss=words)
+        self.bar.update(self.row, completed=step, loss=words)
+
+    def _say(self, words: str, step: int = 0, total: int = 0) -> None:
+        if self.show:
+            how_far = f' value="{step}" max="{total}"' if total else ""
+            line = f"{self.label}: {words}"
+            self._put({"text/html": f"<progress{how_far}></progress> {html.escape(line)}", "text/plain": line})
+        else:
+            print(words, flush=True)
+
+    def _put(self, data: dict[str, str]) -> None:
+        assert self.show is not None
+        self.show(data, self.name, self.shown)
+        self.shown = True
+
+
+def _display(data: dict[str, Any], name: str, there: bool) -> None:
+    from IPython.display import display
+
+    display(data, raw=True, display_id=name, update=there)

@@ -11,7 +11,6 @@ dropout in the base it is equal in distribution only, since one mask generator s
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -197,7 +196,7 @@ class Passes:
         for lane, found in values:
             lane.trainer.outcome.seconds += seconds
             with lane.alone():
-                lane.stopped = lane.trainer.conclude_step(found, threading.Event())
+                lane.stopped = lane.trainer.conclude_step(found)
 
     def _before(self, lanes: list[Lane]) -> None:
         """What each rule does before the step, and the gradients they ask for: those of like rows in one pass."""

@@ -58,6 +58,7 @@ class Run:
     factors: site -> (left (d, R), right (R, k)) with ΔW = left right, where the method has such a form.
     identity: fingerprints of the rows ("data") and of the pretrained weights ("weights"); see `identity`.
     version: of the package that made it.
+    found: whether it was in the store, so that its times are those of then; no part of the record.
     """
 
     config: dict[str, Any]
@@ -73,6 +74,7 @@ class Run:
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     identity: dict[str, str | None] = field(default_factory=dict)
     version: str = VERSION
+    found: bool = field(default=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -220,7 +222,8 @@ def _write(run: Run, folder: Path) -> None:
     save_file({f"{site}.{side}": factor.detach().cpu().float().contiguous().clone()
                for site, pair in run.factors.items() for side, factor in zip(("left", "right"), pair, strict=True)},
               folder / FILES[1])
-    plain = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in ("history", "factors")}
+    apart = ("history", "factors", "found")
+    plain = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in apart}
     values = {"key": run.key, "format": FORMAT, **plain, "files": {name: sha256(folder / name) for name in FILES}}
     (folder / "run.json").write_text(
         json.dumps({**values, "sha256": _checksum(json.loads(json.dumps(values)))}, indent=1, ensure_ascii=False),

@@ -171,6 +171,13 @@ def loss_from(logits: torch.Tensor, batch: dict[str, torch.Tensor], smoothing: f
 
 
 @contextmanager
+def interrupt_at_once() -> Iterator[None]:
+    """Within `interrupt_between_steps`: nothing waits, as where nothing is changed that a checkpoint must hold."""
+    with _handled(_raise, (signal.SIGINT, *ENDINGS)):
+        yield
+
+
+@contextmanager
 def interrupt_between_steps() -> Iterator[threading.Event]:
     """Ctrl-C waits for the end of the step, so that what is written down is whole; a second one does not wait. So do
     SIGTERM and the SIGHUP of a terminal that is closed."""
@@ -188,11 +195,12 @@ def interrupt_between_steps() -> Iterator[threading.Event]:
 @contextmanager
 def ended_like_ctrl_c() -> Iterator[None]:
     """SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is under way is stopped and cleared up."""
-    def handler(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(handler, ENDINGS):
+    with _handled(_raise, ENDINGS):
         yield
+
+
+def _raise(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .loop import Batch, RuleLoop, start_from
 from .methods.base import Clock
 from .methods.checks import require, require_kind, require_seed, shown
 from .outcome import Callback, Outcome
-from .steps import hold_out, modes_kept, require_gradients, require_labels
+from .steps import hold_out, interrupt_at_once, modes_kept, require_gradients, require_labels
 
 
 class Trainer(RuleLoop):
@@ -120,21 +121,29 @@ class Trainer(RuleLoop):
         self.outcome.seconds += time.perf_counter() - start
         return self.conclude_step(values, interrupted)
 
-    def conclude_step(self, values: dict[str, float], interrupted: threading.Event) -> bool:
-        """Callbacks, an evaluation, a checkpoint where one is due; True if a callback wants to stop here."""
+    def conclude_step(self, values: dict[str, float], interrupted: threading.Event | None = None) -> bool:
+        """Callbacks, an evaluation, a checkpoint where one is due; True if a callback wants to stop here.
+
+        interrupted: whether Ctrl-C was pressed, which then ends an evaluation as well; None where others train, too.
+        """
         step = self.outcome.step = self.clock.step
         self.rule.trained = True
         stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # each hears of each step
-        self._maybe_evaluate(step)
+        alone, pressed = interrupted is not None and self.team.size == 1, interrupted or threading.Event()
+        if not (alone and pressed.is_set()):   # one that is left out is made up for when the run is taken up
+            self._maybe_evaluate(step, at_once=alone)
         every = self.config.checkpoint_every
         due = (bool(every) and step % every == 0) or time.monotonic() - self.saved_at >= self.autosave
-        stop, asked, due = self.team.any(any(stops), interrupted.is_set(), due)
+        stop, asked, due = self.team.any(any(stops), pressed.is_set(), due)
         if stop or asked or due:
             self.save()
         if asked:
-            advice = "run the same line again to go on from there" if self.checkpoint else "nothing was kept"
-            raise KeyboardInterrupt(f"stopped after step {step} of {self.total}; {advice}")
+            raise KeyboardInterrupt(self._where("stopped after"))
         return stop
+
+    def _where(self, stopped: str) -> str:
+        advice = "run the same line again to go on from there" if self.checkpoint else "nothing was kept"
+        return f"{stopped} step {self.outcome.step} of {self.total}; {advice}"
 
     def prepare(self) -> None:
         """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
@@ -158,6 +167,7 @@ class Trainer(RuleLoop):
         self.start_rule(stored.values["step"] if stored else 0)
         if stored:
             stored.into(self)
+            self._make_up_for_an_evaluation()
 
     def complete(self) -> None:
         """What follows the last step: the best state back, the rule's own end."""
@@ -228,13 +238,26 @@ class Trainer(RuleLoop):
         self._log({**values, **rule.log()})
         return values
 
-    def _maybe_evaluate(self, step: int) -> None:
+    def _make_up_for_an_evaluation(self) -> None:
+        """The one of the last step, where an interrupt ended it."""
+        step = self.outcome.step
+        if not any(at == step and name.startswith("validation.") for at, _, name, _ in self.outcome.history):
+            self.clock = Clock(step, self.total, self.clock.per_epoch)
+            self._maybe_evaluate(step)
+
+    def _maybe_evaluate(self, step: int, at_once: bool = False) -> None:
         every = self.config.eval_every
         due = every and (step % every == 0 or step == self.total)
         if self.evaluate is None or not due or not self.rule.settled(self.clock):
             return
         state, evaluate = torch.get_rng_state(), self.evaluate
-        metrics = self.team.told(lambda: _numbers(evaluate(self.model)))
+        try:
+            with interrupt_at_once() if at_once else nullcontext():
+                metrics = self.team.told(lambda: _numbers(evaluate(self.model)))
+        except KeyboardInterrupt:
+            torch.set_rng_state(state)
+            self.save()
+            raise KeyboardInterrupt(self._where("stopped in the evaluation after")) from None
         torch.set_rng_state(state)
         self.model.train()
         self._log({f"validation.{name}": value for name, value in metrics.items()})

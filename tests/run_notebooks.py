@@ -136,6 +136,8 @@ def strip(notebook: Any) -> Any:
                                             if key in ("kernelspec", "language_info")})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:   # a line that was taken away in the end, such as how far a training is
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
         for output in cell.get("outputs", []):
             output.pop("transient", None)
             if WIDGET in output.get("data", {}):

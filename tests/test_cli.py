@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_
     assert status == 0
     assert json.loads(out)["runs"] == first["runs"]
     status, out, _ = run(*words)  # and as a table
+    assert [line.split()[-2:] for line in out.splitlines() if line][-7:] == [["–", "found"]] * 7   # no time of then
     assert [line.split()[0] for line in out.splitlines() if line][-7:] == list(LINEUP)
     accuracy = f"{first['runs']['cola-3']['metrics']['test']['accuracy']:.3f}"
     assert accuracy in next(line for line in out.splitlines() if line.startswith("cola-3"))
@@ -216,11 +218,108 @@ def test_what_somebody_types_is_no_markup(place, monkeypatch, capsys):
         assert str(odd) in out
 
 
+def test_the_command_line_is_there_before_torch_is():
+    script = "import sys, lowrank_teach.cli; print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_help_lists_the_commands(lined_up):
     _, run = lined_up
     status, out, _ = run("--help")
     assert status == 0
     assert all(name in out for name in ("train", "compare", "plan", "tasks", "figures"))
+
+
+# ---- Ctrl-C -----------------------------------------------------------------------------------------------
+
+AT_WORK = {   # where a signal comes: what is replaced by something that never ends
+    "loading": "lowrank_teach.experiment.load_for", "evaluation": "lowrank_teach.experiment.evaluate",
+    "rows": "lowrank_teach.experiment.load_task"}
+STOPS = [
+    ("train lora", "loading", "no step was kept yet: run the same line again to begin anew"),
+    ("train lora --set eval_every=0", "evaluation", "kept up to the last checkpoint: run the same line again to go"),
+    ("train lora --set eval_every=8", "evaluation", "stopped in the evaluation after step 8 of 24; run the same"),
+    ("compare", "rows", "no step was kept yet: run the same line again to begin anew; 0 of 7 runs are done and kept"),
+    ("sweep --processes 0 --seeds 2", "evaluation", "stopped with 0 of 2 runs done; run the same again to go on"),
+]
+
+
+@pytest.mark.parametrize(("line", "place_", "says"), STOPS)
+def test_an_interrupt_ends_in_one_sentence(lined_up, place, monkeypatch, tmp_path, line, place_, says):
+    words, run = lined_up
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path))
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AT_WORK[place_], interrupted)
+        status, out, err = run(*line.split(), *words[1:])
+    assert status == 130
+    said = err.splitlines()[-1]
+    assert said.startswith("lowrank-teach: ")
+    assert says in said
+    assert "Traceback" not in err + out
+    if line.startswith("train"):   # the same line goes on
+        status, out, err = run(*line.split(), *words[1:], "--json")
+        assert status == 0, err
+        assert json.loads(out)["metrics"]["test"]
+
+
+def test_many_runs_say_what_is_kept(place, monkeypatch, tmp_path):
+    """In Python it stays a KeyboardInterrupt, with the sentence and without the trace of what was at work."""
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "data"))
+    short = {"profile": "tiny", "steps": 4, "n_train": 32, "batch_size": 8}
+    configs = lt.grid("lora", backbones=str(place / "tiny"), seeds=2, **short)
+    calls = []
+
+    def second(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments, **options)
+
+    from lowrank_teach import experiment
+
+    real = experiment.evaluate
+    monkeypatch.setattr(experiment, "evaluate", second)
+    with pytest.raises(KeyboardInterrupt, match=r"run the same line again .*1 of 2 runs are done and kept") as stop:
+        lt.fit_many(configs, store=lt.Store(tmp_path), at_once=1, say=None)
+    assert stop.value.__suppress_context__
+
+
+HANGS = """
+import sys, time
+from lowrank_teach import cli, experiment
+def hang(*arguments, **options):
+    print("go", flush=True)
+    time.sleep(600)
+experiment.{name} = hang
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("line", "name"), [("compare", "evaluate"), ("study chain", "load_for")])
+def test_an_interrupt_of_a_process(place, tmp_path, line, name):
+    """SIGINT once it is at work."""
+    words = line.split()
+    if line == "compare":
+        words += ["--backbone", str(place / "tiny"), "--profile", "tiny", *FAST]
+    else:
+        words += ["--folder", str(tmp_path / "studies")]
+    env = {**environment(place), "LOWRANK_TEACH_RUNS": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", HANGS.format(name=name), *words], env=env, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for said in process.stdout:
+        if said.strip() == "go":
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert re.fullmatch(r"lowrank-teach: stopped.*: run the same line again to .*", err.splitlines()[-1])
+    assert "Traceback" not in out + err
 
 
 # ---- terminals that are not UTF-8 -------------------------------------------------------------------------
@@ -316,6 +415,10 @@ def test_the_live_table_in_a_terminal(place, tmp_path):
     assert not any(mark in line for line in screen for mark in ("━", "loss", "…"))  # no bar, nothing waits
     assert len(screen) <= 10  # the title may take two lines
     assert "━" in out  # but there was a bar on the way
+    first = [out.find(words) for words in ("loads torch", "reads rows and weights", "loss ", "evaluates")]
+    assert -1 < first[0] < first[1] < first[2] < first[3]   # something moves from the start to the end
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out)
+    assert re.search(r"[-\\|/] head .*\d+/24 [-\d]:[-\d]+:[-\d]+ loss", plain)   # and how long it still takes
     assert "\x1b[2J" not in out  # and the screen was never cleared as a whole
     assert out.rstrip().endswith("\x1b[?25h") or out.rfind("\x1b[?25h") > out.rfind("\x1b[?25l")  # the cursor is back
 

@@ -127,8 +127,11 @@ def test_hidden_errors_are_found():
 def test_stripping_leaves_a_line_where_a_widget_was():
     cell = nbformat.v4.new_code_cell("x", metadata={"execution": {"a": "1"}}, outputs=[nbformat.v4.new_output(
         "display_data", {run_notebooks.WIDGET: {"model_id": "1"}, "text/plain": "VBox(…)"})])
+    gone = nbformat.v4.new_output("display_data", {"text/plain": ""})   # a line of progress, after its end
+    cell.outputs.insert(0, gone)
     stripped = run_notebooks.strip(nbformat.v4.new_notebook(cells=[cell], metadata={
         "kernelspec": run_notebooks.KERNEL, "widgets": {}}))
     assert "widgets" not in stripped.metadata
     assert stripped.cells[0].metadata == {}
+    assert len(stripped.cells[0].outputs) == 1
     assert stripped.cells[0].outputs[0].data == {"text/plain": run_notebooks.IN_PLACE_OF_A_WIDGET}

@@ -209,6 +209,43 @@ def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(name, tmp_path,
     assert_same(everything(second), whole(name))
 
 
+@pytest.mark.parametrize("at", ["evaluation", "step"])
+def test_an_interrupt_ends_an_evaluation_at_once_and_it_is_made_up_for(tmp_path, at):
+    """SIGINT in the evaluation after step 6, or in the step before it: what ran to its end has the same history."""
+    asked: list[int] = []
+
+    def evaluate(model) -> dict[str, float]:
+        model.eval()
+        asked.append(made.outcome.step)
+        torch.rand(3)   # an evaluation that draws changes nothing
+        if at == "evaluation" and asked == [3, 6]:
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the evaluation went on")
+        return {"accuracy": 0.1 * made.outcome.step % 0.5}
+
+    def interrupt(step: int, values: dict) -> None:
+        if at == "step" and step == 6 and asked == [3]:
+            signal.raise_signal(signal.SIGINT)
+
+    path, settings = tmp_path / "run.safetensors", {"eval_every": 3, "evaluate": evaluate, "best": True}
+    made = make("delta", path, callbacks=[Watch(interrupt)], **settings)
+    previous = signal.getsignal(signal.SIGINT)
+    where = "in the evaluation after" if at == "evaluation" else "after"
+    with pytest.raises(KeyboardInterrupt, match=f"stopped {where} step 6 of 12; run the same line again") as stop:
+        made.run()
+    assert at == "step" or stop.value.__suppress_context__   # no trace of what was at work
+    assert signal.getsignal(signal.SIGINT) is previous
+    assert load_checkpoint(path, "delta").values["step"] == 6
+    made = make("delta", path, **settings)
+    made.run()
+    taken_up = everything(made)
+    made = make("delta", None, **settings)
+    asked += [3, 6]   # from here on nothing interrupts
+    made.run()
+    assert_same(taken_up, everything(made))
+    assert [step for step, _, name, _ in made.outcome.history if name == "validation.accuracy"] == [3, 6, 9, 12]
+
+
 def test_a_second_interrupt_does_not_wait(tmp_path):
     """Two Ctrl-C in one step stop at once, and the last whole checkpoint stays."""
     path = tmp_path / "run.safetensors"

@@ -338,11 +338,14 @@ def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
 
     def on_run(config, run):
         heard.append(config)
-        threading.Thread(target=interrupt_the_worker).start()
+        threads.append(threading.Thread(target=interrupt_the_worker))
+        threads[0].start()
 
+    threads: list[threading.Thread] = []
     short = small("lora", seeds=4, steps=4)[3:]
     with pytest.raises(KeyboardInterrupt, match="stopped with 1 of 4 runs done; run the same again to go on"):
         sweep([*short, *configs], 1, on_run=on_run, replicas=1, progress=False)
+    threads[0].join()   # else it would meet a worker of the next test
     assert len(heard) == 1
 
 

@@ -49,6 +49,12 @@ class TaskStudy:
     seeds: int = 5
     rate_of: Mapping[str, str] = field(default_factory=dict)
 
+    def runs(self, seeds: int = 0) -> int:
+        """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
+        choosing = {self.rate_of.get(arm, arm) for arm in self.arms}
+        a_task = len(choosing) * len(self.rates) * len(self.chosen_with) + len(self.arms) * (seeds or self.seeds)
+        return len(self.tasks) * a_task
+
 
 def train_across(name: str, study: TaskStudy, folder: Path | str | None = None, *,
                  tasks: Iterable[str] | None = None, seeds: int | None = None, arms: Iterable[str] | None = None,

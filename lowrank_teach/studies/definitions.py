@@ -39,6 +39,10 @@ class Study:
     series: tuple[str, ...] = ("loss",)
     sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
 
+    def runs(self, seeds: int = 0) -> int:
+        """How many that takes, with so many seeds; 0 takes the study's own."""
+        return len(self.arms) * (seeds or self.seeds)
+
 
 TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
 TRAINING: dict[str, Any] = {"steps": 100}

@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from operator import methodcaller
 from pathlib import Path
 from statistics import fmean
-from threading import Event
 
 import torch
 
@@ -130,7 +129,7 @@ class Sample:
             lane.trainer.outcome.step = min(number, lane.trainer.total) - 1
         if len(lanes) == 1:
             trainer = lanes[0].trainer
-            trainer.conclude_step(trainer.step(trainer.outcome.step + 1), Event())
+            trainer.conclude_step(trainer.step(trainer.outcome.step + 1))
             return
         passes.step(lanes)
         for lane in lanes:

@@ -23,7 +23,7 @@ class View:
     def __init__(self, really: bool) -> None:
         self.drawn = really and console.is_terminal
         self.lines = really and not self.drawn
-        self.whole, self.each = bars(), bars(column("loss {task.fields[loss]:.3f}"))
+        self.whole, self.each = bars(), bars(column("{task.fields[loss]}"))
         self.rows: dict[str, Any] = {}
         self.all: Any = None
         self.total = self.finished = self.failures = 0
@@ -52,9 +52,10 @@ class View:
     def step(self, label: str, message: Message) -> None:
         """A run in progress took some steps."""
         if message.key not in self.rows and len(self.rows) < SHOWN:
-            self.rows[message.key] = self.each.add_task(label, loss=message.loss)
+            self.rows[message.key] = self.each.add_task(label, loss="")
         if message.key in self.rows:
-            self.each.update(self.rows[message.key], completed=message.step, total=message.total, loss=message.loss)
+            self.each.update(self.rows[message.key], completed=message.step, total=message.total,
+                             loss=f"loss {message.loss:.3f}")
 
     def done(self, label: str, run: Run) -> None:
         """A run ended well."""

@@ -35,6 +35,7 @@ from lowrank_teach import (
     training_widget,
     widgets,
 )
+from lowrank_teach.progress import ProgressLine
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"  # tiny: half the layers
@@ -144,10 +145,14 @@ course.readable(data.train[["text", "label"]], "films")
 
 # %%
 def tell(label, run):
-    print(f"{label:<11} {run.seconds['total']:4.0f} s", flush=True)
+    took = "found" if run.found else f"{run.seconds['total']:4.0f} s"
+    print(f"{label:<11} {took}", flush=True)
 
 
-runs = lt.compare("rt", BACKBONE, PROFILE, seed=0, progress=False, on_run=tell)
+line = ProgressLine()
+runs = lt.compare(
+    "rt", BACKBONE, PROFILE, seed=0, progress=False, callbacks=[line], on_run=tell
+)
 
 # %%
 course.readable(

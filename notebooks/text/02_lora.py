@@ -410,7 +410,6 @@ def short_run(r, alpha, seed=0):
         BACKBONE,
         PROFILE,
         seed,
-        progress=False,
         **LENGTHS[PROFILE],
     )
 

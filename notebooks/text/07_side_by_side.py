@@ -33,6 +33,7 @@ from lowrank_teach.experiment import Rows
 from lowrank_teach.explorers import BestOfGrid
 from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
 from lowrank_teach.many_runs import fit_many
+from lowrank_teach.progress import ProgressLine
 from lowrank_teach.toys import best_of
 from lowrank_teach.widgets import explore, strip
 from safetensors.torch import save_file
@@ -295,8 +296,11 @@ live.finish(run, "LoRA, seed 1. How far from the grey line does a seed alone put
 # %%
 live_runs = {"lora": run}
 for name, method in {"cola-2": lt.COLA(chain=2), "delta_lora": lt.DeltaLoRA()}.items():
-    live_runs[name] = lt.fit(method, TASK, BACKBONE, PROFILE, seed=1, progress=False)
-    print(f"{name}: {live_runs[name].seconds['total']:.0f} s", flush=True)
+    live_runs[name] = lt.fit(
+        method, TASK, BACKBONE, PROFILE, 1, callbacks=[ProgressLine()], progress=False
+    )
+    took = "found" if live_runs[name].found else f"{live_runs[name].seconds['total']:.0f} s"
+    print(f"{name}: {took}", flush=True)
 plots.show(
     plots.learning_curves(
         {name: smooth(one.series("loss")) for name, one in live_runs.items()},
