@@ -57,9 +57,9 @@ LABELS = 3
 def trained(model: Any, method: Method, head: str, **config: Any) -> tuple[Adapters, list[float]]:
     """The adapters after a short training, and the mean loss of all rows before and after it, in eval mode.
 
-    Eight rows, each four times, so that what AutoLoRA holds out is trained on too; it takes more and smaller steps. Over
-    12 to 20 seeds of model, rows and training, with bfloat16 weights, the end lies 4 standard deviations or more below
-    the start wherever it was measured (AutoLoRA on 14 pairs of model and head, the encoders with the others).
+    Eight rows, each four times, so that what AutoLoRA holds out is trained on too; it takes more and smaller steps.
+    Over 12 to 20 seeds of model, rows and training, with bfloat16 weights, the end lies 4 standard deviations or more
+    below the start wherever it was measured (AutoLoRA on 14 pairs of model and head, the encoders with the others).
     """
     rows, collate = 4 * rows_for(head, 8, labels=LABELS), collate_for(head)
     adapters = adapt(model, method, seed=0)
