@@ -9,6 +9,7 @@ from the checkpoint (a fresh classifier, at times a pooler). They have to train 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -36,6 +37,7 @@ from transformers.utils import logging as hf_logging
 
 from lowrank_teach.assets import fetch
 from lowrank_teach.convert import CONVERTERS, converted
+from lowrank_teach.errors import sentence
 from lowrank_teach.heads import HEADS
 from lowrank_teach.hub import cache_only_if_offline, reason
 from lowrank_teach.methods.checks import require_kind
@@ -111,7 +113,7 @@ def load_backbone(
     """
     require_kind("name", name, (str, Path), "the name of a packaged model or one of the hub, or a folder's path")
     _check_kind(kind, num_labels)
-    weights = _how_held(dtype, four_bit)
+    name, weights = os.path.expanduser(name), _how_held(dtype, four_bit)
     with _quiet(), _hub_only_if_needed(name):
         source = _source(name)
         config = _config(source, name)
@@ -132,6 +134,7 @@ def require_config(name: str) -> Any:
 
     Raises CheckpointError where it cannot.
     """
+    name = os.path.expanduser(name)
     with _quiet(), _hub_only_if_needed(name):
         return _config(_source(name), name)
 
@@ -195,15 +198,25 @@ def _source(name: str) -> str | Path:
 
 def _config(source: str | Path, name: str) -> Any:
     try:
+        if os.path.isfile(source):   # transformers would take a config.json for a model
+            raise FileNotFoundError(f"{source} is a file")
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        near = get_close_matches(name, BACKBONES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise CheckpointError(
-            f"no backbone '{name}': {hint}Three ways: (1) a packaged one: {', '.join(BACKBONES)}; (2) the path "
-            "of a folder with config.json, model.safetensors and the tokenizer; (3) a hub name, with a network "
-            f"({reason(error)})"
-        ) from error
+    except Exception as error:  # whatever its config.json makes a configuration's own code raise
+        raise CheckpointError(sentence(_no_model(name, reason(error)))) from error
+
+
+def _no_model(name: str, why: str) -> str:
+    """What a name is, where no model stands under it."""
+    files = "config.json, model.safetensors and the tokenizer's files"
+    if os.path.isdir(name):
+        return f"no backbone '{name}': the folder holds no model that transformers reads ({why}); it takes {files}"
+    if os.path.isfile(name) or os.path.isabs(name) or name.startswith(("./", "../", "~")):
+        return f"no backbone '{name}': there is no folder of that name; give one with {files}"
+    near = get_close_matches(name, BACKBONES, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    why = why if len(why) <= 60 else f"{why[:59]}…"
+    return (f"no backbone '{name}': {hint}Three ways: (1) a packaged one: {', '.join(BACKBONES)}; (2) the path of a "
+            f"folder; (3) a hub name, with a network ({why})")
 
 
 def _tokenizer(source: str | Path, name: str) -> Any:
@@ -249,7 +262,7 @@ def _new_parameters(model: Any, missing: set[str], name: str) -> tuple[str, ...]
 
 
 def _hub_only_if_needed(name: str) -> contextlib.AbstractContextManager[None]:
-    is_local = name in BACKBONES or Path(name).is_dir()
+    is_local = name in BACKBONES or os.path.isdir(name)
     return contextlib.nullcontext() if is_local else cache_only_if_offline()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,8 +61,9 @@ class RunConfig:
         require(isinstance(self.training, Mapping) and all(isinstance(name, str) for name in self.training),
                 f"training = {shown(self.training)} must be a dict of fields of TrainConfig")
         require(isinstance(self.adjust, bool), f"adjust = {shown(self.adjust)} must be true or false")
-        settled = {"method": as_method(self.method), "backbone": str(self.backbone), "seed": require_seed(self.seed),
-                   "profile": self.profile or default_profile(), "training": dict(self.training)}
+        settled = {"method": as_method(self.method), "backbone": os.path.expanduser(str(self.backbone)),
+                   "seed": require_seed(self.seed), "profile": self.profile or default_profile(),
+                   "training": dict(self.training)}
         for name, value in settled.items():
             object.__setattr__(self, name, value)
         train_config(self.profile, **self.training)  # refused here, not when its turn comes

@@ -17,7 +17,7 @@ from transformers.utils import logging as hf_logging
 from lowrank_teach import cache, convert, hub
 from lowrank_teach.assets import AssetError, fetch, is_cached
 from lowrank_teach.cache import home
-from lowrank_teach.models import BACKBONES, load_backbone
+from lowrank_teach.models import BACKBONES, CheckpointError, load_backbone, require_config
 
 asset = pytest.mark.asset
 SENTENCES = ["A man is eating food.", "Someone eats a meal.", "The rocket left for the moon."]
@@ -244,6 +244,24 @@ def test_code_that_a_model_brings_is_not_run(tiny_folder):
     (tiny_folder / "own.py").write_text("raise SystemExit('was run')")
     with pytest.raises(ValueError, match="no backbone"):
         load_backbone(str(tiny_folder))
+
+
+@pytest.mark.parametrize("content", ["null", "[1]", '"x"', "{", "[" * 3000,
+                                     '{"model_type": "bert", "hidden_size": "x"}'])
+def test_a_config_that_is_none_is_refused_in_a_sentence(tiny_folder, content):
+    (tiny_folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="holds no model that transformers reads") as caught:
+        require_config(str(tiny_folder))
+    assert len(str(caught.value)) <= 300
+
+
+def test_a_path_is_no_name_of_the_hub(tiny_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert require_config(f"~/{tiny_folder.name}").model_type == require_config(str(tiny_folder)).model_type
+    for name in ("/nope/model", "./nope", "~/nope", str(tiny_folder / "config.json"), "/" + 400 * "x"):
+        with pytest.raises(CheckpointError, match="there is no folder of that name") as caught:
+            load_backbone(name)
+        assert len(str(caught.value)) <= 300
 
 
 def test_an_unknown_name_has_near_misses_and_three_ways(offline):

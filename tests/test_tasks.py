@@ -138,6 +138,12 @@ def test_glue_from_a_folder(name, shared_data, monkeypatch):
         assert set(data.validation["label"]) == set(range(len(data.task.labels)))
 
 
+@pytest.mark.parametrize("wrong", ["5", 2.5, True, [3]])
+def test_a_count_of_rows_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match=r"n_train = .*; ask for a whole number of rows"):
+        load_task("rt", n_train=wrong)
+
+
 @pytest.mark.shared
 def test_what_no_source_has_names_the_three_ways(shared_data, monkeypatch):
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))

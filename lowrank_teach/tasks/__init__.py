@@ -14,7 +14,7 @@ import pandas as pd
 from lowrank_teach import corpora
 from lowrank_teach.errors import sentence
 from lowrank_teach.features import Collate, encode
-from lowrank_teach.methods.checks import among, require, require_kind, shown
+from lowrank_teach.methods.checks import among, require, require_kind, require_seed, shown
 from lowrank_teach.rows import CellError, check_rows, codes_for_tags, has_no_labels
 
 from .prepare import validation_cut_from_train
@@ -63,8 +63,10 @@ def load_task(
     task = TASKS[name]
     wanted = dict(zip(SPLITS, (n_train, n_validation, n_test), strict=True))
     for split, n in wanted.items():
-        if n is not None and n < 1:
-            raise ValueError(f"{name}: n_{split} = {n}; ask for at least one row, or None for all")
+        whole = n is None or (isinstance(n, int) and not isinstance(n, bool))
+        require(whole and (n is None or n >= 1), f"{name}: n_{split} = {shown(n)}; ask for a whole number of rows, "
+                                                 "at least one, or None for all")
+    require_seed(seed)
     frames, place = find(task)
     unlabelled = _unlabelled(frames, task)
     frames = {split: _ready(frame, task, split) for split, frame in frames.items() if split not in unlabelled}
