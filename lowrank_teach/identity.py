@@ -3,10 +3,11 @@
     identity("cola", "./model")                  # {"data": "3f9a…", "weights": "b07c…"}
     identity("cola", "/abs/model", "/abs/data")  # with the folder of LOWRANK_TEACH_DATA named, not read
 
-A local folder is known by the content of its files, packaged text and models by the hashes that they are pinned to,
-and what the hub has by its commit. Nothing is loaded for it, and a file is hashed once: its digest is kept in the
-cache folder by path, size and times of change, so the next time takes a look at each file's date. How rows are
-prepared is not in a fingerprint: it follows from the configuration and the package's version, which are in the key.
+A local folder is known by the content of the files that are read, packaged text and models by the hashes that they
+are pinned to, and what the hub has by its commit. Nothing is loaded for it, and a file is hashed once: its digest is
+kept in the cache folder by path, size and times of change, so the next time takes a look at each file's date. How the
+package's tasks prepare rows is not in a fingerprint: it follows from the version, which is in the key. A task of
+one's own is known by its definition and its prepared rows, which are read for it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .cache import expanded, home, sha256
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from .tasks import Task
 
 Digests = dict[str, str]   # name -> sha256, commit or the like
-READ_OF_A_MODEL = {".json", ".safetensors", ".txt", ".model", ".jinja"}   # weights, configuration and tokenizer
+# of a model's folder, what transformers does not read; tokenizers have files of too many names to list those it does
+DOCUMENTS = {"readme", "license", "licence", "notice", "notes", "changelog"}
+DOCUMENT_TYPES = {".md", ".rst", ".pdf", ".html", ".png", ".jpg", ".svg", ".ipynb", ".py", ".log", ".csv"}
 MEMORY = "digests.json"
 SETTLED_NS = 2_000_000_000   # a file as young as this may change again without a new date
 _hashed: dict[str, list[int | str]] = {}   # path -> size, times of change, sha256
@@ -46,11 +51,9 @@ def identity(task: str, backbone: str, folder: Path | str | None = None) -> dict
 
 def data_fingerprint(task: str, folder: Path | str | None = None) -> str | None:
     """A hash of all that a task's rows are made from; arguments as `identity`."""
-    from .tasks import TASKS
-
     named = folder or os.environ.get("LOWRANK_TEACH_DATA")
     place = expanded(str(named), "LOWRANK_TEACH_DATA") if named else None
-    return None if place and not place.is_dir() else _hash_of(_rows(TASKS[task], place))
+    return None if place and not place.is_dir() else _hash_of(_rows(task, place))
 
 
 def weights_fingerprint(backbone: str) -> str | None:
@@ -64,7 +67,7 @@ def weights_fingerprint(backbone: str) -> str | None:
         return _hash_of(pinned | ({"converter": str(CONVERTER)} if backbone in CONVERTERS else {}))
     folder = Path(backbone)
     if folder.is_dir():
-        return _hash_of(_files(folder, (path for path in folder.iterdir() if path.suffix in READ_OF_A_MODEL)))
+        return _hash_of(_files(folder, _of_a_model(folder)))
     commit = _model_on_hub(backbone)
     return _hash_of({backbone: commit} if commit else {})
 
@@ -77,27 +80,72 @@ def _hash_of(digests: Digests) -> str | None:
 # ---- where rows come from, in the order in which `tasks.sources` looks --------------------------------------
 
 
-def _rows(task: Task, folder: Path | None) -> Digests:
-    from .assets import ASSETS
+def _rows(name: str, folder: Path | None) -> Digests:
     from .tasks import TASKS
+    from .tasks.table import is_packaged
+
+    task = TASKS[name]
+    found = _packaged_rows(task, folder) if is_packaged(name) else _own_rows(task, folder)
+    if found and task.trained_on:
+        training = _rows(task.trained_on, folder)
+        found = {**found, **{f"{task.trained_on}: {part}": sha for part, sha in training.items()}} if training else {}
+    return found
+
+
+def _packaged_rows(task: Task, folder: Path | None) -> Digests:
+    from .assets import ASSETS
+    from .tasks.sources import files_read
 
     place = folder / (task.folder or task.name) if folder else None
     if task.made_of:
-        found = _rows(TASKS[task.made_of], folder)
-    elif place is not None and place.is_dir():
-        found = _files(place, (path for path in place.rglob("*") if not path.name.startswith(".")))
-    elif task.asset:
-        found = dict(ASSETS[task.asset].files)
-    elif task.reader:   # a task of one's own: by its rows, since nothing is known of their source
-        found = {split: hashlib.sha256(frame.to_json().encode()).hexdigest()
-                 for split, frame in task.reader().items()}
-    else:
-        commit = _rows_on_hub(task.name) if task.hub else None
-        found = {"/".join(task.hub or ()): commit} if commit else {}
-    if found and task.trained_on:
-        training = _rows(TASKS[task.trained_on], folder)
-        found = {**found, **{f"{task.trained_on}: {name}": sha for name, sha in training.items()}} if training else {}
-    return found
+        return _rows(task.made_of, folder)
+    if place is not None and place.is_dir():
+        return _files(place, _tree(place) if task.derived else files_read(task, place))
+    if task.asset:
+        return dict(ASSETS[task.asset].files)
+    commit = _rows_on_hub(task.name) if task.hub else None
+    return {"/".join(task.hub or ()): commit} if commit else {}
+
+
+def _own_rows(task: Task, folder: Path | None) -> Digests:
+    """Of a task that a user defined: nothing is known of its functions but what comes out of them."""
+    from .tasks import all_rows
+
+    try:
+        rows = {split: _hash_of_rows(frame) for split, frame in all_rows(task, folder).items()}
+    except Exception:  # whatever its functions raise: training raises it too, and says more
+        return {}
+    return {"task": repr(task), **rows}
+
+
+def _hash_of_rows(frame: DataFrame) -> str:
+    def plain(cell: Any) -> Any:
+        return cell.tolist() if hasattr(cell, "tolist") else repr(cell)
+
+    columns = {str(column): frame[column].tolist() for column in frame.columns}
+    return hashlib.sha256(json.dumps(columns, default=plain).encode()).hexdigest()
+
+
+def _of_a_model(folder: Path) -> list[Path]:
+    """What transformers may read of a model's folder: not hidden, no document, and of folders in it what an index
+    of weights names, and templates."""
+    shards: list[str] = []
+    for index in folder.glob("*.index.json"):
+        with suppress(OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):   # damaged
+            shards += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    here = [path for path in folder.iterdir() if not path.name.startswith(".")
+            and path.suffix.lower() not in DOCUMENT_TYPES and path.stem.lower() not in DOCUMENTS]
+    return [*here, *(folder / str(name) for name in shards), *folder.glob("*/*.jinja")]
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones, also where a folder in it is a link; each folder once."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        fresh = [name for name in sorted(folders) if os.path.realpath(os.path.join(place, name)) not in seen]
+        seen |= {os.path.realpath(os.path.join(place, name)) for name in fresh}
+        folders[:] = fresh
+        yield from (Path(place, name) for name in files if not name.startswith("."))
 
 
 def _files(folder: Path, paths: Iterable[Path]) -> Digests:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -205,14 +206,87 @@ def test_every_task_with_rows_of_a_known_kind_has_a_fingerprint(tmp_path, monkey
 
 
 def test_a_task_of_ones_own_is_known_by_its_rows(monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.delenv("LOWRANK_TEACH_DATA")
     rows = pd.DataFrame({"text": ["a", "b"], "label": [0, 1]})
     monkeypatch.setitem(TASKS, "mine", replace(TASKS["rt"], name="mine", asset="", reader=lambda: {"train": rows}))
     before = data_fingerprint("mine")
     rows["label"] = [1, 0]
     assert None is not before != data_fingerprint("mine")
+
+
+def test_a_task_of_ones_own_is_known_by_all_that_it_does_to_rows(place, monkeypatch):
+    """Its reader, what it derives and how it prepares: none is in a file; nor is its definition."""
+    def reader(flipped: bool):
+        rows = pd.DataFrame({"text": ["a", "b"], "label": [0, 1]})
+        return lambda: {"train": rows.assign(label=1 - rows["label"]) if flipped else rows}
+
+    def key_of(**changes) -> str | None:
+        monkeypatch.setitem(TASKS, "rt2", replace(TASKS["rt"], name="rt2", **changes))
+        return data_fingerprint("rt2")
+
+    for field in ("reader", "derived"):
+        first, second = key_of(**{field: reader(False)}), key_of(**{field: reader(True)})
+        assert None is not first != second is not None
+        assert key_of(**{field: reader(False)}) == first
+        assert key_of(**{field: reader(False)}, max_length=7) != first
+    files = {"folder": "rt"}
+    before = key_of(**files)
+    flipping = key_of(**files, prepare=lambda frame: frame.assign(label=1 - frame["label"]))
+    assert None is not before != flipping is not None
+    assert key_of(**files, prepare=lambda frame: frame.drop(columns="label")) is None   # which training refuses
+    monkeypatch.setitem(TASKS, "rt", replace(TASKS["rt"], prepare=lambda frame: frame.head(9)))
+    assert data_fingerprint("rt") != data_fingerprint("rt", place / "nowhere") is None
+    short = data_fingerprint("rt")
+    monkeypatch.setitem(TASKS, "rt", replace(TASKS["rt"], prepare=lambda frame: frame.head(8)))
+    assert data_fingerprint("rt") != short
+
+
+def test_the_files_that_the_loader_reads_count_and_no_others(place):
+    """Also through a link to a folder of parts."""
+    folder = place / "data" / "rt"
+    (place / "real").mkdir()
+    (folder / "train.parquet").rename(place / "real" / "0000.parquet")
+    (folder / "train").symlink_to(place / "real", target_is_directory=True)
+    before = data_fingerprint("rt")
+    (folder / "NOTES.txt").write_text("a note")
+    assert data_fingerprint("rt") == before
+    frame = pd.read_parquet(place / "real" / "0000.parquet")
+    frame.assign(label=1 - frame["label"]).to_parquet(place / "real" / "0000.parquet")
+    assert data_fingerprint("rt") != before
+
+
+def test_a_corpus_of_text_files_counts_through_links(place):
+    domain = place / "data" / FOLDER / "Family_Relationships"
+    (place / "real").mkdir()
+    domain.mkdir(parents=True)
+    (domain / "train").symlink_to(place / "real", target_is_directory=True)
+    (place / "real" / "round").symlink_to(domain, target_is_directory=True)
+    (place / "real" / "formal").write_text("a")
+    before = data_fingerprint("gyafc")
+    (place / "real" / "formal").write_text("b")
+    assert None is not before != data_fingerprint("gyafc")
+
+
+@pytest.mark.parametrize("name", ["bpe.codes", "source.spm", "vocab.bpe", "qwen.tiktoken", "pytorch_model.bin",
+                                  "w/model-00001-of-00001.safetensors", "additional_chat_templates/tool.jinja"])
+def test_whatever_transformers_reads_of_a_folder_counts(place, name):
+    model = place / "tiny"
+    index = {"weight_map": {"a": "w/model-00001-of-00001.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text("a")
+    before = weights_fingerprint(str(model))
+    (model / name).write_text("b")
+    assert None is not before != weights_fingerprint(str(model))
+
+
+def test_what_lies_beside_a_model_does_not_count(place):
+    """Documents, hidden files, and folders such as a run store's."""
+    before = weights_fingerprint(str(place / "tiny"))
+    for name in ("README.md", "NOTES.txt", "LICENSE", ".cache.json", "runs/a/run.json"):
+        (place / "tiny" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "tiny" / name).write_text("x")
+    assert weights_fingerprint(str(place / "tiny")) == before
 
 
 # ---- digests are remembered ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ its rows ride in a package, a reader in `corpora.py`. Tokenising and padding sta
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 
 import pandas as pd
 
@@ -67,9 +68,9 @@ def load_task(
         require(whole and (n is None or n >= 1), f"{name}: n_{split} = {shown(n)}; ask for a whole number of rows, "
                                                  "at least one, or None for all")
     require_seed(seed)
-    frames, place = find(task)
-    unlabelled = _unlabelled(frames, task)
-    frames = {split: _ready(frame, task, split) for split, frame in frames.items() if split not in unlabelled}
+    found, place = find(task)
+    frames = _prepared(found, task)
+    unlabelled = [split for split in found if split not in frames]
     published = {split: len(frame) for split, frame in frames.items()}
     frames = _resplit(frames, task, seed)
     cut = validation_from_train and "test" not in frames
@@ -95,6 +96,14 @@ def load_task(
     return TaskData(task, frames["train"], frames["validation"], frames.get("test"), source)
 
 
+def all_rows(task: Task, folder: Path | None = None) -> corpora.Splits:
+    """Every row that a task has labels of, as it prepares them and seed 0 splits them; raises as `load_task`.
+
+    folder: of local rows, in the place of LOWRANK_TEACH_DATA.
+    """
+    return _resplit(_prepared(find(task, folder)[0], task), task, seed=0)
+
+
 def task_here(wanted: str, packaged: str) -> tuple[str, str]:
     """(a task, why): the wanted one where its rows can be had, else one whose text is packaged."""
     try:
@@ -102,6 +111,11 @@ def task_here(wanted: str, packaged: str) -> tuple[str, str]:
     except FileNotFoundError:
         return packaged, f"no rows of {wanted} here (LOWRANK_TEACH_DATA names no folder that has them)"
     return wanted, f"the rows of {wanted} are here"
+
+
+def _prepared(frames: corpora.Splits, task: Task) -> corpora.Splits:
+    unlabelled = _unlabelled(frames, task)
+    return {split: _ready(frame, task, split) for split, frame in frames.items() if split not in unlabelled}
 
 
 def _unlabelled(frames: corpora.Splits, task: Task) -> list[str]:

@@ -20,19 +20,26 @@ SPLITS = ("train", "validation", "test")
 EXPORT = "refs/convert/parquet"  # the branch where the hub keeps what it converted
 
 
-def find(task: Task) -> tuple[corpora.Splits, str]:
+def find(task: Task, folder: Path | None = None) -> tuple[corpora.Splits, str]:
     """The published rows by split, and where they are from; a frame's index says each row's place in its file.
+
+    folder: of local rows, in the place of LOWRANK_TEACH_DATA.
 
     Raises:
         FileNotFoundError: no source has them.  ValueError: a file cannot be read.
     """
     if task.derived is not None:
         return task.derived(), task.origin
-    if (folder := data_folder()) is not None and (place := folder / (task.folder or task.name)).is_dir():
+    if (folder := folder or data_folder()) is not None and (place := folder / (task.folder or task.name)).is_dir():
         return _from_folder(task, place), f"the local folder {folder.name}/{place.name}"
     if task.reader is not None:
         return task.reader(), f"packaged text, {task.origin}"
     return _from_hub(task)
+
+
+def files_read(task: Task, folder: Path) -> list[Path]:
+    """The files of a task's local folder that its rows are read from."""
+    return [file for split in SPLITS for file in _files(folder, task.files.get(split, split))]
 
 
 def _from_folder(task: Task, folder: Path) -> corpora.Splits:

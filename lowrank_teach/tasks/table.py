@@ -181,3 +181,9 @@ _TABLE = [
       for name, one in transfers.TRANSFERS.items() if one.rewrites),
 ]  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
+_PACKAGED = dict(TASKS)   # TASKS may be given others
+
+
+def is_packaged(name: str) -> bool:
+    """Whether a name stands for the package's own task, and not for one that a user put there."""
+    return name in _PACKAGED and TASKS[name] is _PACKAGED[name]
