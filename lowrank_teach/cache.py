@@ -102,7 +102,16 @@ def sweep(folder: Path, prefix: str = SCRATCH) -> None:
         ended = host.endswith(f"-{platform.node()}") and process.isdecimal() and not _runs(int(process))
         with suppress(OSError):  # another process may be sweeping too
             if ended or time.time() - left.stat().st_mtime > 86_400:
-                shutil.rmtree(left, ignore_errors=True)
+                removed(left)
+
+
+def removed(path: Path) -> None:
+    """Delete what stands there, a folder, file or link, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _runs(process: int) -> bool:

@@ -32,7 +32,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from .cache import expanded, home, of_this_process, sha256, sweep
+from .cache import expanded, home, of_this_process, removed, sha256, sweep
 from .errors import sentence, shown
 
 if TYPE_CHECKING:
@@ -158,8 +158,9 @@ class Store:
                 error = None
             except DAMAGE as found:
                 error = found
-            if before == self._standing(key) and not any(self.folder.glob(f"{WRITING}{key}-*")):
-                break   # nobody is at it
+            writing = any(self.folder.glob(f"{WRITING}{key}-*"))   # seen first: what it wrote is then seen
+            if before == self._standing(key) and not writing:
+                break
         if error is not None:
             self._warn(key, error)
         return None
@@ -201,10 +202,21 @@ class Store:
         return self.path(run.key)
 
     def __iter__(self) -> Iterator[Run]:
-        for path in sorted(self.folder.glob("*/run.json")) if self.folder.is_dir() else []:
-            run = self.get(path.parent.name)
+        for key in self.names():
+            run = self.get(key)
             if run is not None:
                 yield run
+
+    def names(self) -> list[str]:
+        """Keys under which a record may stand, sorted; also of those that are being replaced at the moment."""
+        found: set[str] = set()
+        for _ in range(2):   # a record that moves during a look may be passed over
+            with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries if not entry.is_file()]
+                found |= {name for name in names if not name.startswith(".")}
+                found |= {name.removeprefix(WRITING).partition("-")[0] for name in names
+                          if name.startswith(WRITING) and ".old" in name}
+        return sorted(found)
 
 
 # ---- a record as files ------------------------------------------------------------------------------------
@@ -277,7 +289,7 @@ def _replace_folder(new: Path, target: Path) -> None:
                 with suppress(FileNotFoundError):
                     os.replace(old, target)
                 raise
-        shutil.rmtree(old, ignore_errors=True)
+        removed(old)
         if not new.exists():
             return
 

@@ -224,6 +224,63 @@ def test_writers_of_one_record_and_its_readers_do_not_meet(store):
     assert [path.name for path in store.folder.iterdir()] == [a_run().key]
 
 
+def test_every_look_at_the_store_finds_a_record_that_is_being_replaced(store):
+    """Another process puts it again and again; what it is writing is no record."""
+    store.put(a_run())
+    worker = multiprocessing.get_context("spawn").Process(target=putter, args=(str(store.folder), 0.1, 300))
+    worker.start()
+    looks = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        while worker.is_alive():
+            looks.append([run.key for run in store])
+    assert worker.exitcode == 0
+    assert len(looks) > 50
+    assert {tuple(look) for look in looks} == {(a_run().key,)}
+
+
+def test_a_record_that_is_moved_aside_at_the_moment_is_waited_for(store, monkeypatch):
+    """Between the two steps of a replacement nothing stands under its key."""
+    place = store.put(a_run())
+    aside = store.folder / (of_this_process(f"{runs.WRITING}{a_run().key}-") + "x.old0")
+    place.rename(aside)
+    monkeypatch.setattr(runs.time, "sleep", lambda seconds: seconds and aside.exists() and aside.rename(place))
+    assert [run.key for run in store] == [a_run().key]
+
+
+def test_a_record_is_found_though_its_writer_ends_during_the_look(store, monkeypatch):
+    place = store.put(a_run())
+    aside, real = store.folder / f"{runs.WRITING}{a_run().key}-x.old0", Path.glob
+    place.rename(aside)
+
+    def glob(folder, pattern):
+        if aside.exists():   # the look for writers comes a moment too late
+            aside.rename(place)
+        return real(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", glob)
+    assert store.get(a_run().key) is not None
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_folder_under_a_key_is_replaced_and_leaves_nothing(store, tmp_path, link):
+    place = store.path(a_run().key)
+    store.folder.mkdir(exist_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    if link:
+        place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    else:
+        place.write_text("in the way")
+    left = store.folder / (f"{runs.WRITING}key-")
+    left.write_text("of a killed writer")
+    os.utime(left, (0, 0))
+    store.put(a_run())
+    assert [path.name for path in store.folder.iterdir()] == [a_run().key]
+    assert store.get(a_run().key) is not None
+    assert (tmp_path / "elsewhere" / "kept").exists()
+
+
 def killed_while_writing(folder: str) -> None:
     """A process that is killed (no clean-up) before its record stands."""
     runs._replace_folder = lambda new, target: os.kill(os.getpid(), signal.SIGKILL)

@@ -96,8 +96,8 @@ def _likenesses(config: dict[str, Any]) -> list[tuple]:
 
 
 def _records(store: Store) -> Iterator[dict[str, Any]]:
-    for path in sorted(store.folder.glob("*/run.json")) if store.folder.is_dir() else []:
+    for key in store.names():
         try:
-            yield json.loads(path.read_text(encoding="utf-8"))
+            yield json.loads((store.path(key) / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue  # damaged: `Store.get` warns of it
