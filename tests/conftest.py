@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 from small import CALM, place_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
+# what a script starts in the background has Ctrl-C ignored, and what these tests start would have it so as well
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # compare numbers that were computed in two ways, on tiny models: `-m numeric`, with each ATEN_CPU_CAPABILITY

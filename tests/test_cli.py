@@ -211,7 +211,7 @@ def test_what_somebody_types_is_no_markup(place, monkeypatch, capsys):
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(place / "runs"))
     odd = place / "[bold]x[" / "b]"
     shutil.copytree(place / "tiny", odd, dirs_exist_ok=True)
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(board.console, "_width", 300)   # else COLUMNS of when it was made
     for line in (["train", "lora", "-b"], ["sweep", "-b", str(place / "tiny"), "--processes", "0", "-b"]):
         status, out, err = command(monkeypatch, capsys, *line, str(odd), "--profile", "tiny", *FAST)
         assert status == 0, err
