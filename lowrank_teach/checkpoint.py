@@ -14,9 +14,10 @@ import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,16 +286,52 @@ def load_folder(folder: str | Path, identity: str) -> Stored:
         raise DamagedError(f"{name} holds no {STATE} (none is written with save_only_model), so there is nothing to "
                            "resume from", AFRESH)
     try:
-        state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
-        if not (isinstance(state, dict) and isinstance(state.get("global_step"), int)
-                and isinstance(state.get("log_history"), list)):
-            raise ValueError("trainer_state.json holds no step or no log")
-        random = Path(folder) / "rng_state.pth"
-        if random.exists() and not zipfile.is_zipfile(random):
-            raise ValueError("rng_state.pth is cut off")
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{name} was not written to its end ({_reason(error)})", AFRESH) from error
+        _look_at_state(Path(folder) / "trainer_state.json", stored.values["step"])
+        _look_at_random(Path(folder) / "rng_state.pth")
+    except (*UNREADABLE, RecursionError) as error:
+        found = f"{name} was not written to its end, or changed since ({_reason(error)})"
+        raise DamagedError(found, AFRESH) from error
     return stored
+
+
+def _look_at_state(path: Path, step: int) -> None:
+    """Refuse a state of transformers' Trainer that it would fail on, or one of another step.
+
+    Raises:
+        OSError, ValueError, RecursionError: what is wrong with which file.
+    """
+    from transformers import TrainerState  # late: a run of our own loop needs none of it
+
+    numbers = [field.name for field in fields(TrainerState) if isinstance(field.default, int | float)]
+    kinds: dict[str, Any] = dict.fromkeys([*numbers, "train_batch_size"], (int, float))
+    kinds |= {"log_history": list, "stateful_callbacks": dict}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        wrong = [key for key, kind in kinds.items() if not isinstance(held.get(key), kind)]
+        wrong += sorted(held.keys() - {field.name for field in fields(TrainerState)})
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path.name} is no JSON object") from error
+    if wrong:
+        raise ValueError(f"{path.name} holds another {wrong[0]:.30} than is written there")
+    if held["global_step"] != step:
+        raise ValueError(f"{path.name} says step {held['global_step']}, and {STATE} {step}")
+
+
+def _look_at_random(path: Path) -> None:
+    """Refuse the random state, where there is one, if its checksums say that it changed.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            whole = file.testzip() is None
+    except FileNotFoundError:
+        return
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, *UNREADABLE):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path.name} is cut off or damaged")
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -565,6 +566,51 @@ def test_what_is_said_of_a_damaged_checkpoint_can_be_done(tmp_path, what):
     assert max(len(said), len(str(refused.value))) <= 300
     assert "delete" not in str(refused.value)
     assert made().train().global_step == 12
+
+
+def put(**changes: Any) -> Callable[[Path], None]:
+    """Other values in trainer_state.json; a key is left out where its value is `...`."""
+    def spoil(folder: Path) -> None:
+        path = folder / "trainer_state.json"
+        held = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({key: value for key, value in held.items() if value is not ...}))
+
+    return spoil
+
+
+def flip(folder: Path) -> None:
+    """One bit in the middle of the random state."""
+    path = folder / "rng_state.pth"
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (put(global_step=99), "trainer_state.json says step 99"), (put(global_step=5), "trainer_state.json says step 5"),
+    (put(global_step=-1), "trainer_state.json says step -1"),
+    (put(global_step=None), "trainer_state.json.*global_step"),
+    (put(train_batch_size=None), "trainer_state.json.*train_batch_size"),
+    (put(train_batch_size=...), "trainer_state.json.*train_batch_size"),
+    (put(max_steps=..., mbx_steps=12), "trainer_state.json.*max_steps"),
+    (put(epoch="1"), "trainer_state.json.*epoch"), (put(another=1), "trainer_state.json.*another"),
+    (lambda folder: (folder / "trainer_state.json").write_text("[]"), "trainer_state.json"),
+    (flip, "rng_state.pth is cut off or damaged"),
+])
+def test_a_checkpoint_whose_files_disagree_or_changed_is_refused(spoil, says, tmp_path):
+    """By its name; a resume from the newest one passes it over."""
+    rows = make_rows(40)
+
+    def made() -> lt.LowRankTrainer:
+        return in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=3, max_steps=6)
+
+    made().train()
+    spoil(tmp_path / "checkpoint-6")
+    with pytest.raises(CheckpointError, match=f"checkpoint-6 was not written.*{says}.*afresh") as refused:
+        made().train(str(tmp_path / "checkpoint-6"))
+    assert len(str(refused.value)) <= 300
+    with pytest.warns(UserWarning, match="goes on from checkpoint-3"):
+        made().train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_of_another_head_is_refused_as_such(tmp_path):
