@@ -33,7 +33,7 @@ from torch.nn.functional import pad
 from .adaptable import plain_name, unwrapped
 from .adapters import Adapters, require_adapters
 from .errors import Refusal, sentence, shown
-from .export_base import auto_mapping, base_name, embedding_tensors, head_of, resized, task_type, warn_of_resized
+from .export_base import auto_mapping, base_name, differing, embedding_tensors, head_of, task_type, warn_of_resized
 from .export_card import write_card
 from .lowrank import Adapted, LowRank, is_conv1d
 from .measure import factor_svd, numerical_rank
@@ -85,7 +85,8 @@ def save_peft(adapters: Adapters, folder: str | Path, *, compress: bool = False,
         tokenizer: written beside the adapter.
         scores: name -> number, for the model card.
 
-    Where the vocabulary is another size than in the base's checkpoint, both embeddings are written too, as by `peft`.
+    Modules that the base's checkpoint lacks are written whole. Where the vocabulary is another size than there, both
+    embeddings are written too, as by `peft`. A warning says where the checkpoint could not be looked at.
 
     Raises:
         ExportError: the change is not low-rank or not finite, or nothing was put on any matrix.
@@ -104,7 +105,9 @@ def save_peft(adapters: Adapters, folder: str | Path, *, compress: bool = False,
         raise ExportError("every site has rank 0, so there is no LoRA to write; call adapters.merge_and_unload() and "
                           "save_pretrained(folder) for the model with its head")
     pairs = _uniform(pairs) if uniform else pairs
-    return _write(Path(folder), adapters, _config(adapters, pairs, base_name), pairs, tokenizer, scores or {})
+    fresh, rows = differing(unwrapped(adapters.model), base_name)
+    config = _config(adapters, pairs, base_name, fresh)
+    return _write(Path(folder), adapters, config, pairs, rows, tokenizer, scores or {})
 
 
 def _require_arguments(folder: Any, base_name: Any, tokenizer: Any, scores: Any) -> None:
@@ -117,8 +120,8 @@ def _require_arguments(folder: Any, base_name: Any, tokenizer: Any, scores: Any)
         require_kind(f"scores[{shown(name)}]", score, Real, "a number")
 
 
-def _write(folder: Path, adapters: Adapters, config: dict[str, Any], pairs: dict[str, Pair], tokenizer: Any,
-           scores: Mapping[str, float]) -> Path:
+def _write(folder: Path, adapters: Adapters, config: dict[str, Any], pairs: dict[str, Pair],
+           rows: tuple[int, int] | None, tokenizer: Any, scores: Mapping[str, float]) -> Path:
     model = unwrapped(adapters.model)
     tensors = {f"{path}.lora_{letter}.weight": getattr(pair, letter)
                for path, pair in pairs.items() for letter in "AB"}
@@ -126,7 +129,6 @@ def _write(folder: Path, adapters: Adapters, config: dict[str, Any], pairs: dict
     for path in whole:
         state = model.get_submodule(path).state_dict()
         tensors |= {f"{path}.{plain_name(key)}": value for key, value in state.items()}
-    rows = resized(model, config["base_model_name_or_path"])
     if rows:
         tensors |= {name: value for name, value in embedding_tensors(model).items() if name not in tensors}
         warn_of_resized(rows, tokenizer)
@@ -223,7 +225,7 @@ def _uniform(pairs: dict[str, Pair]) -> dict[str, Pair]:
             for path, pair in pairs.items()}
 
 
-def _config(adapters: Adapters, pairs: dict[str, Pair], given_name: str | None) -> dict[str, Any]:
+def _config(adapters: Adapters, pairs: dict[str, Pair], given_name: str | None, fresh: list[str]) -> dict[str, Any]:
     model = unwrapped(adapters.model)
     r = Counter(pair.r for pair in pairs.values()).most_common(1)[0][0]
     alpha = Counter(pair.alpha for pair in pairs.values()).most_common(1)[0][0]
@@ -236,7 +238,8 @@ def _config(adapters: Adapters, pairs: dict[str, Pair], given_name: str | None) 
         "r": r, "lora_alpha": _short(alpha), "lora_dropout": adapters.method.lora_dropout,
         "rank_pattern": {anchored[path]: pair.r for path, pair in pairs.items() if pair.r != r},
         "alpha_pattern": {anchored[path]: _short(pair.alpha) for path, pair in pairs.items() if pair.alpha != alpha},
-        "target_modules": _targets(model, list(pairs)), "modules_to_save": _head_modules(adapters, task) or None,
+        "target_modules": _targets(model, list(pairs)),
+        "modules_to_save": _head_modules(adapters, task, fresh) or None,
         "fan_in_fan_out": all(conv), "bias": "none", "use_rslora": False, "init_lora_weights": True,
     }
 
@@ -252,7 +255,7 @@ def _targets(model: nn.Module, paths: list[str]) -> list[str] | str:
     return "|".join(map(re.escape, paths)) if others else paths
 
 
-def _head_modules(adapters: Adapters, task: str | None) -> list[str]:
+def _head_modules(adapters: Adapters, task: str | None, fresh: list[str]) -> list[str]:
     """The modules that peft must save whole: of the head, each as far up as all below it belongs to the head.
 
     Those that the base's checkpoint lacks are among them, and those that peft takes for the head of such a task,
@@ -262,16 +265,29 @@ def _head_modules(adapters: Adapters, task: str | None) -> list[str]:
         ExportError: peft could not save or load one of them as it is here.
     """
     model = unwrapped(adapters.model)
-    names = dict.fromkeys([*adapters.head_names, *getattr(model, "lowrank_new_parameters", ())])
+    names = dict.fromkeys([*adapters.head_names, *getattr(model, "lowrank_new_parameters", ()), *fresh])
     found = [_outermost(model, name, names) for name in names]
     by_task = head_of(model, task)
     found = [path for path in dict.fromkeys(found) if not path.startswith(tuple(f"{one}." for one in by_task))]
     found += [path for path in by_task if not path.endswith(tuple(found))]
+    found = [path for path in found if not any(path.startswith(f"{above}.") for above in found)]
     for path in found:
-        if shared := tied_outside(model, path):
-            raise ExportError(f"{path} trained whole while its weight is tied to {shared[0]}, and peft would untie "
-                              "the two: use adapters.merge_and_unload() and save_pretrained(folder)")
+        _require_whole(adapters, path)
     return [f".{path}" if any(name.endswith(path) for name in INNER) else path for path in found]
+
+
+def _require_whole(adapters: Adapters, path: str) -> None:
+    """Refuse a module that peft would save whole and could not, or that would not be all that changed."""
+    model = unwrapped(adapters.model)
+    trained = {id(model.get_parameter(name)) for name in adapters.head_names}
+    shared = [name for name in tied_outside(model, path) if id(model.get_parameter(name)) in trained]
+    if shared:
+        raise ExportError(f"{path} trained whole while its weight is tied to {shared[0]}, and peft would untie "
+                          "the two: use adapters.merge_and_unload() and save_pretrained(folder)")
+    inside = [owner for owner in adapters.owners if f"{owner}.".startswith(f"{path}.")]
+    if inside:
+        raise ExportError(f"{inside[0]} carries a LoRA on a weight that the base's checkpoint lacks: leave this site "
+                          "out, or save the base before adapt with save_pretrained(folder) and load it from there")
 
 
 def _outermost(model: nn.Module, name: str, names: Collection[str]) -> str:

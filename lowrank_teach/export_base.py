@@ -6,17 +6,20 @@ usual name under modules_to_save. `AutoPeftModel` wants no task_type, and takes 
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto as auto
 
 from .adaptable import plain_name
 from .errors import sentence
 from .lowrank import Adapted
+from .models import quiet
 
 # task_type -> its class by model_type, what peft's class is called, and the modules that peft takes for the head
 TASKS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
@@ -62,33 +65,68 @@ def base_name(model: nn.Module, given: str | None) -> str | None:
     """The base's name as the file says it; warns where nothing but a folder of this machine is known."""
     known = getattr(model, "name_or_path", None)
     name = given or (known if isinstance(known, str) else None) or None
-    if given is None and name and is_folder(name):
+    if given is None and name and is_folder(name, model):
         warnings.warn(sentence(f"the base is known only as the folder {name}, where another machine will not find "
                                "it: say its name on the hub, or the path there, with base_name="),
                       stacklevel=4)
     return name
 
 
-def is_folder(name: str) -> bool:
-    """Whether a base's name is a place in a file system, and not one on the hub: "name" or "owner/name"."""
-    return not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists()
+def is_folder(name: str, model: Any) -> bool:
+    """Whether a base's name is a place in a file system, and not one on the hub: "name" or "owner/name".
 
-
-def resized(model: Any, name: str | None) -> tuple[int, int] | None:
-    """(rows of the embedding, rows in the base's checkpoint) where the vocabulary was resized, else None.
-
-    The base's configuration is read where it lies or in the hub's cache. Where it cannot be found the vocabulary
-    counts as unchanged, as in peft.
+    What came from the hub knows of which commit it is. The name of a folder may look alike, seen from elsewhere.
     """
-    source = getattr(model, "name_or_path", "") or name
-    if not source or not hasattr(model, "config"):
-        return None
-    try:
-        before = type(model.config).from_pretrained(source, local_files_only=True).get_text_config().vocab_size
-        now = model.config.get_text_config().vocab_size
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if before == now else (now, before)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists():
+        return True
+    config = getattr(model, "config", None)
+    return name == getattr(model, "name_or_path", None) and getattr(config, "_commit_hash", None) is None
+
+
+def differing(model: Any, name: str | None) -> tuple[list[str], tuple[int, int] | None]:
+    """What the base's checkpoint does not have as it is here: parameters, and the rows of the vocabulary.
+
+    The parameters are those that `from_pretrained` had to fill in, without those that are tied to others. The rows
+    are (of the embedding here, in the checkpoint) where the vocabulary was resized, else None. The checkpoint is read
+    where the model was loaded from, else where `name` says, without the network; where neither can be looked at, a
+    warning says so.
+    """
+    sources = [source for source in (getattr(model, "name_or_path", ""), name) if isinstance(source, str) and source]
+    if not sources or not hasattr(type(model), "from_pretrained"):
+        return [], None
+    for source in sources:
+        try:
+            return _compared(model, source)
+        except (OSError, ValueError, AttributeError, RuntimeError, SafetensorError, ImportError):
+            continue
+    warnings.warn(sentence(f"the checkpoint of the base, {sources[0]}, could not be looked at, so weights that it "
+                           "lacks are not written, nor a resized vocabulary: give its folder as base_name="),
+                  stacklevel=3)
+    return [], None
+
+
+def _compared(model: Any, source: str) -> tuple[list[str], tuple[int, int] | None]:
+    before = type(model.config).from_pretrained(source, local_files_only=True).get_text_config().vocab_size
+    now = model.config.get_text_config().vocab_size
+    rows = None if before == now else (now, before)
+    known = getattr(model, "lowrank_new_parameters", None)
+    if known is not None:
+        return list(known), rows
+    with quiet():
+        _, found = type(model).from_pretrained(
+            source, config=copy.deepcopy(model.config), device_map="meta", local_files_only=True,
+            ignore_mismatched_sizes=True, output_loading_info=True)  # of the files, their headers are enough
+    other = [] if rows else [key for key, *_ in found["mismatched_keys"]]
+    missing = {*found["missing_keys"], *other}
+    return [key for key in _pretrained_names(model) if key in missing], rows
+
+
+def _pretrained_names(model: nn.Module) -> list[str]:
+    """The names of the parameters as they were before `adapt`."""
+    wrapped = [plain_name(path) for path, module in model.named_modules() if isinstance(module, Adapted)]
+    names = [plain_name(key) for key, _ in model.named_parameters()]
+    return [f"{path}.{name.removeprefix(f'{path}.base.')}" if path else name for name in names
+            for path in [next((one for one in wrapped if name.startswith(f"{one}.base.")), "")]]
 
 
 def embeddings(model: Any) -> dict[str, nn.Module]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .adaptable import unwrapped
 from .adapters import Adapters
 from .export_base import TASKS, is_folder, resizes
 
@@ -35,7 +36,7 @@ def write_card(folder: Path, adapters: Adapters, config: Mapping[str, Any], rank
     values = json.dumps(method.to_dict(), sort_keys=True)
     head = config["modules_to_save"]
     parts = [
-        _front(base), MARK, f"# A low-rank adapter{on}",
+        _front(base, unwrapped(adapters.model)), MARK, f"# A low-rank adapter{on}",
         f"Trained with {method.name} ({method.paper}) by lowrank_teach, in the format of `peft`.",
         _ranks(adapters, ranks) + (f"\n\nTrained or kept whole beside them: {', '.join(head)}." if head else ""),
         f"The method's values: `{values}`", _scores(scores), "## How to load it",
@@ -45,8 +46,8 @@ def write_card(folder: Path, adapters: Adapters, config: Mapping[str, Any], rank
     (folder / CARD).write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
-def _front(base: str | None) -> str:
-    named = f"base_model: {json.dumps(base)}\n" if base and not is_folder(base) else ""
+def _front(base: str | None, model: Any) -> str:
+    named = f"base_model: {json.dumps(base)}\n" if base and not is_folder(base, model) else ""
     return f"---\nlibrary_name: peft\n{named}tags:\n- lora\n---"
 
 

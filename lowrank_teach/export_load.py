@@ -35,9 +35,9 @@ from .sites import Site, select, shape
 from .state import non_finite
 
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
-# what torch.compile and DataParallel put before names, and before those in patterns (as JSON has their backslash)
-COMPILED = re.compile(r"_orig_mod(?:\\\\)?\.")
-PARALLEL = re.compile(rf'(?:(?<=["^])|(?<={re.escape(PREFIX)}))module(?:\\\\)?\.')
+# what torch.compile and DataParallel put before names
+COMPILED = re.compile(r"_orig_mod\.")
+PARALLEL = re.compile(rf"(?:^|(?<={re.escape(PREFIX)}))module\.")
 # starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 READ = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"}
@@ -68,12 +68,14 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
     """
     model = to_adapt(model)
     require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
-    config, tensors = _read(Path(folder), [COMPILED] if hasattr(model, "module") else [COMPILED, PARALLEL])
-    pairs, rest = _pairs(config, tensors)
+    wrappers = [COMPILED] if hasattr(model, "module") else [COMPILED, PARALLEL]
+    config, tensors = _read(Path(folder), wrappers)
+    pairs, rest = _pairs(config, tensors, wrappers)
     vocabulary = _vocabulary(model, config, rest)
     sites, parts = _split(model, select(model, tuple(pairs)), pairs)
     heads = _heads(model, config, rest)
-    head = [f"{path}.{name}" for path in heads for name, _ in model.get_submodule(path).named_parameters()]
+    head = [f"{path}.{name}" for path, state in heads.items()
+            for name, _ in model.get_submodule(path).named_parameters() if name in state]
     adapters = Adapters(model, _method(config, parts), sites, seed, head)
     with torch.no_grad():
         for name, branch in adapters.items():
@@ -81,7 +83,7 @@ def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) 
             branch.lora_B.copy_(parts[name].B)
             branch.scaling = parts[name].alpha / parts[name].r
     for path, state in heads.items():
-        model.get_submodule(path).load_state_dict(state)
+        model.get_submodule(path).load_state_dict(state, strict=False)
     for module, state in vocabulary:
         module.load_state_dict(state, strict=False)
     return adapters
@@ -96,22 +98,24 @@ def _read(folder: Path, wrappers: list[re.Pattern[str]]) -> tuple[dict[str, Any]
         raise ExportError(f"{folder} holds no {' and no '.join(missing)}: name the folder that peft's "
                           "save_pretrained(folder) wrote")
     try:
-        said = (folder / CONFIG).read_text(encoding="utf-8")
-        for wrapper in wrappers:
-            said = wrapper.sub("", said)
-        config, tensors = json.loads(said), load_file(folder / WEIGHTS)
+        config, tensors = json.loads((folder / CONFIG).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ExportError(f"the adapter in {folder} is damaged ({str(error)[:99]}); copy it again") from error
-    for wrapper in wrappers:
-        tensors = {wrapper.sub("", name): value for name, value in tensors.items()}
     _refuse_odd(config)
     _refuse_more_than_lora(config)
+    config["modules_to_save"] = [_unwrapped(name, wrappers) for name in config.get("modules_to_save") or ()]
     if odd := [name for name, t in tensors.items() if not (t.is_floating_point() and t.element_size() > 1)]:
         raise ExportError(f"{odd[0].removeprefix(PREFIX)} is {tensors[odd[0]].dtype}, and a LoRA is read in floats "
                           "of 16 bits or more: save it from peft in one of these")
     if bad := non_finite((name.removeprefix(PREFIX), t) for name, t in tensors.items()):
         raise ExportError(f"the adapter in {folder} is not finite at {bad}: training diverged; take an earlier one")
     return config, tensors
+
+
+def _unwrapped(name: str, wrappers: list[re.Pattern[str]]) -> str:
+    for wrapper in wrappers:
+        name = wrapper.sub("", name)
+    return name
 
 
 def _is_rank(value: Any) -> bool:
@@ -182,26 +186,46 @@ def _refuse_more_than_lora(config: dict[str, Any]) -> None:
                           "merge it with peft's merge_and_unload() and adapt the merged model")
 
 
-def _pairs(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Pair], dict[str, Tensor]]:
-    """The LoRA of each module by its path, and what else the file holds."""
-    rest, factors = dict(tensors), {}
-    for name in tensors:
-        if match := FACTOR.fullmatch(name):
-            factors[match[1], match[2]] = rest.pop(name)
+def _pairs(config: dict[str, Any], tensors: dict[str, Tensor], wrappers: list[re.Pattern[str]]
+           ) -> tuple[dict[str, Pair], dict[str, Tensor]]:
+    """The LoRA of each module by its path, and what else the file holds, without the wrappers' parts of names."""
+    rest, factors, stored = {}, {}, {}
+    for name, value in tensors.items():
+        plain = _unwrapped(name, wrappers)
+        if match := FACTOR.fullmatch(plain):
+            factors[match[1], match[2]] = value
+            stored[match[1]] = name.removeprefix(PREFIX).rpartition(".lora_")[0]
+        else:
+            rest[plain] = value
+    named = _as_in_patterns(config, factors, stored)
     pairs = {}
     for path in dict.fromkeys(path for path, _ in factors):
         if (path, "A") not in factors or (path, "B") not in factors:
             raise ExportError(f"the file holds only one factor of {path}; copy it again")
         A, B = factors[path, "A"], factors[path, "B"]
-        said = _by_pattern(config.get("rank_pattern"), path, config.get("r", 8))
+        said = _by_pattern(config.get("rank_pattern"), named[path], config.get("r", 8))
         if not A.ndim == B.ndim == 2 or not len(A) == B.shape[1] == said:
             raise ExportError(f"the factors of {path} have shapes {tuple(A.shape)} and {tuple(B.shape)}, and the "
                               f"configuration says rank {said}: no LoRA of a matrix, or not this configuration's")
-        alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", 8))
+        alpha = _by_pattern(config.get("alpha_pattern"), named[path], config.get("lora_alpha", 8))
         pairs[path] = _without_zeros(Pair(A, B, alpha * math.sqrt(said) if config.get("use_rslora") else alpha))
     if not pairs:
         raise ExportError("the file holds no lora_A and lora_B of any module")
     return pairs, rest
+
+
+def _as_in_patterns(config: dict[str, Any], factors: dict[tuple[str, str], Tensor], stored: dict[str, str]
+                    ) -> dict[str, str]:
+    """Path -> the name that patterns are matched against: the one in the file, as in `peft`.
+
+    Where the ranks fit the paths alone, it was compiled after `peft` had read the patterns.
+    """
+    def fits(named: dict[str, str]) -> bool:
+        return all(len(A) == _by_pattern(config.get("rank_pattern"), named[path], config.get("r", 8))
+                   for (path, letter), A in factors.items() if letter == "A" and A.ndim)
+
+    plain = {path: path for path in stored}
+    return plain if fits(plain) and not fits(stored) else stored
 
 
 def _without_zeros(pair: Pair) -> Pair:
@@ -223,8 +247,6 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
     for path, module in model.named_modules():
         if not ends or not f".{path}".endswith(ends) or any(path.startswith(f"{above}.") for above in heads):
             continue
-        if shared := tied_outside(model, path):
-            raise ExportError(f"{path} was trained whole, and its weight is tied to {shared[0]} here: untie it first")
         heads[path] = {key: rest.pop(f"{PREFIX}{path}.{key}", torch.empty(0, device="cpu"))
                        for key in module.state_dict()}
         for key, own in module.state_dict().items():
@@ -233,6 +255,7 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
                 raise ExportError(f"{path}.{key} is {tuple(own.shape)} in the model and {theirs} in the file: load "
                                   "the model with the head that was trained (num_labels), and with its vocabulary "
                                   "(model.resize_token_embeddings)")
+        _leave_tied(model, path, heads[path])
     if rest:
         name = next(iter(rest)).removeprefix(PREFIX)
         raise ExportError(f"the file holds {len(rest)} tensors that are neither LoRA of a matrix nor a saved "
@@ -240,12 +263,22 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
     return heads
 
 
+def _leave_tied(model: nn.Module, path: str, state: dict[str, Tensor]) -> None:
+    """Take out what is tied to a weight outside the module and as it is there; refuse it where it was changed."""
+    shared = {id(model.get_parameter(name)): name for name in tied_outside(model, path)}
+    for key, own in model.get_submodule(path).state_dict(keep_vars=True).items():
+        if id(own) in shared and not torch.equal(state.pop(key).to(own), own):
+            raise ExportError(f"{path} was trained whole, and its weight is tied to {shared[id(own)]} here: untie it "
+                              "first")
+
+
 def _vocabulary(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]
                 ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
     """What the file holds of the embeddings, which are those of a resized vocabulary, checked against the model's."""
     ends, found = tuple(config.get("modules_to_save") or ()), []
     for path, module in embeddings(model).items():
-        if ends and f".{path}".endswith(ends):  # was trained whole
+        above = path.split(".")
+        if ends and any(f".{'.'.join(above[:i])}".endswith(ends) for i in range(1, len(above) + 1)):  # written whole
             continue
         held = {key: rest.pop(name) for key in module.state_dict()
                 for name in (f"{PREFIX}{path}.{key}", f"{PREFIX}{path}.base_layer.{key}") if name in rest}

@@ -114,7 +114,7 @@ def load_backbone(
     require_kind("name", name, (str, Path), "the name of a packaged model or one of the hub, or a folder's path")
     _check_kind(kind, num_labels)
     name, weights = os.path.expanduser(name), _how_held(dtype, four_bit)
-    with _quiet(), _hub_only_if_needed(name):
+    with quiet(), _hub_only_if_needed(name):
         source = _source(name)
         config = _config(source, name)
         kind = _settle_kind(kind, num_labels, config, name)
@@ -135,7 +135,7 @@ def require_config(name: str) -> Any:
     Raises CheckpointError where it cannot.
     """
     name = os.path.expanduser(name)
-    with _quiet(), _hub_only_if_needed(name):
+    with quiet(), _hub_only_if_needed(name):
         return _config(_source(name), name)
 
 
@@ -267,7 +267,7 @@ def _hub_only_if_needed(name: str) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no report of fresh heads, around this load only: the record above says it."""
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

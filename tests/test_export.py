@@ -308,6 +308,7 @@ os.chdir(sys.argv[1])
 sys.path.insert(0, sys.argv[1])
 import peft
 warnings.simplefilter("error", UserWarning)     # such as missing adapter keys
+warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True` and a tied layer")  # of merging, later
 batch, found = load_file("batch.safetensors"), {}
 
 def first(model, inputs):
@@ -423,6 +424,7 @@ def doors(tmp_path_factory) -> Doors:
             made.put(f"{name} on {kind.__name__}", adapters)
             made.put(f"{name} on {kind.__name__}, uniform", adapters, uniform=True)
     put_other_heads(made)
+    put_filled(made)
     for tied in (True, False):
         put_resized(made, transformers.LlamaForCausalLM, tied)
         put_resized(made, transformers.BartForConditionalGeneration, tied)
@@ -448,6 +450,25 @@ def put_other_heads(made: Doors) -> None:
         model, _ = lt.load_backbone(str(folder), num_labels=5, seed=3)
         made.put(f"a fresh pooler, {trains}", learned(lt.LoRA(r=2), model=model, head=head),
                  settings={"num_labels": 5})
+
+
+FILLED = {  # the class of the checkpoint -> the class that it was loaded by, and the changes of its configuration
+    "BertForMaskedLM as BertForSequenceClassification": {}, "BertModel as BertForMaskedLM": {},
+    "LlamaModel as LlamaForCausalLM": {"tie_word_embeddings": False},
+    "BartModel as BartForSequenceClassification": {}, "RobertaModel as RobertaForMaskedLM": {},
+    "DistilBertModel as DistilBertForMaskedLM": {},
+}
+
+
+def put_filled(made: Doors) -> None:
+    """What plain `from_pretrained` filled in with numbers that no reader has: a pooler, heads of language models."""
+    for name, changes in FILLED.items():
+        theirs, ours = (getattr(transformers, kind) for kind in name.split(" as "))
+        stored = made.base(theirs, **changes)
+        with torch.random.fork_rng():
+            torch.manual_seed(9)
+            model = ours.from_pretrained(stored.name_or_path, num_labels=5).eval()
+        made.put(name, learned(lt.LoRA(r=2), model=model, head=()), settings={"num_labels": 5})
 
 
 def put_resized(made: Doors, kind: Any, tied: bool, head: tuple[str, ...] = ()) -> None:
@@ -489,6 +510,45 @@ def test_peft_s_auto_class_opens_every_method(name, doors):
 def test_peft_s_auto_class_opens_other_heads(name, doors):
     """Where the base's own configuration or checkpoint does not have the head that was used."""
     doors.check(name)
+
+
+@pytest.mark.parametrize("name", FILLED)
+def test_what_the_checkpoint_lacks_travels_with_the_adapter(name, doors):
+    """Though it did not train; we read it, too, and write it again."""
+    doors.check(name)
+    ours = getattr(transformers, name.partition(" as ")[2])
+    base = ours.from_pretrained(doors.root / written(doors.root / name)[0]["base_model_name_or_path"], num_labels=5)
+    back = lt.load_peft(base, doors.root / name)
+    with torch.no_grad():
+        found = back.model.eval()(**{key: doors.batch[key] for key in doors.cases[name][2]})[0]
+    assert gap(found, doors.right[name]) < doors.limit[name]
+    state = torch.get_rng_state()
+    lt.save_peft(back, doors.root / "again")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same_tensors(written(doors.root / "again")[1], written(doors.root / name)[1])
+
+
+def test_a_lora_on_what_the_checkpoint_lacks_is_refused(tmp_path):
+    """The reader's base has another weight there."""
+    config = tiny("llama", head="causal", tie_word_embeddings=False).config
+    transformers.LlamaModel(config).save_pretrained(tmp_path / "base")
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    with pytest.raises(ExportError, match=r"lm_head carries a LoRA on a weight that the base's checkpoint lacks"):
+        lt.save_peft(lt.adapt(model, lt.LoRA(r=2, sites=("lm_head",))), tmp_path / "out")
+
+
+def test_a_base_that_moved_is_found_by_its_new_name_or_missed_aloud(tmp_path):
+    """A folder at base_name is looked at in its place; without one a warning says what could not be looked at."""
+    tiny("llama", head="causal").save_pretrained(tmp_path / "base")
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(VOCAB + 2, mean_resizing=False)
+    adapters = lt.adapt(model, lt.LoRA(r=2))
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=r"could not be looked at.*base_name="):
+        lt.save_peft(adapters, tmp_path / "out", base_name="owner/name")
+    with pytest.warns(UserWarning, match=f"resized from {VOCAB} to {VOCAB + 2}"):
+        lt.save_peft(adapters, tmp_path / "out", base_name=str(tmp_path / "moved"))
+    assert f"{PREFIX}model.embed_tokens.weight" in written(tmp_path / "out")[1]
 
 
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaForCausalLM tied", "BartForConditionalGeneration",
@@ -580,7 +640,8 @@ def test_the_base_is_named_so_that_others_find_it(tmp_path):
             lt.save_peft(adapters, tmp_path / "out", **options)
         own = [warning for warning in said if "base_name" in str(warning.message)]
         assert all(warning.filename == __file__ for warning in own)
-        return written(tmp_path / "out")[0]["base_model_name_or_path"], [str(warning.message) for warning in own]
+        return (written(tmp_path / "out")[0]["base_model_name_or_path"],
+                [str(warning.message) for warning in own if "known only" in str(warning.message)])
 
     tiny().save_pretrained(tmp_path / ("a-long-name" * 20) / "base")
     model = type(tiny()).from_pretrained(tmp_path / ("a-long-name" * 20) / "base")
@@ -592,10 +653,12 @@ def test_the_base_is_named_so_that_others_find_it(tmp_path):
     assert len(said[0]) <= 300
     assert name_of(adapters, base_name="owner/bert.base-v1") == ("owner/bert.base-v1", [])
     for known, warned in (("roberta-base", 0), ("owner/name", 0), ("./here", 1), ("/not/here", 1), ("a/b/c", 1),
-                          ("", 0)):
+                          ("", 0), ("mymodel", 1)):
         model.name_or_path = known
+        model.config._commit_hash = None if warned else "0f3c"
         name, said = name_of(adapters)
         assert (name, len(said)) == (known or None, warned)
+        assert ("base_model:" in (tmp_path / "out" / "README.md").read_text()) == (not warned and bool(known))
 
 
 def test_the_card_says_what_it_is_and_who_can_read_it(tmp_path):
@@ -702,6 +765,28 @@ def test_names_with_a_wrapper_s_prefix_are_read_too(wrapper, tmp_path):
     config["rank_pattern"] = {"^" + re.escape(f"{wrapper}bert.encoder.layer.1.attention.self.query"): 2}
     config["modules_to_save"] = [f"{wrapper}classifier"]
     (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert apart(lt.load_peft(tiny(), tmp_path).model, theirs) < rounding(theirs)
+
+
+LAYER, COMPILED_LAYER = "layer.0.attention.self.query", "layer.0._orig_mod.attention.self.query"
+
+
+@pytest.mark.parametrize(("first", "pattern", "key"), [
+    *((True, pattern, key) for pattern in ("alpha_pattern", "rank_pattern") for key in (LAYER, COMPILED_LAYER)),
+    (False, "rank_pattern", LAYER)])
+def test_patterns_mean_what_they_meant_for_layers_compiled_one_by_one(first, pattern, key, tmp_path):
+    """Compiled before peft came, a pattern has to hold the wrapper's name; compiled after it, the rank tells."""
+    def in_parts(model: Any) -> Any:
+        for i, layer in enumerate(model.bert.encoder.layer):
+            model.bert.encoder.layer[i] = torch.compile(layer, backend=BACKEND)
+        return model
+
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["query"], init_lora_weights=False, **{pattern: {key: 2}})
+    theirs = get_peft_model(in_parts(tiny()) if first else tiny(), config).eval()
+    if not first:
+        in_parts(theirs.get_base_model())
+    theirs.save_pretrained(tmp_path)
+    assert any("_orig_mod" in name for name in written(tmp_path)[1])
     assert apart(lt.load_peft(tiny(), tmp_path).model, theirs) < rounding(theirs)
 
 
