@@ -133,7 +133,10 @@ def _write(folder: Path, adapters: Adapters, config: dict[str, Any], pairs: dict
         tensors |= {name: value for name, value in embedding_tensors(model).items() if name not in tensors}
         warn_of_resized(rows, tokenizer)
     tensors = {f"{PREFIX}{name}": value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"the folder {folder} cannot be made ({error.strerror}): name another one") from error
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:

@@ -64,7 +64,8 @@ def _ranks(adapters: Adapters, ranks: Mapping[str, int]) -> str:
 
 
 def _scores(scores: Mapping[str, float]) -> str:
-    lines = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
+    cells = {" ".join(str(name).split()).replace("|", "\\|"): value for name, value in scores.items()}
+    lines = "\n".join(f"| {name} | {value:.4g} |" for name, value in cells.items())
     return f"| score | value |\n|---|---|\n{lines}" if scores else ""
 
 

@@ -681,6 +681,17 @@ def test_the_card_says_what_it_is_and_who_can_read_it(tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_a_file_in_the_folder_s_place_and_odd_names_of_scores(tmp_path):
+    """The first is refused in a sentence; the second do not break the card's table."""
+    adapters = learned(lt.LoRA(r=2))
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ExportError, match=r"the folder .* cannot be made .*name another one"):
+            lt.save_peft(adapters, folder)
+    lt.save_peft(adapters, tmp_path / "out", scores={"acc|x\ny": 0.5})
+    assert "\n| acc\\|x y | 0.5 |\n" in (tmp_path / "out" / "README.md").read_text()
+
+
 BACKEND = "eager"  # names and wrappers are what is tested, not the code that a backend makes
 
 
