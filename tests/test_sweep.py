@@ -254,12 +254,12 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
 
         def __init__(self, folder, logs, threads):
             self.pipe, self.theirs = multiprocessing.Pipe()
-            self.ready, self.group, self.tries = False, [], 0
+            self.ready, self.loaded, self.group, self.tries = False, True, None, 0
             self.theirs.send(processes.READY)
 
         def give(self, group, tries):
             self.group, self.tries = group, tries
-            if group == [deadly]:
+            if group.keys == [deadly.key]:
                 self.theirs.close()
             else:
                 self.theirs.send(Message(good.key, "done"))
@@ -274,7 +274,7 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
             self.pipe.close()
 
     monkeypatch.setattr(processes, "Worker", Frail)
-    said = list(processes.Pool([[deadly], [good]], Store(), 1))
+    said = list(processes.Pool([work.packed([deadly]), work.packed([good])], Store(), 1))
     assert [(message.key, message.kind) for message in said] == [(deadly.key, "failed"), (good.key, "done")]
     assert said[0].words.startswith("given up after 3 workers died over it (its process ended with signal SIGKILL)")
 
@@ -397,8 +397,8 @@ def test_a_worker_with_other_rows_or_another_model_trains_nothing(small, place, 
     shutil.copytree(place / "tiny", tmp_path / "tiny")
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / "data"))
     group = grid("lora", "rt", str(tmp_path / "tiny"), profile="tiny", **FAST)
-    given = work.packed(group)
-    assert work.unpacked(given) == group
+    given = work.packed(group).given
+    assert work.unpacked(given) == (group, keys(group))
     rows = pd.read_parquet(path := tmp_path / "data" / "rt" / "train.parquet")
     rows.assign(label=1 - rows["label"]).to_parquet(path)
     with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
@@ -408,6 +408,107 @@ def test_a_worker_with_other_rows_or_another_model_trains_nothing(small, place, 
     (tmp_path / "tiny" / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
     with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
         work.unpacked(given)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_rows_that_change_while_a_sweep_starts_are_told(small, place, tmp_path, monkeypatch, count):
+    """Its runs were asked for on the rows of the call: none is trained on others."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / "data"))
+    path, real = tmp_path / "data" / "rt" / "train.parquet", engine.groups
+
+    def meanwhile(*args):
+        rows = pd.read_parquet(path)
+        rows.assign(label=1 - rows["label"]).to_parquet(path)
+        return real(*args)
+
+    monkeypatch.setattr(engine, "groups", meanwhile)
+    with pytest.raises(SweepError, match=r"the rows of rt or the weights of .*tiny are others than where and when"):
+        sweep(small("lora"), processes=count, replicas=1, progress=False)
+    assert not list(Store())
+
+
+def test_a_run_whose_rows_change_as_it_begins_failed(small, monkeypatch):
+    config, said = small("lora")[0], []
+    real = work._fit
+
+    def meanwhile(*args):
+        run = real(*args)
+        run.identity = {**run.identity, "data": "others"}
+        return run
+
+    monkeypatch.setattr(work, "_fit", meanwhile)
+    work.train_group([config], Store(), said.append)
+    assert (said[-1].key, said[-1].kind) == (config.key, "failed")
+    assert "are others" in said[-1].words
+
+
+OWN_TASK = """
+from dataclasses import replace
+import pandas as pd
+import lowrank_teach as lt
+from lowrank_teach.tasks import TASKS
+def prepare(frame):
+    return frame.assign(label=1 - frame["label"])
+TASKS["mine"] = replace(TASKS["rt"], name="mine", folder="rt", prepare=prepare)
+"""
+
+
+def test_a_task_of_a_notebook_is_trained_by_the_workers(small, place):
+    cells = OWN_TASK + f"""
+runs = lt.sweep(lt.grid("lora", "mine", {str(place / "tiny")!r}, profile="tiny", **{FAST!r}), processes=1,
+                progress=False)
+print([run.config["task"] for run in runs])
+"""
+    found = subprocess.run([sys.executable, "-c", cells], capture_output=True, text=True, timeout=300)
+    assert found.stdout == "['mine']\n", found.stderr
+
+
+def test_a_worker_s_table_has_the_tasks_of_each_group(small, place, monkeypatch):
+    """Also where an earlier group had put another task under a name of the package's."""
+    from dataclasses import replace
+
+    from lowrank_teach.tasks import TASKS
+
+    rt, group = TASKS["rt"], small("lora")
+    given = work.packed(group).given
+    other = replace(rt, prepare=lambda frame: frame.head(20))
+    monkeypatch.setitem(TASKS, "rt", other)
+    theirs = work.packed(group).given
+    assert work.unpacked(given)[0] == group
+    assert TASKS["rt"] is rt
+    work.unpacked(theirs)
+    assert TASKS["rt"].prepare is not rt.prepare
+
+
+@pytest.mark.parametrize(("ends", "words"), [("raise SystemExit(3)", "cannot load the method or the task"),
+                                             ("os._exit(3)", "died as it loaded the method and the task")])
+def test_a_worker_that_dies_as_it_loads_is_told_at_once(small, place, ends, words):
+    """What a module does when it is imported is done again by the next worker."""
+    cells = OWN_TASK + f"""
+import os
+from dataclasses import dataclass
+from lowrank_teach.sweeps import SweepError, processes
+starts, real = [], processes.Worker.__init__
+processes.Worker.__init__ = lambda self, *args: (starts.append(1), real(self, *args))[1]
+def end():
+    {ends}
+class Prepare:
+    def __call__(self, frame):
+        return frame
+    def __reduce__(self):
+        return end, ()
+TASKS["mine"] = replace(TASKS["mine"], prepare=Prepare())
+try:
+    lt.sweep(lt.grid("lora", "mine", {str(place / "tiny")!r}, profile="tiny", **{FAST!r}), processes=1,
+             progress=False)
+except SweepError as error:
+    print(len(starts), error)
+"""
+    found = subprocess.run([sys.executable, "-c", cells], capture_output=True, text=True, timeout=300)
+    assert found.stdout.startswith("1 "), found.stderr
+    assert words in found.stdout
+    assert "memory" not in found.stdout
 
 
 def test_so_many_workers_as_there_is_room_for(monkeypatch):

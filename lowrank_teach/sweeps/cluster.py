@@ -19,7 +19,7 @@ from typing import Any
 from ..cache import expanded
 from ..runs import Store
 from .processes import PATIENCE_S, RETRIES
-from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
+from .work import Message, Parcel, WorkerError, train_group, unpacked, words_of
 
 try:
     import ray
@@ -63,7 +63,7 @@ class Cluster:
         ConnectionError: there is no cluster at this address.
     """
 
-    def __init__(self, groups: list[Group], store: Store, address: str, at_once: int | None) -> None:
+    def __init__(self, groups: list[Parcel], store: Store, address: str, at_once: int | None) -> None:
         self.waiting, self.store, self.at_once = deque(groups), store, at_once
         self.own = not ray.is_initialized()
         if self.own:
@@ -75,14 +75,13 @@ class Cluster:
         gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
         self.task = ray.remote(_train).options(num_cpus=1, max_retries=RETRIES, **gpus,
                                                runtime_env={"env_vars": environment()})
-        self.pending: dict[Any, Group] = {}
+        self.pending: dict[Any, Parcel] = {}
 
     def __iter__(self) -> Iterator[Message]:
         while self.waiting or self.pending:
             while self.waiting and (self.at_once is None or len(self.pending) < self.at_once):
                 group = self.waiting.popleft()
-                keys = [config.key for config in group]
-                task = self.task.remote(packed(group), keys, os.getcwd(), str(self.token), self.mailbox)
+                task = self.task.remote(group.given, group.keys, os.getcwd(), str(self.token), self.mailbox)
                 self.pending[task] = group
             done, _ = ray.wait(list(self.pending), timeout=LOOK_EVERY_S)
             yield from self._steps()
@@ -113,13 +112,13 @@ class Cluster:
                 ray.shutdown()
 
 
-def _result(reference: Any, group: Group) -> list[Message]:
+def _result(reference: Any, group: Parcel) -> list[Message]:
     """What a task said at its end, or that it came to none however often it was begun."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         words = " ".join(f"given up after {RETRIES + 1} workers died over it: {error}".split())
-        return [Message(config.key, "failed", words=words) for config in group]
+        return [Message(key, "failed", words=words) for key in group.keys]
 
 
 def _train(given: bytes, keys: list[str], folder: str, token: str, mailbox: Any) -> list[Message]:
@@ -133,7 +132,7 @@ def _train(given: bytes, keys: list[str], folder: str, token: str, mailbox: Any)
     with suppress(OSError):   # no such folder on this node: then only what is relative is not found
         os.chdir(folder)
     try:
-        group = unpacked(given)
+        group, _ = unpacked(given)
     except WorkerError as error:
         return [Message(key, "failed", words=words_of(error)) for key in keys]
     near = os.path.exists(token)
@@ -145,5 +144,5 @@ def _train(given: bytes, keys: list[str], folder: str, token: str, mailbox: Any)
         else:
             said.append(message if near else replace(message, run=store.get(message.key)))
 
-    train_group(group, store, say)
+    train_group(group, store, say, keys=keys)
     return said

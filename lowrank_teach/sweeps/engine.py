@@ -18,7 +18,7 @@ from ..steps import ended_like_ctrl_c
 from .labels import labels
 from .mix import Mix, planned
 from .view import View
-from .work import Group, Message, groups, train_group
+from .work import Group, Message, Parcel, groups, packed, train_group
 
 OnRun = Callable[[RunConfig, Run], None]
 ALL = 1 << 20   # more replicas than any grid has: `fit_many` then plans by memory
@@ -82,7 +82,7 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
             missing = tally.missing()
             mix = _mix(missing, processes, replicas, ray, view.note)
             work = groups(missing, mix.replicas, mix.processes if ray is None else 1)
-            _train(work, store, mix, processes, ray, tally.hear)
+            _train(work, tally, mix, processes, ray)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped with {len(tally.runs)} of {len(tally.by_key)} runs done; run the same "
                                     "again to go on") from None
@@ -103,20 +103,20 @@ class Messages(Protocol):
     def close(self) -> None: ...
 
 
-def _train(work: list[Group], store: Store, mix: Mix, processes: int | None, ray: str | None,
-           hear: Callable[[Message], None]) -> None:
+def _train(work: list[Group], tally: Tally, mix: Mix, processes: int | None, ray: str | None) -> None:
     if not work:
         return
     if processes == 0 and ray is None:
         for group in work:
-            train_group(group, store, hear, interrupted=True)
+            train_group(group, tally.store, tally.hear, interrupted=True, keys=tally.keys_of(group))
         return
-    with closing(_workers(work, store, mix, processes, ray)) as messages:
+    parcels = [packed(group, tally.keys_of(group)) for group in work]
+    with closing(_workers(parcels, tally.store, mix, processes, ray)) as messages:
         for message in messages:
-            hear(message)
+            tally.hear(message)
 
 
-def _workers(work: list[Group], store: Store, mix: Mix, processes: int | None, ray: str | None) -> Messages:
+def _workers(work: list[Parcel], store: Store, mix: Mix, processes: int | None, ray: str | None) -> Messages:
     if ray is not None:
         from .cluster import Cluster
 
@@ -164,6 +164,11 @@ class Tally:
 
     def missing(self) -> list[RunConfig]:
         return [config for key, config in self.by_key.items() if key not in self.runs]
+
+    def keys_of(self, group: Group) -> list[str]:
+        """The keys that runs had when the sweep was called, whatever rows and models have become."""
+        key_of = {id(config): key for key, config in self.by_key.items()}
+        return [key_of[id(config)] for config in group]
 
     def hear(self, message: Message) -> None:
         """Note what a worker says."""

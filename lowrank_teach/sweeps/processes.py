@@ -18,12 +18,12 @@ from pathlib import Path
 
 from .. import cache
 from ..runs import Store
-from .work import Group, Message, WorkerError, packed, train_group, unpacked, words_of
+from .work import Message, Parcel, WorkerError, train_group, unpacked, words_of
 
 RETRIES = 2          # how often a group is given to another worker after one was killed
 PATIENCE_S = 120.0   # after a stop: until the step in progress must have come to its end
 LOGS = "lowrank-teach-sweep-"
-READY, IDLE = "ready", "idle"
+READY, LOADED, IDLE = "ready", "loaded", "idle"
 
 
 class Worker:
@@ -42,17 +42,17 @@ class Worker:
                                        daemon=True)
         self.process.start()
         theirs.close()  # else its end would not be noticed
-        self.ready, self.tries = False, 0
-        self.group: Group = []
+        self.ready, self.loaded, self.tries = False, False, 0
+        self.group: Parcel | None = None
 
-    def give(self, group: Group, tries: int) -> None:
+    def give(self, group: Parcel, tries: int) -> None:
         """A group to train; how many workers have died over it."""
-        self.group, self.tries = group, tries
-        self.pipe.send_bytes(packed(group))
+        self.group, self.loaded, self.tries = group, False, tries
+        self.pipe.send_bytes(group.given)
 
     def failed(self, words: str) -> list[Message]:
         """That none of its group came to an end."""
-        return [Message(config.key, "failed", words=words) for config in self.group]
+        return [Message(key, "failed", words=words) for key in self.group.keys] if self.group else []
 
     def end(self, seconds: float | None = None) -> None:
         """Close the pipe, at which it ends; one that does not is killed after these seconds."""
@@ -78,22 +78,20 @@ def logs_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 class Pool:
-    """So many workers of so many threads, and the groups that wait for one.
+    """So many workers of so many threads, and the packed groups that wait for one.
 
     Iterating gives the messages as they come; `close` stops what is under way, each run after its step.
 
     Raises:
-        WorkerError: a configuration cannot be handed to another process, or a worker cannot start.
+        WorkerError: a worker cannot start.
         KeyboardInterrupt: a worker was told to stop by Ctrl-C.
     """
 
-    def __init__(self, groups: list[Group], store: Store, processes: int, threads: int = 1) -> None:
+    def __init__(self, groups: list[Parcel], store: Store, processes: int, threads: int = 1) -> None:
         self.waiting = deque((group, 0) for group in groups)
         self.store, self.size, self.threads = store, min(processes, len(groups)), threads
         self.workers: list[Worker] = []
         self.logs = logs_folder()
-        for group in groups:
-            packed(group)   # refused before a worker is started
 
     def __iter__(self) -> Iterator[Message]:
         self.workers = [self._start() for _ in range(self.size)]
@@ -112,10 +110,12 @@ class Pool:
                 if said.kind == "stopped":   # Ctrl-C reached a worker: it was meant for all
                     raise KeyboardInterrupt
                 yield said
+            elif said == LOADED:
+                worker.loaded = True
             else:
                 if said not in (READY, IDLE):
                     yield from worker.failed(said)
-                worker.ready, worker.group = True, []
+                worker.ready, worker.group = True, None
                 self._next(worker)
         except (EOFError, OSError):
             yield from self._lost(worker)
@@ -136,7 +136,10 @@ class Pool:
         if not worker.ready:
             raise WorkerError(f"a worker could not start ({how}); in a script, call sweep() under "
                               "`if __name__ == \"__main__\":`, or train in this process with processes=0")
-        if worker.group and tries <= RETRIES:
+        if worker.group and not worker.loaded and "SIGKILL" not in how:   # it would again
+            yield from worker.failed(f"a worker died as it loaded the method and the task of these runs ({how}); "
+                                     "repair what their modules do when they are imported, or use processes=0")
+        elif worker.group and tries <= RETRIES:
             self.waiting.appendleft((worker.group, tries))
         elif worker.group:
             words = f"given up after {tries} workers died over it ({how}); where memory ran out, use fewer processes"
@@ -183,11 +186,12 @@ def _work(pipe: Connection, folder: str, log: str, threads: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            group = unpacked(given)
+            group, keys = unpacked(given)
         except WorkerError as error:
             say(words_of(error))
         else:
-            train_group(group, store, say, asked)
+            say(LOADED)
+            train_group(group, store, say, asked, keys=keys)
             say(IDLE)
 
 

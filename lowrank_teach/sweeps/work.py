@@ -1,8 +1,8 @@
 """What a worker does, wherever it runs: train the runs of one group, and say how each is doing.
 
-A group is what is trained together. It reaches a worker by cloudpickle: a method that was defined in a notebook or a
-script travels by value, one of a module by its name. What a worker says is a `Message`; the record itself is in the
-store.
+A group is what is trained together. It reaches a worker by cloudpickle: a method or a task that was defined in a
+notebook or a script travels by value, one of a module by its name. What a worker says is a `Message`; the record
+itself is in the store.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ..methods.base import Clock
 from ..outcome import Callback, StoppedError
 from ..run_config import RunConfig
 from ..runs import Run, Store
+from ..tasks import TASKS, Task
+from ..tasks.table import is_packaged, put_in_table
 
 Group = list[RunConfig]
 Reporters = Callable[[RunConfig], Sequence[Callback]]
@@ -63,42 +65,79 @@ class WorkerError(Refusal, RuntimeError):
     """No worker can be started or given its runs; the message says why and what to do."""
 
 
-def packed(group: Group) -> bytes:
-    """A group as it travels to another process, with the keys that its runs have here.
+@dataclass(frozen=True)
+class Parcel:
+    """A group as it travels to another process, as often as it has to.
+
+    keys: that its runs had when the sweep was called.  given: what the worker takes, see `unpacked`.
+    """
+
+    keys: list[str]
+    given: bytes
+
+
+def packed(group: Group, keys: list[str] | None = None) -> Parcel:
+    """A group to hand to workers, with the tasks that are not the package's own.
+
+    keys: None takes those that its runs have now.
 
     Raises:
         WorkerError: it cannot.
     """
+    keys = keys or [config.key for config in group]
     try:
-        return cloudpickle.dumps(([config.key for config in group], cloudpickle.dumps(group)))
+        return Parcel(keys, cloudpickle.dumps((keys, cloudpickle.dumps((group, _tasks_of(group))))))
     except Exception as error:   # whatever its objects raise
         raise WorkerError(f"a configuration cannot be handed to another process ({_line(error)}); define its method "
-                          "in a module, or train in this process with processes=0") from error
+                          "and task in a module, or train in this process with processes=0") from error
 
 
-def unpacked(given: bytes) -> Group:
-    """What `packed` made, in another process.
+def _tasks_of(group: Group) -> dict[str, Task | None]:
+    """Every task that the runs need, by name; None for the package's own, which the worker has."""
+    names = [config.task for config in group]
+    for name in names:   # grows
+        names += [other for other in (TASKS[name].made_of, TASKS[name].trained_on) if other and other not in names]
+    return {name: None if is_packaged(name) else TASKS[name] for name in names}
+
+
+def unpacked(given: bytes) -> tuple[Group, list[str]]:
+    """The group and the keys of a parcel, in another process, whose table of tasks then has those that the runs need.
 
     Raises:
         WorkerError: a class of it is not to be had here, or rows or a model are others here.
     """
-    keys, inside = pickle.loads(given)
     try:
-        group: Group = pickle.loads(inside)
-    except Exception as error:   # whatever its modules raise
-        raise WorkerError(f"the worker cannot load the method of these runs ({_line(error)}); define it in the "
-                          "notebook or script itself, install its module where the workers find it, or use "
-                          "processes=0") from error
-    for key, config in zip(keys, group, strict=True):
-        if config.key != key:
-            raise WorkerError(f"where the worker stands, the rows of {config.task} or the weights of "
-                              f"{config.backbone} are others than where the sweep was called; give it the same "
-                              "files, and change none while a sweep runs")
-    return group
+        keys, inside = pickle.loads(given)
+        group, tasks = pickle.loads(inside)
+        put_in_table(tasks)
+        now = [config.key for config in group]
+    except (Exception, SystemExit) as error:   # whatever its modules raise
+        raise WorkerError(f"the worker cannot load the method or the task of these runs ({_line(error)}); define "
+                          "them in the notebook or script itself, install their module where the workers find it, "
+                          "or use processes=0") from error
+    refuse_changed(group, keys, now)
+    return group, keys
 
 
-def _line(error: Exception) -> str:
-    words = " ".join(str(error).split())
+def refuse_changed(group: Group, keys: Sequence[str], now: Sequence[str]) -> None:
+    """Refuse runs whose keys are no longer, or not here, those that were asked for.
+
+    Raises:
+        WorkerError: rows or a model are others.
+    """
+    for config, key, found in zip(group, keys, now, strict=True):
+        if found != key:
+            raise WorkerError(_changed(config.task, config.backbone))
+
+
+def _changed(task: str, backbone: str) -> str:
+    return (f"where this run was to be trained, the rows of {task} or the weights of {backbone} are "
+            "others than where and when the sweep was called; give every worker the same files, and change none "
+            "while a sweep runs")
+
+
+def _line(error: BaseException) -> str:
+    words = " ".join(f"{type(error).__name__}: {error}".split())
     return words if len(words) <= 120 else words[:119] + "…"
 
 
@@ -124,14 +163,23 @@ class Reporter(Callback):
 
 
 def train_group(group: Group, store: Store, say: Callable[[Message], None],
-                asked: Callable[[], bool] = lambda: False, interrupted: bool = False) -> None:
+                asked: Callable[[], bool] = lambda: False, interrupted: bool = False,
+                keys: list[str] | None = None) -> None:
     """Train the runs of a group, or find those that are stored; what one raises does not reach the others.
 
     A run that is stopped leaves a checkpoint.
 
-    Args: asked: whether to stop now.  interrupted: let Ctrl-C through to the caller.
+    Args: asked: whether to stop now.  interrupted: let Ctrl-C through to the caller.  keys: that the runs had when
+        the sweep was called; None takes those of now. A run that has another one failed.
     """
-    keys = [config.key for config in group]   # of the rows and weights as they are now
+    now = [config.key for config in group]
+    keys = keys or now
+    try:
+        refuse_changed(group, keys, now)
+    except WorkerError as error:
+        for key in keys:
+            say(ending(key, error))
+        return
 
     def reporters(config: RunConfig) -> list[Reporter]:
         return [Reporter(keys[group.index(config)], say, asked)]
@@ -175,7 +223,9 @@ def words_of(error: Exception) -> str:
 
 
 def ending(key: str, end: Run | Exception) -> Message:
-    """What is said of a run that ended."""
+    """What is said of a run that ended; one that became another since it was asked for has failed."""
+    if isinstance(end, Run) and end.key != key:
+        end = WorkerError(_changed(end.config["task"], end.config["backbone"]))
     if isinstance(end, Run):
         return Message(key, "done")
     if isinstance(end, StoppedError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from lowrank_teach import corpora
@@ -182,6 +183,11 @@ _TABLE = [
 ]  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 _PACKAGED = dict(TASKS)   # TASKS may be given others
+
+
+def put_in_table(tasks: Mapping[str, Task | None]) -> None:
+    """Give names these tasks; None is the package's own."""
+    TASKS.update({name: task or _PACKAGED[name] for name, task in tasks.items()})
 
 
 def is_packaged(name: str) -> bool:
