@@ -138,6 +138,35 @@ def test_glue_from_a_folder(name, shared_data, monkeypatch):
         assert set(data.validation["label"]) == set(range(len(data.task.labels)))
 
 
+def test_parts_of_a_split_are_all_there_and_alike(tmp_path, monkeypatch):
+    """Of a set that was copied in half, the other half would be missing without a word."""
+    folder = tmp_path / "cola"
+    folder.mkdir()
+    rows = pd.DataFrame({"sentence": [f"word {i}" for i in range(8)], "label": [0, 1] * 4})
+    first, second = (folder / f"train-0000{i}-of-00002.parquet" for i in range(2))
+    rows.to_parquet(first)
+    rows.to_parquet(folder / "validation-00000-of-00001.parquet")
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"has 1 of the 2 parts that the name of train-00000"):
+        load_task("cola")
+    rows.rename(columns={"sentence": "text"}).to_parquet(second)
+    with pytest.raises(ValueError, match=r"train-00001-of-00002.* have other columns \(sentence, text\)"):
+        load_task("cola")
+    rows.assign(sentence=rows["sentence"] + " more").to_parquet(second)
+    assert len(load_task("cola").train) == 16
+
+
+@pytest.mark.parametrize("line", ["null", "3", '["a", 1]'])
+def test_a_line_of_json_that_is_no_row(tmp_path, monkeypatch, line):
+    (tmp_path / "cola").mkdir()
+    good = '{"sentence": "a word", "label": 1}\n{"sentence": "a second", "label": 0}\n'
+    (tmp_path / "cola" / "train.jsonl").write_text(good + line + "\n")
+    (tmp_path / "cola" / "validation.jsonl").write_text(good)
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"train.jsonl is no readable jsonl file \(row 2 is .* must be an object"):
+        load_task("cola")
+
+
 @pytest.mark.parametrize("wrong", ["5", 2.5, True, [3]])
 def test_a_count_of_rows_is_a_whole_number(wrong):
     with pytest.raises(ValueError, match=r"n_train = .*; ask for a whole number of rows"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pandas as pd
 
 from lowrank_teach import corpora
 from lowrank_teach.cache import data_folder
-from lowrank_teach.errors import sentence
+from lowrank_teach.errors import sentence, shown
 from lowrank_teach.hub import cache_only_if_offline, reason
 
 from .table import TASKS
 from .task import Task
 
 SPLITS = ("train", "validation", "test")
+PART = re.compile(r"-\d+-of-(\d+)")   # in the name of one file of several
 EXPORT = "refs/convert/parquet"  # the branch where the hub keeps what it converted
 
 
@@ -69,9 +71,22 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def _read(files: Sequence[Path], root: Path) -> pd.DataFrame:
-    """Rows of one or more files, indexed by the file's name below a folder and the row's number in it."""
-    return pd.concat(map(_read_one, files), keys=[file.relative_to(root).as_posix() for file in files],
-                     names=["file", "row"])
+    """Rows of one or more files, indexed by the file's name below a folder and the row's number in it.
+
+    Raises:
+        FileNotFoundError: a part is missing of as many as the names say.  ValueError: the parts' columns differ.
+    """
+    counts = [int(count[1]) for file in files if (count := PART.search(file.stem))]
+    if counts and len(counts) < max(counts):
+        raise FileNotFoundError(f"{files[0].parent} has {len(counts)} of the {max(counts)} parts that the name of "
+                                f"{files[0].name} speaks of; add the others")
+    frames = [_read_one(file) for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        if set(frame) != set(frames[0]):
+            odd = ", ".join(sorted(map(str, set(frame) ^ set(frames[0])))[:4])
+            raise ValueError(f"{file} and {files[0].name} are parts of one split and have other columns ({odd}); "
+                             "give all parts the same")
+    return pd.concat(frames, keys=[file.relative_to(root).as_posix() for file in files], names=["file", "row"])
 
 
 def _read_one(file: Path) -> pd.DataFrame:
@@ -88,6 +103,9 @@ def _json_rows(file: Path) -> pd.DataFrame:
     listed = text.lstrip().startswith("[")
     # not by splitlines: a string in JSON may hold U+2028 and other ends of a line
     rows = json.loads(text) if listed else [json.loads(line) for line in text.split("\n") if line.strip()]
+    if odd := [i for i, row in enumerate(rows) if not isinstance(row, dict)]:
+        raise ValueError(f"row {odd[0]} is {shown(rows[odd[0]])}, and each must be an object with the columns as "
+                         "keys")
     return pd.DataFrame(rows, dtype=object)
 
 
