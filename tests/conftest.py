@@ -15,9 +15,11 @@ import torch
 from small import CALM, place_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# what a script starts in the background has Ctrl-C ignored, and what these tests start would have it so as well
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# what a script starts in the background, or nohup, has signals ignored, and what these tests start would have it so
+# as well
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # compare numbers that were computed in two ways, on tiny models: `-m numeric`, with each ATEN_CPU_CAPABILITY

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from small import place_in
 from test_runs import a_run
+from transformers import TrainerState
 
 import lowrank_teach as lt
 from lowrank_teach import checkpoint, runs, style_classifier, tagger
@@ -124,7 +125,9 @@ def test_a_damaged_folder_of_transformers_trainer_is_refused(tmp_path):
     folder.mkdir()
     trainer(LoRA(r=2), tiny(), checkpoint=folder / checkpoint.STATE, callbacks=[Stop(3)]).run()
     notes = folder / "trainer_state.json"
-    notes.write_text(json.dumps({"global_step": 3, "epoch": 0.5, "log_history": [{"loss": 0.5, "step": 3}]}))
+    state = TrainerState(global_step=3, epoch=0.5, train_batch_size=8, log_history=[{"loss": 0.5, "step": 3}])
+    state.stateful_callbacks = {}
+    state.save_to_json(notes)
 
     def use() -> str:
         try:
