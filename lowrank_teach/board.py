@@ -198,6 +198,7 @@ class Board:
                 print(note, file=sys.stderr, flush=True)
             else:
                 console.print(note, style="dim")
+
     def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
 
 
