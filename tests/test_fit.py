@@ -4,6 +4,7 @@ stopped one goes on to the same end."""
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 
@@ -30,8 +31,10 @@ LONGER = {"salora": {"steps": 72, "n_train": 1152}}   # while gates open and clo
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """label -> run on minilm-l3 and rt, trained once when first asked for."""
-    store, runs = Store(tmp_path_factory.mktemp("real")), dict[str, Run]()
+    """label -> run on minilm-l3 and rt, trained once when first asked for, by whichever of the workers that is."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    store, runs = Store(place / "real"), dict[str, Run]()
 
     def run(label: str) -> Run:
         if label not in runs:
