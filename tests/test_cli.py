@@ -416,7 +416,8 @@ def test_the_live_table_in_a_terminal(place, tmp_path):
     assert len(screen) <= 10  # the title may take two lines
     assert "━" in out  # but there was a bar on the way
     first = [out.find(words) for words in ("loads torch", "reads rows and weights", "loss ", "evaluates")]
-    assert -1 < first[0] < first[1] < first[2] < first[3]   # something moves from the start to the end
+    assert -1 < first[0] < first[1] < min(first[2:])   # something moves from the start, and to the end: the screen is
+    # drawn a few times a second, so that one method's steps may pass between two of its pictures
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out)
     assert re.search(r"[-\\|/] \w+ .*\d+/\d+ [-\d]:[-\d]+:[-\d]+ loss", plain)   # and how long it still takes
     assert "\x1b[2J" not in out  # and the screen was never cleared as a whole
