@@ -17,9 +17,6 @@ from .methods.checks import LARGEST, among, require, require_types, shown
 
 MOST_EPOCHS = 1_000_000
 BASE_DTYPES = ("float32", "bfloat16", "4bit")
-# values that 0.2.0 did not have: at their default they leave a run's key as it was, so that older records are found
-LATER = ("base_dtype", "label_smoothing", "n_written", "num_beams", "length_penalty", "no_repeat_ngram_size",
-         "validation_from_train")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +100,8 @@ class TrainConfig:
         require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a record. Fields of LATER stand in it only where they were changed."""
-        values = dataclasses.asdict(self)
-        return {f.name: values[f.name] for f in dataclasses.fields(self)
-                if f.name not in LATER or values[f.name] != f.default}
+        """Plain values for a record."""
+        return dataclasses.asdict(self)
 
     def total_steps(self, rows: int) -> int:
         """Optimizer steps for a training set of this many rows."""

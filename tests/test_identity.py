@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from benchmarks import identities as rebuilt
+from benchmarks import rekey
 from safetensors.torch import load_file, save_file
 from small import data_folder, model_folder, place_in
 
@@ -356,21 +356,23 @@ def test_a_key_is_quick_once_the_files_are_known(place, monkeypatch):
 
 # ---- the stored reference records ----------------------------------------------------------------------------
 
-KEYED = [path for path in sorted(rebuilt.DATA.rglob("*.json"))
-         if '"key": "' in path.read_text(encoding="utf-8") and path.name != "identities.json"]
+KEYED = [path for path in sorted(rekey.DATA.rglob("*.json"))
+         if '"key": "' in path.read_text(encoding="utf-8") and path.name not in ("identities.json", "keys.json")]
 
 
 @pytest.mark.parametrize("path", KEYED, ids=lambda path: path.stem)
 def test_a_stored_record_s_key_follows_from_what_it_says(path, monkeypatch):
     """From its configuration as it is defined today, its identity, and the version that made it."""
     monkeypatch.delenv("LOWRANK_TEACH_DATA")
-    then = json.loads((rebuilt.DATA / "identities.json").read_text(encoding="utf-8"))
-    known = then["keys"][path.relative_to(rebuilt.DATA).as_posix()]
-    found = list(rebuilt.records(path))
+    then, now = (json.loads((rekey.DATA / name).read_text(encoding="utf-8"))["keys"][
+        path.relative_to(rekey.DATA).as_posix()] for name in ("identities.json", "keys.json"))
+    assert set(then.values()) == set(now)   # each key that was written first was followed by another
+    found = list(rekey.records(path))
     assert found
-    for record, config, _ in found:
-        assert record["key"] in {config_key(config, record["identity"], version) for version in rebuilt.VERSIONS}
-        assert record["key"] in known.values()
+    for record, config in found:
+        assert record["key"] in {config_key(config, record["identity"], version) for version in rekey.VERSIONS}
+        assert record["key"] in now.values()
+        assert record.get("config", config) == config
         assert record["identity"]["weights"] == weights_fingerprint(config["backbone"])
         if TASKS[config["task"]].asset:
             assert record["identity"]["data"] == data_fingerprint(config["task"])
@@ -379,14 +381,14 @@ def test_a_stored_record_s_key_follows_from_what_it_says(path, monkeypatch):
 @pytest.mark.shared
 def test_rows_of_the_stored_records_are_those_of_the_folder(shared_data):
     """Where it could be shown: what was trained again gave the same metrics. The others say that it was not."""
-    then = json.loads((rebuilt.DATA / "identities.json").read_text(encoding="utf-8"))["trained_again"]
+    then = json.loads((rekey.DATA / "identities.json").read_text(encoding="utf-8"))["trained_again"]
     for path in KEYED:
-        for record, config, _ in rebuilt.records(path):
+        for record, config in rekey.records(path):
             task = TASKS[config["task"]]
             if not task.asset:
                 shown = then.get(task.folder or task.name, {}).get("same")
                 assert record["identity"]["data"] == (data_fingerprint(task.name, shared_data) if shown
-                                                      else rebuilt.UNKNOWN)
+                                                      else "not recorded")
 
 
 def test_a_name_that_is_not_here_has_no_fingerprint(place):

@@ -14,10 +14,12 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from helpers import trainer
 from lethal import ENDLESS, Lethal, lives, steps, until
 from small import command, place_in
@@ -515,6 +517,36 @@ def test_so_many_workers_as_there_is_room_for(monkeypatch):
     assert engine.usable_processes() == len(os.sched_getaffinity(0))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert engine.usable_processes() == 1
+
+
+@pytest.mark.parametrize(("gpu", "options", "expected"), [
+    (False, {}, (8, 2)), (False, {"processes": 3, "replicas": 2}, (4, 3)), (False, {"ray": "local"}, (8, 2)),
+    (False, {"processes": 0, "replicas": 4}, (2, 1)), (True, {}, (1, 1)), (True, {"ray": "local"}, (8, 1)),
+    (True, {"replicas": 4}, (2, 1))])
+def test_runs_are_spread_by_one_rule(gpu, options, expected, calm, monkeypatch):
+    """Groups and workers: one run a pass and a process a core, or on a GPU as many as fit in one process."""
+    done = []
+    monkeypatch.setattr(engine, "_train", lambda groups, tally, workers, *_: done.append((len(groups), workers)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(SweepError, match="no worker said"):
+        sweep(calm(), progress=False, **options)
+    assert done == [expected]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_records_are_those_of_single_runs(replicas, calm, tmp_path):
+    """Bit for bit where each run has its pass; where some share one, to rounding."""
+    configs = calm(["lora", "cola"], seeds=2)
+    singles = [config.fit(progress=False, store=Store(tmp_path / "far")) for config in configs]
+    near = partial(pytest.approx, abs=1e-5) if replicas > 1 else lambda value: value
+    for run, single in zip(sweep(configs, 1, replicas=replicas, progress=False), singles, strict=True):
+        assert run.config == single.config
+        assert run.series("loss")[1] == near(single.series("loss")[1])
+        assert run.metrics == {split: near(values) for split, values in single.metrics.items()}
+        for site, pair in single.factors.items():
+            for ours, theirs in zip(run.factors[site], pair, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 if replicas > 1 else 0)
 
 
 # ---- what is heard ------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from ..run_config import RunConfig
 from ..runs import Run, Store
 from ..steps import ended_like_ctrl_c
 from .labels import labels
-from .mix import Mix, planned
 from .view import View
 from .work import Group, Message, Parcel, groups, packed, train_group
 
@@ -51,10 +50,9 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
             0 trains here, in this process. With `ray` the most groups at a time.
         ray: address of a Ray cluster ("auto" for the one this machine is part of), or "local" to start one here.
         replicas: runs that a worker trains in one pass over one frozen network, at most, where they can
-            (`fit_many`). None takes as many as fit with a GPU, else 1.
-            On a CPU, where either of the two is None and there is much to train, what is open is measured first
-            (`mix`): one worker of all threads may turn out faster, or 2 or 4 runs in a pass. Runs that share a pass
-            draw other dropout masks than `fit` does: replicas=1 trains them as `fit`.
+            (`fit_many`). None takes as many as fit with a GPU, and 1 on a CPU, which gains little from larger
+            batches (`make bench`). Runs that share a pass draw other dropout masks than `fit` does; with replicas=1
+            they are trained as by `fit`.
         on_run: called as each run is done or was found.  progress: say how far it is.
 
     Returns the runs, in the order of the configurations.
@@ -80,9 +78,10 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
         try:
             tally.find()
             missing = tally.missing()
-            mix = _mix(missing, processes, replicas, ray, view.note)
-            work = groups(missing, mix.replicas, mix.processes if ray is None else 1)
-            _train(work, tally, mix, processes, ray)
+            replicas = replicas or (ALL if torch.cuda.is_available() and ray is None else 1)
+            workers = usable_processes() if processes is None else max(processes, 1)
+            work = groups(missing, replicas, workers if ray is None else 1)
+            _train(work, tally, workers, processes, ray)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped with {len(tally.runs)} of {len(tally.by_key)} runs done; run the same "
                                     "again to go on") from None
@@ -103,7 +102,7 @@ class Messages(Protocol):
     def close(self) -> None: ...
 
 
-def _train(work: list[Group], tally: Tally, mix: Mix, processes: int | None, ray: str | None) -> None:
+def _train(work: list[Group], tally: Tally, workers: int, processes: int | None, ray: str | None) -> None:
     if not work:
         return
     if processes == 0 and ray is None:
@@ -111,30 +110,19 @@ def _train(work: list[Group], tally: Tally, mix: Mix, processes: int | None, ray
             train_group(group, tally.store, tally.hear, interrupted=True, keys=tally.keys_of(group))
         return
     parcels = [packed(group, tally.keys_of(group)) for group in work]
-    with closing(_workers(parcels, tally.store, mix, processes, ray)) as messages:
+    with closing(_workers(parcels, tally.store, workers, processes, ray)) as messages:
         for message in messages:
             tally.hear(message)
 
 
-def _workers(work: list[Parcel], store: Store, mix: Mix, processes: int | None, ray: str | None) -> Messages:
+def _workers(work: list[Parcel], store: Store, workers: int, processes: int | None, ray: str | None) -> Messages:
     if ray is not None:
         from .cluster import Cluster
 
         return Cluster(work, store, ray, processes)
     from .processes import Pool
 
-    return Pool(work, store, mix.processes, mix.threads)
-
-
-def _mix(missing: Sequence[RunConfig], processes: int | None, replicas: int | None, ray: str | None,
-         say: Callable[[str], None]) -> Mix:
-    """How the missing runs are spread. Where that is left open: with a GPU as many in a pass as its memory takes; on
-    a CPU what measures fastest; in this process or on a cluster, one a pass."""
-    gpu = torch.cuda.is_available()
-    if ray is not None or processes == 0 or gpu or not (processes is None or replicas is None):
-        workers = usable_processes() if processes is None else max(processes, 1)
-        return Mix(workers, 1, replicas or (ALL if gpu and ray is None else 1))
-    return planned(missing, usable_processes(), processes, replicas, say)
+    return Pool(work, store, workers)
 
 
 def usable_processes() -> int:

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -31,15 +31,14 @@ class Worker:
 
     log: what it prints, since that would run through the display.
 
-    Args: folder: of the run store.  threads: of torch.  life: what it does, where that is not to train groups.
+    Args: folder: of the run store.
     """
 
-    def __init__(self, folder: Path, logs: Path, threads: int = 1, life: Callable[..., None] | None = None) -> None:
+    def __init__(self, folder: Path, logs: Path) -> None:
         self.log = Path(tempfile.mkstemp(dir=logs, suffix=".log")[1])
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=life or _work, args=(theirs, str(folder), str(self.log), threads),
-                                       daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, str(folder), str(self.log)), daemon=True)
         self.process.start()
         theirs.close()  # else its end would not be noticed
         self.ready, self.loaded, self.tries = False, False, 0
@@ -78,7 +77,7 @@ def logs_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 class Pool:
-    """So many workers of so many threads, and the packed groups that wait for one.
+    """So many workers of one thread each, and the packed groups that wait for one.
 
     Iterating gives the messages as they come; `close` stops what is under way, each run after its step.
 
@@ -87,9 +86,9 @@ class Pool:
         KeyboardInterrupt: a worker was told to stop by Ctrl-C.
     """
 
-    def __init__(self, groups: list[Parcel], store: Store, processes: int, threads: int = 1) -> None:
+    def __init__(self, groups: list[Parcel], store: Store, processes: int) -> None:
         self.waiting = deque((group, 0) for group in groups)
-        self.store, self.size, self.threads = store, min(processes, len(groups)), threads
+        self.store, self.size = store, min(processes, len(groups))
         self.workers: list[Worker] = []
         self.logs = logs_folder()
 
@@ -101,7 +100,7 @@ class Pool:
                 yield from self._hear(by_pipe[pipe])  # type: ignore[index]
 
     def _start(self) -> Worker:
-        return Worker(self.store.folder, Path(self.logs.name), self.threads)
+        return Worker(self.store.folder, Path(self.logs.name))
 
     def _hear(self, worker: Worker) -> Iterator[Message]:
         try:
@@ -164,9 +163,9 @@ class Pool:
             self.logs.cleanup()
 
 
-def _work(pipe: Connection, folder: str, log: str, threads: int) -> None:
+def _work(pipe: Connection, folder: str, log: str) -> None:
     """A worker's life: a group, its messages, the next group; until the pipe is closed."""
-    set_up(log, threads)
+    _set_up(log)
     store, alone = Store(folder), False
 
     def say(what: Message | str) -> None:
@@ -195,12 +194,12 @@ def _work(pipe: Connection, folder: str, log: str, threads: int) -> None:
             say(IDLE)
 
 
-def set_up(log: str, threads: int) -> None:
-    """So many threads, what is printed into a file, and Ctrl-C left to the process that started this one."""
+def _set_up(log: str) -> None:
+    """One thread, what is printed into a file, and Ctrl-C left to the process that started this one."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     sys.stdout.flush()
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)

@@ -32,7 +32,7 @@ if not __package__:  # run as a folder
 from benchmarks import report
 from benchmarks.harness import Row, Settings
 
-MODULES = ("steps", "parts", "growth", "throughput", "replicas", "mix", "busy", "start", "sliders", "minutes")
+MODULES = ("steps", "parts", "growth", "throughput", "replicas", "busy", "start", "sliders", "minutes")
 
 
 def options() -> argparse.Namespace:

@@ -88,20 +88,17 @@ def page(folder: Path = FIGURES) -> str:
         record = json.loads((folder / f"bench_{name}.json").read_text(encoding="utf-8"))
         return {row["name"]: row["value"] for row in record["table"]}
 
-    steps, mix, replicas, busy = rows("steps"), rows("mix"), rows("replicas"), rows("busy")
+    steps, replicas, busy = rows("steps"), rows("replicas"), rows("busy")
     lines = ["| a step of | over | ratio |", "|---|---|---|"]
     lines += [f"| {what} | {over} | {'; '.join(number(steps[f'{one} / {other}']) for one in ones)} |"
               for what, over, ones, other in SHOWN]
     delta, cola, unrolled = (number(steps[f"memory: loop: {label} / {PEFT}"]) for label in (
         "Delta-LoRA qv, in place", "COLA qv, past a knot", "AutoLoRA qv, unrolled"))
-    chosen, alone = (number(mix[f"sequential peft LoRA / {how}"]) for how in (
-        "what a sweep chooses", "2 processes of 1 thread, one run a pass"))
     theirs, ours = (number(busy[f"two at once / one alone, {way}"]) for way in WAYS)
     four, sixteen = (number(replicas[f"{R} × peft LoRA / {R} replicas in one pass"]) for R in (4, 16))
     return "\n".join([*lines, "", (
         f"Peak memory is that of `peft`'s LoRA, but for Delta-LoRA in place ({delta}) and COLA past a knot ({cola}), "
         "which keep W's bytes so that it can be given back exactly, and for AutoLoRA's exact hypergradient "
-        f"({unrolled}). A grid of LoRA runs goes {chosen} times as fast as `peft`'s steps one after another when a "
-        f"sweep picks the mix of processes and replicas ({alone} by two processes alone); 4 and 16 replicas in one "
-        f"process go {four} and {sixteen} times as fast. A step takes {ours} times as long as alone while a second "
+        f"({unrolled}). 4 and 16 replicas of LoRA in one process go {four} and {sixteen} times as fast as `peft`'s "
+        f"steps one after another. A step takes {ours} times as long as alone while a second "
         f"training runs, as two notebooks do, and {theirs} times with torch's own way to wait; two cores can do 2.")])
