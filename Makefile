@@ -35,9 +35,9 @@ lab: $(READY)
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py --write --profile $(PROFILE)
 
-# the course as a static site in book/_build/html, from the stored outputs; it needs no network to be read
+# the course as a static site in notebooks/site/_build/html, from the stored outputs; it needs no network to be read
 book: $(READY)
-	$(BIN)/python book/build.py
+	$(BIN)/python notebooks/site/build.py
 
 # the page of all letters, from the rows the notebooks use
 glossary: $(READY)

@@ -11,44 +11,57 @@ needs no more than torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
-from .waiting import wait_briefly
-
-wait_briefly()
+# How torch's threads wait for their next piece of work: awake for a moment, then asleep. Left to themselves they stay
+# awake for milliseconds after every operation, on cores that another training, a browser or a second notebook could
+# use (`python tests/benchmarks busy`). The runtimes of OpenMP read these words as torch loads them, and what this
+# process starts inherits them; where torch was imported first, only that does.
+WAITING = {
+    "GOMP_SPINCOUNT": "1000",   # GNU's, which torch has on Linux: turns of a loop, tens of microseconds; else 300,000
+    "KMP_BLOCKTIME": "1",       # LLVM's and Intel's, on a Mac and on Windows: milliseconds; else 200
+}
+WAITING_CHOICES = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
+if not any(name in os.environ for name in WAITING_CHOICES):
+    os.environ.update(WAITING)
 
 _WHERE = {
     # the layer, and where it goes (02)
     "LowRank": "lowrank", "Adapted": "lowrank", "select": "sites", "find_sites": "sites",
     "adapt": "adapters", "Adapters": "adapters", "adapters_of": "adaptable",
     # the methods, one paper each (02 to 06), and what they are compared with
-    "METHODS": "methods", "Method": "methods", "Rule": "methods", "LoRA": "methods", "COLA": "methods",
-    "SaLoRA": "methods", "DeltaLoRA": "methods", "AutoLoRA": "methods", "compose": "methods",
-    "Composed": "methods", "HeadOnly": "methods",
-    "FullFineTuning": "methods", "DyLoRA": "methods", "Houlsby": "methods", "Pfeiffer": "methods",
-    "AdaLoRA": "peft_backed", "PrefixTuning": "peft_backed", "PromptTuning": "peft_backed",
+    **dict.fromkeys(("METHODS", "Method", "Rule", "LoRA", "COLA", "SaLoRA", "DeltaLoRA", "AutoLoRA", "compose",
+                     "Composed",
+                     "HeadOnly", "FullFineTuning", "DyLoRA", "Houlsby", "Pfeiffer"), "methods"),
+    **dict.fromkeys(("AdaLoRA", "PrefixTuning", "PromptTuning"), "integrations.peft_methods"),
     # models and tasks by short name
-    "BACKBONES": "models", "load_backbone": "models", "TASKS": "tasks", "load_task": "tasks",
+    "BACKBONES": "models.backbones", "load_backbone": "models.backbones", "TASKS": "tasks.table",
+    "load_task": "tasks.load",
     # training, and what it leaves
-    "PROFILES": "config", "TrainConfig": "config", "train_config": "config", "Trainer": "train",
-    "Callback": "outcome", "fit": "experiment", "Run": "runs", "Store": "runs", "compare": "lineup",
-    "table": "lineup",
+    "PROFILES": "training.config", "TrainConfig": "training.config", "train_config": "training.config",
+    "Trainer": "training.trainer", "Callback": "training.callbacks", "fit": "experiments.fit",
+    "Run": "experiments.runs", "Store": "experiments.runs", "compare": "experiments.compare",
+    "table": "experiments.compare",
     # grids of runs
-    "fit_many": "many_runs", "RunConfig": "run_config", "grid": "run_config", "sweep": "sweeps",
+    "fit_many": "experiments.fit_many", "RunConfig": "experiments.runs", "grid": "experiments.runs",
+    "sweep": "experiments.sweep",
     # the papers' cells, and what a training would hold in memory
-    "PRESETS": "presets", "preset": "presets", "plan_memory": "memory",
+    "PRESETS": "reproduction.presets", "preset": "reproduction.presets", "plan_memory": "experiments.memory",
     # into peft and transformers, and back
-    "save_peft": "export", "load_peft": "export_load", "LowRankTrainer": "hf_trainer",
+    "save_peft": "integrations.peft_format", "load_peft": "integrations.peft_format",
+    "LowRankTrainer": "integrations.hf_trainer",
 }
-_MODULES = ("gates", "measure", "plots", "figures")
+_MODULES = {"gates": "gates", "measure": "analysis.measures", "plots": "analysis.plots",
+            "figures": "reproduction.figures"}
 
 __all__ = [*_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f".{name}", __name__)
+        return import_module(f".{_MODULES[name]}", __name__)
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)

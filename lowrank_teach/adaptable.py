@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .lowrank import Adapted
 
 if TYPE_CHECKING:
     from .adapters import Adapters
+
 
 MARK = "lowrank_mark"  # the attribute, on every module of an adapted model
 
@@ -52,7 +54,7 @@ def require_module(model: Any) -> None:
     Raises:
         ValueError: it is no nn.Module.
     """
-    from .methods.checks import require_kind  # late: the methods stand on this file
+    from .errors import require_kind  # late: the methods stand on this file
 
     require_kind("model", model, nn.Module, "a torch nn.Module, such as the first of what load_backbone(name) gives")
 
@@ -251,3 +253,14 @@ def _touch(a: Tensor, b: Tensor) -> bool:
     if odd or a.element_size() != b.element_size():
         return True
     return bool(torch.isin(_places(b) + gap, _places(a)).any())
+
+
+@contextmanager
+def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Training or eval mode as it was, module by module: some may be kept in eval on purpose."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module in model.modules():  # one that came meanwhile (a new link's gate) takes the model's own
+            module.training = modes.get(module, modes[model])

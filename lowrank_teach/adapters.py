@@ -9,24 +9,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import html
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import state
-from .adaptable import mark, refuse_inference, refuse_unwritable, to_adapt, unmark
-from .export_plain import guard, unguard
-from .heads import head_names
-from .lowrank import Adapted, LowRank
+from .adaptable import mark, refuse_inference, refuse_unwritable, to_adapt, unmark, unwrapped
+from .errors import DivergedError, Refusal, require, require_kind, require_seed
+from .lowrank import Adapted, LowRank, is_packed, size
 from .methods import Method, as_method
-from .methods.checks import require_kind, require_seed
-from .packed import is_packed, size
-from .plan import Plan
-from .sites import Site, select
-from .wide import WideHead, refuse_short, wide
+from .precision import WideHead, refuse_short, wide
+from .sites import Site, head_names, select
 
+
+# ---- export_plain ----------------------------------------------------------------------------------------
+# `save_pretrained` of an adapted model: a plain checkpoint where that is right, a refusal where it is not.
+#
+#     adapters.merge()
+#     model.save_pretrained("out/")              # W* as plain weights: transformers alone loads it
+#
+# While branches are live their tensors have names that no transformers class knows, and the checkpoint would load
+# with fresh weights in their place and only a warning. So `adapt` puts this function in front of the model's own.
+class SaveError(Refusal, RuntimeError):
+    """The model cannot be written as it stands; the message says what to call instead."""
+
+
+def guard(model: nn.Module, attached: bool) -> None:
+    """Put a function below in front of the model's own `save_pretrained`, if it has one.
+
+    Args: attached: whether modules other than branches were put on the model, too.
+    """
+    if hasattr(model, "save_pretrained"):
+        ours = refuse_attached if attached else save_pretrained
+        vars(model)["save_pretrained"] = MethodType(ours, model)  # bound, so that a copy of the model has its own
+
+
+def unguard(model: nn.Module) -> None:
+    """Give the model its own `save_pretrained` back."""
+    vars(model).pop("save_pretrained", None)
+
+
+def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """A merged model's checkpoint, written with each frozen layer, and each compiled part, in its wrapper's place.
+
+    Args: those of the model's own `save_pretrained`.
+
+    Raises:
+        SaveError: branches are live, something learned is not finite, or a state dict is given (its names are those
+            of the wrapped layers).
+    """
+    wrapped = {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
+    live = [path for path, module in wrapped.items() if not module.merged]
+    if live:
+        raise SaveError(f"{len(live)} layers carry live branches ({live[0]} …), which no plain checkpoint can hold: "
+                        "call adapters.merge() first, or lt.save_peft(adapters, folder) for the adapters alone")
+    learned = [*((f"{path}.weight", module.weight) for path, module in wrapped.items()),
+               *((name, p) for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name)]
+    if bad := non_finite(learned):
+        raise SaveError(f"what was learned is not finite at {bad}, so nothing was written: {REMEDY}")
+    if kwargs.get("state_dict") is not None:
+        raise SaveError("a merged model is saved from its own weights: leave state_dict out, or take the model that "
+                        "adapters.merge_and_unload() returns")
+    parts = wrapped | {path: module for path, module in model.named_modules() if unwrapped(module) is not module}
+    inward = sorted(parts, key=lambda path: path.count("."))
+    try:
+        for path in reversed(inward):
+            model.set_submodule(path, parts[path].base if path in wrapped else unwrapped(parts[path]))
+        return type(model).save_pretrained(model, *args, **kwargs)
+    finally:
+        for path in inward:
+            model.set_submodule(path, parts[path])
+
+
+def refuse_attached(model: Any, *args: Any, **kwargs: Any) -> None:
+    """In the place of `save_pretrained` while modules stand in the model that its class does not know.
+
+    Raises:
+        SaveError: always.
+    """
+    raise SaveError("modules were put on this model that its class does not know, and a checkpoint with them would "
+                    "not load: call adapters.merge_and_unload() first if the method is a change of W, as AdaLoRA "
+                    "is, else keep adapters.state_dict(), which load_state_dict reads back")
+
+
+# ---- plan ------------------------------------------------------------------------------------------------
+# The table that `adapters.plan()` shows: what was matched, and how many parameters that is. Taught in 02.
+@dataclass(frozen=True)
+class Plan:
+    """What `adapt` matched; prints as a table, in a notebook as HTML.
+
+    rows: (site, module, d, k, r, scaling, parameters).  head, total: parameters of the head and of the model.
+    extra: parameters of modules that a method put on beside the matrices.
+    """
+
+    rows: list[tuple[str, str, int, int, int, float, int]]
+    head: int
+    total: int
+    extra: int = 0
+
+    TITLES = ("site", "module", "shape d × k", "r", "s", "parameters")
+
+    def cells(self) -> list[tuple[str, ...]]:
+        return [(site, path, f"{d} × {k}", str(r), f"{s:g}", f"{n:,}") for site, path, d, k, r, s, n in self.rows]
+
+    def summary(self) -> str:
+        """The last line: how many matrices, and what share of the model trains."""
+        branch = sum(row[-1] for row in self.rows)
+        modules = f", {self.extra:,} in modules of the method's own" if self.extra else ""
+        share = (branch + self.extra + self.head) / max(self.total, 1)
+        return (f"{len(self.rows)} matrices, {branch:,} parameters in branches{modules} and {self.head:,} in the "
+                f"head, of {self.total:,} in all ({100 * share:.2f} %)")
+
+    def __str__(self) -> str:
+        table = [self.TITLES, *self.cells()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.TITLES))]
+        lines = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w)
+                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in table]
+        return "\n".join([*lines, self.summary()])
+
+    def _repr_html_(self) -> str:
+        def line(row: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+
+        body = "".join(line(row, "td") for row in self.cells())
+        return f"<table>{line(self.TITLES, 'th')}{body}</table><p>{html.escape(self.summary())}</p>"
+
+
+# ---- adapters --------------------------------------------------------------------------------------------
 
 def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
           head: Sequence[str] | None = None) -> Adapters:
@@ -190,7 +303,7 @@ class Adapters(Mapping[str, LowRank]):
             DivergedError: something learned is not finite, or W's type cannot hold the sum; nothing was written.
         """
         self.require_state("merge", "adapted")
-        state.refuse_non_finite(self)
+        refuse_non_finite(self)
         self.rule.merge()
         for owner in self.owners.values():
             owner.merge()
@@ -233,7 +346,7 @@ class Adapters(Mapping[str, LowRank]):
         if self.state == "adapted":
             self.merge()
         else:
-            state.refuse_non_finite(self)  # it may have changed since
+            refuse_non_finite(self)  # it may have changed since
         return self._unwrap("unloaded")
 
     def _unwrap(self, end: str) -> nn.Module:
@@ -270,7 +383,7 @@ class Adapters(Mapping[str, LowRank]):
             RuntimeError: the branches are off already.
         """
         self.require_state("read a state", "adapted", "merged")
-        return state.read(self)
+        return read_adapters(self)
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """What `state_dict` wrote, also where ranks have changed since `adapt`; merged adapters are restored first.
@@ -281,7 +394,7 @@ class Adapters(Mapping[str, LowRank]):
             DivergedError: it is not finite. Nothing is changed where it is refused.
         """
         self.require_state("load a state", "adapted", "merged")
-        state.write(self, tensors, values)
+        write_adapters(self, tensors, values)
 
 
 def require_adapters(given: Any) -> None:
@@ -291,3 +404,94 @@ def require_adapters(given: Any) -> None:
         ValueError: says where they come from.
     """
     require_kind("adapters", given, Adapters, "what adapt(model, method) gave back, or adapters_of(model) gives")
+
+
+# All that adapters have learned as flat tensors and plain values, and back: what a checkpoint holds of them.
+REMEDY = "take an earlier checkpoint, or train again at a lower lr"
+
+
+def listed(adapters: Adapters) -> list[str]:
+    """Names of the parameters that train beside the branches: the head's, pretrained ones, a rule's own."""
+    return list(dict.fromkeys([*adapters.head_names, *adapters.base_names, *adapters.extra_names]))
+
+
+def read_adapters(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name and each branch's plain values; of merged adapters what `restore` would leave."""
+    tensors = {f"parameter.{name}": adapters.model.get_parameter(name).detach() for name in listed(adapters)}
+    values: dict[str, Any] = {}
+    for name, branch in adapters.items():
+        tensors |= {f"branch.{name}.{key}": value.detach() for key, value in branch.state_dict().items()}
+        in_base = branch.in_base and adapters.state == "adapted"
+        values[name] = {"scaling": branch.scaling, "echo": branch.echo, "in_base": in_base}
+        if phase := getattr(branch._gate, "phase", None):
+            values[name]["phase"] = phase
+        if in_base:
+            tensors[f"base.{name}"] = adapters.owner(name).slice_of(name).clone(memory_format=torch.contiguous_format)
+    return tensors, values
+
+
+@torch.no_grad()
+def write_adapters(adapters: Adapters, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Put what `read` gave into adapters whose ranks may have changed; refused before anything is changed."""
+    refuse_inference()
+    _refuse_others(adapters, tensors, values)
+    if bad := non_finite(tensors.items()):
+        raise DivergedError(f"the state to load is not finite at {bad}, and nothing was changed: {REMEDY}")
+    held = {name: tensors[f"base.{name}"] for name in adapters if values[name]["in_base"]}
+    if adapters.state == "merged" or any(owner._pretrained is not None for owner in adapters.owners.values()):
+        adapters.restore()  # to the pretrained bytes, before what was stored is written
+    for name in listed(adapters):
+        adapters.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
+    for name, branch in adapters.items():
+        stored = {key.removeprefix(f"branch.{name}."): value for key, value in tensors.items()
+                  if key.startswith(f"branch.{name}.")}
+        branch.drift = stored.pop("drift").to(branch.lora_A).clone() if "drift" in stored else None
+        for key, value in stored.items():
+            inside, _, leaf = key.rpartition(".")
+            own = getattr(branch.get_submodule(inside), leaf)
+            own.data = value.to(own).clone()
+        branch.scaling, branch.echo = values[name]["scaling"], values[name]["echo"]
+        if "phase" in values[name]:
+            vars(branch._gate)["phase"] = values[name]["phase"]
+        if name in held:
+            adapters.owner(name).keep_pretrained()
+            adapters.owner(name).slice_of(name).copy_(held[name])
+            branch.in_base = True
+
+
+def _refuse_others(adapters: Adapters, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def fixed(name: str, t: Tensor) -> torch.Size:  # all but the rank
+        return t.shape[1:] if name.endswith("lora_A") else t.shape[:1] if name.endswith("lora_B") else t.shape
+
+    own: dict[str, Tensor] = {f"parameter.{name}": adapters.model.get_parameter(name) for name in listed(adapters)}
+    for name, branch in adapters.items():
+        own |= {f"branch.{name}.lora_A": branch.lora_A, f"branch.{name}.lora_B": branch.lora_B}
+    unlike = [name for name, p in own.items() if name not in tensors or fixed(name, tensors[name]) != fixed(name, p)]
+    unlike += sorted(values.keys() ^ adapters.sites.keys())
+    require(not unlike, f"this state is that of other adapters: it does not fit at {', '.join(unlike[:4])}")
+
+
+def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Names of those that hold nan or infinity, for a sentence; "" where there are none."""
+    bad = [name for name, t in tensors if not t.isfinite().all()]
+    return ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
+
+
+def refuse_non_finite(adapters: Adapters) -> None:
+    """Refuse to deploy nan and infinity: in W as a merged model has it, in its own type, and in what trains as it is.
+
+    Raises:
+        DivergedError: names the sites.
+    """
+    if bad := non_finite(_deployed(adapters)):
+        raise DivergedError(f"what was learned is not finite at {bad}, so it was not merged: {REMEDY}")
+
+
+@torch.no_grad()
+def _deployed(adapters: Adapters) -> Iterator[tuple[str, Tensor]]:
+    merged = adapters.state == "merged"
+    for name, branch in adapters.items():
+        W = adapters.owner(name).slice_of(name) if merged else adapters.owner(name).pretrained_of(name)
+        yield name, W if merged else (W + branch.delta()).to(W.dtype)
+    for name in listed(adapters):
+        yield name, adapters.model.get_parameter(name)

@@ -5,45 +5,494 @@ Every command takes `--json` for machines. What the library refuses is printed a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from .board import Board, InterruptedTraining, console, counted, loading, spell_output
-from .cli_options import (
-    AsJson,
-    BackboneName,
-    Document,
-    MethodName,
-    NoCache,
-    OwnBackbone,
-    OwnProfile,
-    OwnSeeds,
-    OwnTask,
-    PresetName,
-    ProfileName,
-    Seed,
-    Settings,
-    StandIn,
-    TaskName,
-    choose,
-    settled,
-)
-from .cli_presets import memory_plan, plan, presets
-from .cli_reproduce import reproduce, said
-from .cli_sweep import sweep
+from .console import Board, InterruptedTraining, console, counted, loading, spell_output
 from .errors import Refusal, brief
 
+if TYPE_CHECKING:
+    from .experiments.fit import RunConfig
+    from .experiments.runs import Run
+    from .experiments.sweep import SweepError
+    from .reproduction.presets import Preset
+
+
+
+
+# ---- cli_options -----------------------------------------------------------------------------------------
+# What the commands share: their options, and how words of a command line become a run's arguments.
+Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
+
+METHODS_HELP = ("lora, cola, salora, delta_lora, autolora, head, full, dylora, houlsby, pfeiffer, adalora, prefix, "
+                "prompt; cola+salora trains both at once")
+MethodName = Annotated[str | None, typer.Argument(help=METHODS_HELP + "; with --preset a baseline of that table")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
+BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="short name, hub name or local folder")]
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="tiny, laptop or gpu")]
+MOST_SEEDS = 10_000
+OwnSeeds = Annotated[int, typer.Option("--seeds", min=0, max=MOST_SEEDS, help="how many; 0 takes the study's own")]
+Seed = Annotated[int, typer.Option("--seed", "-s")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="a value of the method or of the training, "
+                                                    "as name=value; may be repeated")]
+PresetName = Annotated[str | None, typer.Option("--preset", help="a cell of a paper's table, such as "
+                                                "salora/roberta-base/cola; `lowrank-teach presets` lists them")]
+StandIn = Annotated[bool, typer.Option("--stand-in", help="with --preset: a packaged model in place of the paper's")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output, nothing else")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="train again even if the run is stored")]
+
+# where a preset may have a word, too, what is left out is told from what is not
+OwnTask = Annotated[str | None, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them "
+                                             "[default: rt]")]
+OwnBackbone = Annotated[str | None, typer.Option("--backbone", "-b", help="short name, hub name or local folder "
+                                                 "[default: minilm-l6]")]
+OwnProfile = Annotated[str | None, typer.Option("--profile", "-p", help="tiny, laptop or gpu [default: laptop; with "
+                                                "--preset as long as the paper]")]
+
+
+@dataclass
+class Chosen:
+    """What a command line asks for: the arguments of `fit`, and the preset where it names one."""
+
+    label: str
+    arguments: dict[str, Any]
+    preset: Preset | None = None
+
+    @property
+    def title(self) -> str:
+        """Of the table on the screen."""
+        words = (self.arguments[name] for name in ("task", "backbone", "profile"))
+        return ", ".join([*([self.preset.name] if self.preset else []), *words])
+
+    @contextmanager
+    def or_stand_in(self) -> Iterator[None]:
+        """Where the paper's checkpoint cannot be had, say so, with this very line and what it needs besides.
+
+        Raises:
+            CheckpointError: it cannot be had.
+        """
+        from .models.backbones import CheckpointError
+
+        try:
+            yield
+        except CheckpointError as error:
+            if self.preset is None or self.arguments["backbone"] != self.preset.backbone:
+                raise
+            line = shlex.join(["lowrank-teach", *sys.argv[1:], "--stand-in"])
+            raise CheckpointError(self.preset.missing(line, error)) from error
+
+
+def choose(method: str | None, task: str | None, backbone: str | None, profile: str | None,
+           settings: list[str] | None, preset: str | None, stand_in: bool) -> Chosen:
+    """The run that a command line names: by method, task and backbone, or by a preset with what is changed in it.
+
+    Raises:
+        ValueError: words that contradict each other, or a name that there is not.
+    """
+    if preset is None:
+        if method is None or stand_in:
+            raise ValueError("--stand-in goes with --preset" if stand_in else "name a method, or a cell of a paper's "
+                             "table with --preset; `lowrank-teach presets` lists them")
+        configured, training = configure(method, settings or [])
+        usual = {"task": "rt", "backbone": "minilm-l6", "profile": "laptop"}
+        named = {"task": task, "backbone": backbone, "profile": profile}   # an empty name is not one left out
+        return Chosen(method, {"method": configured, **usual, **training,
+                               **{name: word for name, word in named.items() if word is not None}})
+    from .reproduction.presets import preset as find
+
+    one = find(preset)
+    changed = settled(settings, [one.configured(method).name])
+    if task is not None or (stand_in and backbone is not None):
+        raise ValueError(f"{one.name} names its task: leave --task out" if task is not None else
+                         "--stand-in and --backbone both name a model: leave one out")
+    arguments = one.arguments(profile, method=method, stand_in=stand_in, backbone=backbone,
+                              **changed)
+    return Chosen(method or one.name.split("/")[0], arguments, one)
+
+
+def configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
+    """A method's configuration and the training values, from name=value pairs.
+
+    Raises:
+        ValueError: neither has a value of this name.
+    """
+    from .methods.composition import fields_of, named
+
+    fields, values = fields_of(method), settled(settings, [method])
+    own = {name: value for name, value in values.items() if name in fields}
+    return named(method, **own), {name: value for name, value in values.items() if name not in own}
+
+
+def settled(settings: Iterable[str] | None, methods: Iterable[str] = (),
+            read: Callable[[str], tuple[str, Any]] | None = None) -> dict[str, Any]:
+    """name -> value of what `--set` gives.
+
+    Args: methods: whose values may be among them; those of the training always may.  read: of a pair, `value`.
+
+    Raises:
+        ValueError: neither has a value of this name (and so it is none of a command's own arguments either).
+    """
+    from .errors import among, require
+    from .methods.composition import fields_of
+    from .training.config import TrainConfig
+
+    own = {name: method for method in methods for name in fields_of(method)}
+    training = list(TrainConfig.__dataclass_fields__)
+    values = dict(map(read or value, settings or ()))
+    unknown = [name for name in values if name not in own and name not in training]
+    whose = [*dict.fromkeys(own.values()), "the training"]
+    require(not unknown, f"{', '.join(unknown)}: no value of {' or of '.join(whose)} has this name; "
+                         f"{whose[0]} has {among(list(own) or training, *unknown[:1])}")
+    return values
+
+
+def value(pair: str) -> tuple[str, Any]:
+    """ "b=0.25" -> ("b", 0.25): JSON where it is any, a word otherwise.
+
+    Raises:
+        ValueError: there is no = in it.
+    """
+    from .errors import shown
+
+    name, equals, text = pair.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes name=value, not {shown(pair)}")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, or numbers and lists that nothing could be done with
+        found = text
+    return name, tuple(found) if isinstance(found, list) else found
+
+
+# ---- cli_presets -----------------------------------------------------------------------------------------
+# `lowrank-teach presets | plan`: what a paper's cell consists of, and what a method would do to a model.
+CellName = Annotated[str, typer.Argument(help="one cell in full; or the beginning of names, to list fewer")]
+
+
+def presets(name: CellName = "", as_json: AsJson = False) -> Document:
+    """List the cells of the papers' tables, or show one with the source of each of its values."""
+    from .reproduction.presets import PRESETS, preset
+
+    some = {key: one for key, one in PRESETS.items() if name not in PRESETS and key.startswith(name)}
+    one = None if some else preset(name)  # refused with the nearest names
+    if as_json:
+        return _preset_document(one) if one else {key: _summary(item) for key, item in some.items()}
+    if one:
+        _show(one)
+        return None
+    names = Column("preset", no_wrap=True, min_width=max(map(len, some), default=0))
+    shown = Table(names, "table", "steps", "paper's number", "not given", box=None, header_style="bold")
+    for key, item in some.items():
+        numbers = [f"{metric} {number}" for metric, number in item.reported.items()]
+        reported = ", ".join([*numbers[:1], *(["…"] if numbers[1:] else [])]) or "–"
+        shown.add_row(key, item.table, f"{item.steps:,}", reported, str(len(item.not_given)))
+    console.print(shown)
+    console.print("One of them in full, with the source of each value: lowrank-teach presets NAME; train it: "
+                  "lowrank-teach train --preset NAME")
+    return None
+
+
+def _summary(one: Preset) -> dict[str, Any]:
+    return {"table": one.table, "task": one.task, "backbone": one.backbone, "stand_in": one.stand_in,
+            "steps": one.steps, "reported": dict(one.reported), "not_given": list(one.not_given)}
+
+
+def _preset_document(one: Preset) -> dict[str, Any]:
+    def plain(settings: Any) -> dict[str, Any]:
+        return {name: dataclasses.asdict(setting) for name, setting in settings.items()}
+
+    return {"name": one.name, **_summary(one), "reported_source": one.reported_source, "method": one.method.to_dict(),
+            "training": one.training, "values": plain(one.values()), "seeds": dataclasses.asdict(one.seeds),
+            "parameters": one.counts, "grid": dict(one.grid), "differs": list(one.differs),
+            "baselines": {name: plain(settings) for name, settings in one.baselines.items()}}
+
+
+FROM = {"paper": "paper", "code": "code", "ours": "not given"}
+
+
+def _show(one: Preset) -> None:
+    def say(words: str) -> None:
+        console.print(words)
+
+    say(f"{one.name}: {one.table}; {one.backbone} on {one.task}, {one.steps:,} steps")
+    shown = Table("value", "", "from", "source, or why", box=None, header_style="bold")
+    for name, s in [*one.values().items(), ("seeds", one.seeds)]:
+        words = s.source.removeprefix("not given").removeprefix("; ") if s.kind == "ours" else s.source
+        cells = (name, _words(s.value), FROM[s.kind], words)
+        shown.add_row(*cells, style="dim" if s.kind == "ours" else "")
+    console.print(shown)
+    numbers = ", ".join(f"{metric} {number}" for metric, number in one.reported.items())
+    say(f"The paper's number: {numbers} ({one.reported_source})" if numbers else
+        "The paper's number: none that was found in a text, a table or a repository")
+    if one.counts:
+        say(f"Parameters in branches: {one.counts[1]:,}; the paper prints {one.counts[0]}")
+    for name, values in one.grid.items():
+        say(f"The paper searched {name} over {', '.join(map(_words, values))}, and reports the best")
+    for words in one.differs:
+        say(f"Differs: {words}")
+    more = f"; a baseline of the same table: lowrank-teach train {next(iter(one.baselines))} --preset {one.name}"
+    say(f"Train it: lowrank-teach train --preset {one.name}{more if one.baselines else ''}")
+
+
+def _words(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def plan(method: MethodName = None, backbone: OwnBackbone = None, preset: PresetName = None,
+         stand_in: StandIn = False, settings: Settings = None,
+         memory: Annotated[bool, typer.Option("--memory", help="what a training step would hold, by part, without "
+                                              "downloading weights")] = False,
+         length: Annotated[int | None, typer.Option(help="with --memory: tokens of every row")] = None,
+         card: Annotated[float, typer.Option(min=0, help="with --memory: GiB of the device")] = 24.0,
+         as_json: AsJson = False) -> Document:
+    """Show which matrices a method would adapt, and with how many parameters, or what memory a step would take."""
+    chosen = choose(method, None, backbone, None, settings, preset, stand_in)
+    return memory_plan(chosen, length, card, as_json) if memory else _sites(chosen, as_json)
+
+
+def _sites(chosen: Chosen, as_json: bool) -> Document:
+    from .adapters import adapt
+    from .models.backbones import load_backbone, meta_model, published
+
+    name = chosen.arguments["backbone"]
+    model = meta_model(name) if published(name) else load_backbone(name)[0]
+    shown = adapt(model, chosen.arguments["method"], seed=0).plan()
+    if as_json:
+        keys = ("site", "module", "d", "k", "r", "scaling", "parameters")
+        return {"sites": [dict(zip(keys, row, strict=True)) for row in shown.rows], "head": shown.head,
+                "total": shown.total}
+    print(shown)
+    return None
+
+
+def memory_plan(chosen: Chosen, length: int | None = None, card: float = 24.0, as_json: bool = False,
+                profile: str | None = None) -> Document:
+    """Bytes by part of a training step, without a weight; profile: of a run, with its task's head."""
+    from .experiments.memory import plan_memory
+    from .tasks.table import TASKS
+    from .training.config import PROFILES, TrainConfig
+
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    values = {name: v for name, v in chosen.arguments.items() if name in fields}
+    config = dataclasses.replace(PROFILES[profile] if profile in PROFILES else TrainConfig(), **values)
+    task = TASKS[chosen.arguments["task"]]
+    headed = task.kind in ("classification", "tagging", "regression") and (chosen.preset or profile)
+    kind = task.kind if headed else None
+    found = plan_memory(chosen.arguments["method"], chosen.arguments["backbone"], config, length=length, kind=kind,
+                        labels=len(task.labels) or 2)
+    if as_json:
+        return {"setting": found.setting, "bytes": {name: size for name, size, _ in found.rows()},
+                "total": found.total, "scores": found.scores, "notes": list(found.notes), "card": card,
+                "fits": found.fits(card)}
+    print(found)
+    print(found.verdict(card))
+    return None
+
+
+# ---- cli_reproduce ---------------------------------------------------------------------------------------
+# `lowrank-teach reproduce CLAIM`: the runs behind one row of the ledger, made again.
+MOST_STEPS = 2**31 - 1
+QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
+
+
+def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank-teach claims`, such as COLA 1")],
+              plan: Annotated[bool, typer.Option("--plan", help="only say how many runs and minutes")] = False,
+              seeds: OwnSeeds = 0,
+              steps: Annotated[int, typer.Option(min=0, max=MOST_STEPS, help="of each; 0 takes the study's own")] = 0,
+              quick: Annotated[bool, typer.Option("--quick", help="2 seeds of 10 steps: no verdict, a try")] = False,
+              again: Annotated[bool, typer.Option("--again", help="train all, whatever the store has")] = False,
+              folder: Annotated[Path | None, typer.Option(help="the stored studies to hold it against")] = None,
+              as_json: AsJson = False) -> Document:
+    """Make the runs behind one claim again, and print the stored verdict beside the new one."""
+    from .experiments.runs import Store
+    from .reproduction import ledger
+
+    key = " ".join(claim)
+    seeds, steps = (seeds or QUICK["seeds"], steps or QUICK["steps"]) if quick else (seeds, steps)
+    options: dict[str, Any] = {"seeds": seeds or None, "stored": folder, **({"steps": steps} if steps else {})}
+    if plan:
+        return _planned(ledger.plan(key, **options), as_json)
+    def say(*values: Any) -> None:
+        done()
+        said(*values)
+
+    with loading(not as_json):
+        planned = ledger.plan(key, **options).runs
+    with tempfile.TemporaryDirectory() as empty, counted(planned, not as_json) as done:
+        try:
+            found = ledger.reproduce(key, store=Store(empty) if again else None, on_run=say, **options)
+        except KeyboardInterrupt:
+            if again:
+                raise KeyboardInterrupt("stopped; with --again no run is kept") from None
+            raise
+    if as_json:
+        return {"stored": asdict(found.stored), "new": found.new and asdict(found.new), "runs": found.runs,
+                "largest_change": found.gap, "said": ledger.said(found)}
+    _print(found.stored, found.new)
+    console.print(ledger.said(found))
+    return None
+
+
+def _planned(found: Any, as_json: bool) -> Document:
+    if as_json:
+        return asdict(found)
+    time = ("an unknown time: no stored run says how long" if found.minutes is None else
+            f"about {math.ceil(found.minutes)} min, by the seconds of the stored runs")
+    words = found.why or (f"{found.runs} runs, all of them in the store" if found.stored == found.runs else
+                          f"{found.runs} runs, {found.stored} of them in the store; the others take {time}")
+    console.print(words)
+    return None
+
+
+def _print(stored: Any, new: Any) -> None:
+    shown = Table("", "stored", "now", title=f"{stored.key} ({stored.where}): {stored.statement}", box=None,
+                  header_style="bold", title_justify="left")
+    rows = {"paper": [stored.says, ""], "verdict": [row.verdict if row else "–" for row in (stored, new)],
+            "difference": [row.interval_words() if row else "–" for row in (stored, new)],
+            "ours": [row.ours if row else "–" for row in (stored, new)],
+            "setting": [row.why if row else "–" for row in (stored, new)]}
+    for name, cells in rows.items():
+        shown.add_row(name, *cells)
+    console.print(shown)
+
+
+def said(*values: Any) -> None:
+    """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks, scores of texts."""
+    *where, run = values
+    words = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}").format(*where)
+    if isinstance(run, Mapping):
+        name, score = next(iter(run.items()))
+        print(f"{words}: {name} {score:.3f}", file=sys.stderr, flush=True)
+    else:
+        name, score = run.score("validation")
+        print(f"{words}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)
+
+
+# ---- cli_sweep -------------------------------------------------------------------------------------------
+# `lowrank-teach sweep`: a grid of runs from one line, on this machine's processes or on a Ray cluster.
+Methods = Annotated[list[str], typer.Option("--method", "-m", help="may be repeated; cola+salora is one")]
+Tasks = Annotated[list[str], typer.Option("--task", "-t", help="may be repeated")]
+Backbones = Annotated[list[str], typer.Option("--backbone", "-b", help="may be repeated")]
+Tried = Annotated[list[str] | None, typer.Option("--set", help="a value of the methods or of the training, or "
+                                                 "several to try: lr=1e-3,2e-3; may be repeated")]
+
+
+def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones = ["minilm-l6"],  # noqa: B006
+          profile: ProfileName = "laptop",
+          seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="how many, from 0")] = 1,
+          settings: Tried = None,
+          processes: Annotated[int | None, typer.Option(help="workers of one thread; 0 trains in this "
+                                                        "process; if left out one a core, or what measures fastest "
+                                                        "where there is much to train")] = None,
+          ray: Annotated[str | None, typer.Option(help="address of a Ray cluster, auto, or local to start one "
+                                                  "here")] = None,
+          replicas: Annotated[int | None, typer.Option(help="runs in one pass of a worker, at most; if left out "
+                                                       "with a GPU as many as fit, else 1, or what measures fastest "
+                                                       "where there is much to train")] = None,
+          plan: Annotated[bool, typer.Option("--plan", help="say how many runs and how long, and stop")] = False,
+          as_json: AsJson = False) -> Document:
+    """Train every combination of methods, tasks, backbones, values and seeds; what is stored is not trained again."""
+    with loading(not as_json):
+        from .experiments.fit import grid
+        from .experiments.sweep import SweepError
+        from .experiments.sweep import sweep as train
+
+    configs = grid(method, task, backbone, seeds=seeds, profile=profile, **settled(settings, method, several))
+    if plan:
+        return _plan(configs, processes, as_json)
+    try:
+        runs = train(configs, processes, ray, replicas=replicas, progress=not as_json)
+    except SweepError as error:
+        return _after_failures(configs, error, as_json)
+    if as_json:
+        return _sweep_document(configs, runs)
+    console.print(summary(configs, runs))
+    return None
+
+
+def several(pair: str) -> tuple[str, list[Any]]:
+    """ "lr=1e-3,2e-3" -> ("lr", [0.001, 0.002]); commas within brackets or quotes part nothing.
+
+    Raises:
+        ValueError: there is no = in it.
+    """
+    name, _ = value(pair)
+    pieces, depth, quoted = [""], 0, False
+    for letter in pair.partition("=")[2]:
+        quoted ^= letter == '"'
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth and not quoted:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return name, [value(f"{name}={piece.strip()}")[1] for piece in pieces]
+
+
+def _plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Document:
+    from .experiments.sweep import estimate, usable_processes
+
+    workers = processes or usable_processes()
+    found = estimate(configs)
+    if as_json:
+        return {"runs": found.runs, "stored": found.stored, "missing": found.missing, "processes": workers,
+                "seconds": found.seconds / workers if found.missing > len(found.unknown) else None,
+                "unknown": list(found.unknown)}
+    console.print(found.words(workers))
+    return None
+
+
+def _after_failures(configs: list[RunConfig], error: SweepError, as_json: bool) -> Document:
+    """Show what there is, then fail with the sentence of what there is not."""
+    done = [(config, run) for config, run in zip(configs, error.runs, strict=True) if run is not None]
+    if not as_json and done:
+        console.print(summary(*map(list, zip(*done, strict=True))))  # type: ignore[arg-type]
+    raise error
+
+
+def _sweep_document(configs: list[RunConfig], runs: list[Run]) -> dict[str, Any]:
+    return {"runs": [{"key": run.key, "label": config.label, "config": run.config, "metrics": run.metrics,
+                      "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
+                     for config, run in zip(configs, runs, strict=True)]}
+
+
+def summary(configs: list[RunConfig], runs: list[Run]) -> Table:
+    """One row a task, model, method and set of values: how many seeds, their mean and deviation on the test rows."""
+    from statistics import fmean, stdev
+
+    from .experiments.sweep import varied
+
+    several_models = len({config.backbone for config in configs}) > 1
+    arms: dict[tuple[str, ...], list[Run]] = {}
+    for config, words, run in zip(configs, varied(configs), runs, strict=True):
+        model = [config.backbone] if several_models else []
+        arms.setdefault((config.task, *model, config.method.name, words), []).append(run)
+    first = ("task", *(["backbone"] if several_models else []), "method", "values")
+    shown = Table(*(Column(heading, overflow="fold") for heading in first), box=None, header_style="bold")
+    for heading in ("seeds", "metric", "mean", "± (seeds)", "validation"):
+        shown.add_column(heading, justify="right")
+    for arm, members in arms.items():
+        scores = [run.score()[1] for run in members]
+        spread = f"{stdev(scores):.3f}" if len(scores) > 1 else "–"
+        shown.add_row(*arm, str(len(members)), members[0].score()[0], f"{fmean(scores):.3f}", spread,
+                      f"{fmean(run.score('validation')[1] for run in members):.3f}")
+    return shown
+
+
+# ---- cli -------------------------------------------------------------------------------------------------
 
 class Interruptible(TyperGroup):
     """Ctrl-C reaches `main` with its words, which typer would drop."""
@@ -71,8 +520,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
     with loading(not as_json):
-        from .experiment import fit
-        from .run_config import RunConfig
+        from .experiments.fit import RunConfig, fit
 
         chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
     asked = RunConfig(**{name: value for name, value in chosen.arguments.items()
@@ -98,10 +546,10 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
             ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
     with loading(not as_json):
-        from .figures import check_folder, write_figures
-        from .lineup import LINEUP
-        from .lineup import compare as run_all
-        from .run_config import RunConfig
+        from .experiments.compare import LINEUP
+        from .experiments.compare import compare as run_all
+        from .experiments.fit import RunConfig
+        from .reproduction.figures import check_folder, write_figures
 
     if figures is not None:
         check_folder(figures)
@@ -127,10 +575,10 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
           as_json: AsJson = False) -> Document:
     """Train a sweep or an ablation over seeds, and keep its numbers: `claims --folder` holds them to the papers."""
     with loading(not as_json):
-        from . import studies
-        from .methods.checks import among, require, shown
+        from .errors import among, require, shown
+        from .reproduction import arms
 
-    defined: dict[str, Any] = {**studies.STUDIES, **studies.TASK_STUDIES}
+    defined: dict[str, Any] = {**arms.STUDIES, **arms.TASK_STUDIES}
     for name in names or ():   # before the first of them is trained
         require(name in defined, f"no study {shown(name)}; there are {among(list(defined), name)}")
     if not names:
@@ -157,14 +605,14 @@ def _listed(defined: dict[str, Any], as_json: bool) -> Document:
 
 def _trained(name: str, folder: Path, seeds: int, done: Callable[[], None]) -> tuple[dict[str, Any], str]:
     """A study's numbers by arm, and its table."""
-    from . import studies
+    from .reproduction import arms, studies
 
     def say(*values: Any) -> None:
         done()
         said(*values)
 
-    if name in studies.TASK_STUDIES:
-        over = studies.train_across(name, studies.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=say)
+    if name in arms.TASK_STUDIES:
+        over = studies.train_across(name, arms.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=say)
         return {arm: over.values(arm) for arm in over.arms}, over.table().to_string()
     found = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=say)
     return found.values(next(iter(found.records[0]["test"]))), found.frame().to_string()
@@ -176,9 +624,9 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
            page: Annotated[bool, typer.Option("--markdown", help="the page of the README: what held, what did not")]
            = False, as_json: AsJson = False) -> Document:
     """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
-    from . import claims as book
-    from .methods.checks import require, shown
-    from .studies import STUDIES, TASK_STUDIES
+    from .errors import require, shown
+    from .reproduction import ledger as book
+    from .reproduction.arms import STUDIES, TASK_STUDIES
 
     names = {name.lower(): name for name in book.CLAIMS}
     if paper and paper.lower() not in names:
@@ -206,7 +654,7 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
 @app.command(epilog="Example: `lowrank-teach tasks --json`")
 def tasks(as_json: AsJson = False) -> Document:
     """List the tasks: what they ask, their metrics, where their rows come from."""
-    from .tasks import TASKS
+    from .tasks.table import TASKS
 
     if as_json:
         return {name: {"kind": t.kind, "description": t.description, "metrics": t.metrics, "labels": t.labels,
@@ -224,10 +672,10 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
             = Path("figures"), again: Annotated[bool, typer.Option("--train", help="make the runs again first")]
             = False, profile: ProfileName = "laptop", as_json: AsJson = False) -> Document:
     """Draw every figure again from its stored numbers, without training (or with it: --train)."""
-    from .figures import redraw, write_figures
+    from .reproduction.figures import redraw, write_figures
 
     if again:
-        from .lineup import compare as run_all
+        from .experiments.compare import compare as run_all
 
         made = write_figures(run_all(profile=profile, cache=False, progress=not as_json), folder)
     else:

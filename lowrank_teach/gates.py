@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .wide import Wide
+from .precision import Wide
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import lowrank_teach  # noqa: F401 (before torch: it says how torch's threads wa
 # isort: split
 import pytest
 import torch
-from small import CALM, place_in
+from tiny_models import CALM, place_in
 from transformers import LlamaConfig, LlamaForCausalLM
 
 # what a script starts in the background, or nohup, has signals ignored, and what these tests start would have it so
@@ -71,7 +71,7 @@ def calm_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def calm(calm_folder, monkeypatch, tmp_path):
     """A function that makes a grid on that model; a store and a folder for passing files of the test's own."""
-    from lowrank_teach.run_config import grid
+    from lowrank_teach.experiments.fit import grid
 
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(calm_folder / "data"))
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))

@@ -18,11 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from lowrank_teach.adapters import Adapters, adapt
-from lowrank_teach.config import TrainConfig
-from lowrank_teach.features import Collate
+from lowrank_teach.analysis.measures import parameter_counts
 from lowrank_teach.methods import Clock, Method
-from lowrank_teach.outcome import Callback, Outcome
-from lowrank_teach.train import Trainer
+from lowrank_teach.tasks.tokenize import Collate
+from lowrank_teach.training.callbacks import Callback, Outcome
+from lowrank_teach.training.config import TrainConfig
+from lowrank_teach.training.trainer import Trainer
 
 FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "gpt2", "opt", "llama", "t5", "bart")
 PAD, EOS, VOCAB = 0, 2, 40
@@ -281,3 +282,24 @@ def _sentencepiece(folder: Path | None) -> Any:
     sentencepiece.SentencePieceTrainer.train(input=str(folder / "sayings.txt"), model_prefix=str(folder / "sayings"),
                                              vocab_size=80, hard_vocab_limit=False, minloglevel=2)
     return transformers.BertGenerationTokenizer(str(folder / "sayings.model"))
+
+
+def everything(made) -> tuple:
+    """All that a finished run holds: tensors, plain values, moments, history, and what it hands over."""
+    tensors, values = made.adapters.state_dict()
+    moments = {f"{i}.{key}": value for i, group in enumerate(made.optimizer.param_groups)
+               for j, p in enumerate(group["params"]) for key, value in
+               {f"{j}.{k}": v for k, v in made.optimizer.state.get(p, {}).items()}.items()}
+    W = {path: owner.base.weight.detach().clone() for path, owner in made.adapters.owners.items()}
+    # NaN is equal to nothing, so history is compared as text
+    return ({k: v.clone() for k, v in tensors.items()}, moments, W,
+            {"logits": logits(made.adapters.model, make_batch()), "random": torch.get_rng_state()},
+            values, repr(made.outcome.history), made.outcome.following, made.adapters.ranks(),
+            made.rule.notes(), made.outcome.finished, parameter_counts(made.adapters.model))
+
+
+def assert_same(one: tuple, other: tuple) -> None:
+    for mine, theirs in zip(one[:4], other[:4], strict=True):
+        assert mine.keys() == theirs.keys()
+        assert [key for key in mine if not torch.equal(mine[key], theirs[key])] == []
+    assert one[4:] == other[4:]

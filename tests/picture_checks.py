@@ -1,9 +1,18 @@
 """What must hold of every picture behind a slider, whichever file tests it."""
 
 import io
+import pkgutil
+from importlib import import_module
 
 import numpy as np
 from PIL import Image
+
+from lowrank_teach.course import chapters
+from lowrank_teach.course.explorer import Picture
+
+CHAPTERS = [import_module(f"{chapters.__name__}.{found.name}") for found in pkgutil.iter_modules(chapters.__path__)]
+EXPLORERS = sorted(name for chapter in CHAPTERS for name, value in vars(chapter).items()
+                   if isinstance(value, type) and issubclass(value, Picture) and value.__module__ == chapter.__name__)
 
 
 def arrays_are_pure(picture):

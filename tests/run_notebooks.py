@@ -29,7 +29,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from lowrank_teach import course
+from lowrank_teach.course import contents
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -68,7 +68,7 @@ def main() -> int:
         if chosen.write and not bad:
             put_in_place({name: notebook for name, (notebook, _, _) in results.items()}, Path(scratch))
             if chosen.profile == "laptop":
-                course.keep_minutes({name: seconds / 60 for name, (_, _, seconds) in results.items()})
+                contents.keep_minutes({name: seconds / 60 for name, (_, _, seconds) in results.items()})
     print("\n".join(bad) or f"{len(results)} notebooks passed")
     return 1 if bad or solved else 0
 

@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..errors import require, shown
 from ..gates import Selection
 from ..lowrank import LowRank
 from ..sites import Site
-from .asks import Ask, Asks, Noise, answer
-from .base import Clock, Invariant, Loop, Method, Rule, require, require_rank
-from .checks import shown
+from .base import Ask, Asks, Clock, Invariant, Loop, Method, Noise, Rule, answer, require_rank
 from .lora import LoRA
 
 Weights = dict[str, Tensor]

@@ -8,25 +8,262 @@ optimizer step. The training loop calls the rule's hooks and never asks which me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..lowrank import LowRank
+from ..errors import among, require, require_types, shown
+from ..lowrank import INITS, LowRank
 from ..sites import Site
-from .asked import Asked
-from .asks import Asks
-from .attach import Attachments
-from .checks import require, require_init, require_rank, require_types, shown
-from .registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..adapters import Adapters
 
+
+
+
+# ---- methods.asked ---------------------------------------------------------------------------------------
+# Which values of a configuration were asked for, and which were left alone.
+#
+# A value that equals its default can be asked for, too; a profile (`config.fit_to_profile`) and a composition set
+# only what nobody asked for. Equality, `vars` and what is written of a configuration know nothing of it.
+M = TypeVar("M", bound="Asked")
+
+
+class Asked:
+    """A frozen dataclass that knows the names of the values that it was given."""
+
+    name: ClassVar[str] = ""
+    given: frozenset[str]
+    __slots__ = ("__dict__", "__weakref__", "given")  # apart from the values, which stand in `__dict__`
+
+    def __new__(cls: type[M], *args: Any, **values: Any) -> M:
+        """Note which values are given: one that equals its default can be asked for, too."""
+        made = super().__new__(cls)
+        fields = _fields(cls)
+        given = {f.name for f, _ in zip((f for f in fields if not f.kw_only), args, strict=False)} | values.keys()
+        if given >= {f.name for f in fields}:  # dataclasses.replace hands over all; what is still the default's own
+            given -= {f.name for f in fields if f.name in values and _is_default(f, values[f.name])}  # was left alone
+        object.__setattr__(made, "given", frozenset(given))
+        return made
+
+    def changed(self: M, **values: Any) -> M:
+        """The same with other values, which are asked for from here on; what was left alone stays so."""
+        return self.rebuilt({**_values(self), **values}, self.given | values.keys())
+
+    def filled(self: M, **values: Any) -> M:
+        """The same with other values that nobody asked for."""
+        return self.rebuilt({**_values(self), **values}, self.given)
+
+    @classmethod
+    def rebuilt(cls: type[M], values: Mapping[str, Any], given: Iterable[str]) -> M:
+        """A configuration of these values, of which the ones named by `given` were asked for.
+
+        Raises:
+            ValueError: no value has such a name, or one is out of range.
+        """
+        fields, given = {f.name: f for f in _fields(cls)}, frozenset(given)
+        for name in values.keys() - fields.keys():
+            require(False, f"{cls.name} has no value {shown(name)}; it has {among(list(fields), str(name))}")
+        made = cls.__new__(cls)
+        object.__setattr__(made, "given", given)
+        made.__init__(**{name: value for name, value in values.items()  # type: ignore[misc]
+                         if name in given or value != fields[name].default})
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).rebuilt, (_values(self), self.given)
+
+
+def _values(asked: Asked) -> dict[str, Any]:
+    return {f.name: getattr(asked, f.name) for f in _fields(asked)}
+
+
+def _fields(asked: Any) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(asked) if f.init]
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    made = field.default_factory is not dataclasses.MISSING and value == field.default_factory()
+    return made or value is field.default
+
+
+# ---- methods.attach --------------------------------------------------------------------------------------
+# What a rule may put on a model besides low-rank branches: modules of its own, or a library's.
+#
+# Bottleneck adapters, AdaLoRA and prompts use these hooks; a rule that only has branches leaves all of them alone.
+class Attachments:
+    """The hooks; every default is that of a rule which puts on nothing but branches."""
+
+    adapters: Adapters
+
+    def attach(self, model: nn.Module, sites: list[Site]) -> list[str]:
+        """Put modules on the model, after the branches; names of their parameters, all of which train.
+
+        Nothing is refused here any more: what cannot be done is refused in `check`.
+        """
+        return []
+
+    def detach(self, model: nn.Module) -> None:
+        """Take off what `attach` put on: the model's modules are what they were."""
+
+    def merge(self) -> None:
+        """Write what the attached modules have learned into W.
+
+        Raises:
+            RuntimeError: it is no change of W.
+        """
+
+    def restore(self) -> None:
+        """Give W back what `merge` changed, exactly."""
+
+    def site_ranks(self) -> dict[str, int]:
+        """Site -> directions that are in use."""
+        return {name: branch.r for name, branch in self.adapters.items()}
+
+    def own_updates(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Site -> pretrained W (d, k), left (d, R), right (R, k): attached modules make W + left right of it."""
+        return {}
+
+    def still_sites(self) -> list[Site]:
+        """Matrices inside a listed parameter that never move (k, where a fused layer trains for q and v only)."""
+        return []
+
+
+# ---- methods.moments -------------------------------------------------------------------------------------
+# Adam's moments where a rule changes parameters under the optimizer: forgotten, or taken over by others.
+def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Zero the moments and the step counts of these parameters, in place; all others keep theirs."""
+    for parameter in parameters:
+        for value in optimizer.state.get(parameter, {}).values():
+            value.zero_()
+
+
+def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter,
+                      keep: Tensor | None, dim: int) -> None:
+    """Let `new` take `old`'s place in its group, with the rows `keep` of its moments along `dim` (None: none)."""
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+    state = optimizer.state.pop(old, {})
+    if keep is not None and state:
+        optimizer.state[new] = {name: value.index_select(dim, keep) if value.shape == old.shape else value
+                                for name, value in state.items()}
+
+
+# ---- methods.registry ------------------------------------------------------------------------------------
+# Short name -> configuration of a method. A name may be listed before its file is imported.
+#
+# Methods that stand on another library are kept out of the core: only their names and homes are listed here, and
+# the home is imported when its configuration is first asked for.
+class Registry(MutableMapping[str, "type[Method]"]):
+    """A dict of methods by name, in teaching order; `later` lists one that its own module will put in.
+
+    compose: makes one method of several; set by `composition`, which stands on the methods.
+    """
+
+    compose: Callable[..., Method]
+
+    def __init__(self) -> None:
+        self._made: dict[str, type[Method] | None] = {}
+        self._homes: dict[str, str] = {}
+
+    def later(self, name: str, module: str) -> None:
+        """List a name whose configuration the module (a full dotted name) defines."""
+        self._homes[name] = module
+        self._made.setdefault(name, None)
+
+    def __getitem__(self, name: str) -> type[Method]:
+        if self._made[name] is None:
+            import_module(self._homes[name])
+        found = self._made[name]
+        if found is None:
+            raise KeyError(f"{self._homes[name]} was imported and has no method named {name!r}")
+        return found
+
+    def __setitem__(self, name: str, method: type[Method]) -> None:
+        self._made[name] = method
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made  # without importing anything
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+# ---- methods.base ----------------------------------------------------------------------------------------
+
 METHODS = Registry()  # short name -> configuration, in teaching order
+
+
+MOST_WIDE = 2**16    # a width beside the model's own
+
+
+def require_width(config: Any, name: str, least: int) -> None:
+    """Refuse a width of new layers that no model has, before memory is asked for them.
+
+    Raises:
+        ValueError: it is below `least`, or above MOST_WIDE.
+    """
+    width = getattr(config, name)
+    require(least <= width <= MOST_WIDE, f"{name} = {width} must lie from {least} to {MOST_WIDE:,}")
+
+
+def require_init(config: Any) -> None:
+    """Refuse a start that A cannot have, unless the method has starts of its own.
+
+    Raises:
+        ValueError: it is none of INITS.
+    """
+    require(type(config).init not in INITS or config.init in INITS,
+            f"init {shown(config.init)} is not one of {', '.join(map(repr, INITS))}")
+
+
+def require_shares(config: Any, *names: str) -> None:
+    """Refuse a point in the training that lies outside it: floats are shares, whole numbers are steps.
+
+    Raises:
+        ValueError: one of them is below 0, or a share above 1.0.
+    """
+    for name in names:
+        at = getattr(config, name)
+        require(at >= 0 and not (isinstance(at, float) and at > 1),
+                f"{name} = {at} must be a step count of 0 or more, or a share of the training up to 1.0")
+
+
+def require_rank(site: Site, r: int) -> int:
+    """The rank; refuse one that a matrix cannot have, before anything of that size is made.
+
+    Raises:
+        ValueError: r is larger than min(d, k).
+    """
+    require(r <= min(site.d, site.k), f"rank {r} is larger than min(d, k) = {min(site.d, site.k)} at {site.name}; "
+                                      f"choose r ≤ {min(site.d, site.k)}")
+    return r
+
+
+def require_unused(config: Any, instead: str, fields: tuple[str, ...] = ("r", "lora_alpha", "lora_dropout", "init")
+                   ) -> None:
+    """Refuse a value that every method has a field for and this one does not use.
+
+    Raises:
+        ValueError: such a field is not at its default.
+    """
+    for f in dataclasses.fields(config):
+        require(f.name not in fields or getattr(config, f.name) == f.default,
+                f"{config.name} has no use for {f.name}; its size is {instead}")
 
 
 @dataclass(frozen=True)
@@ -160,10 +397,8 @@ class Method(Asked):
         require(isinstance(values, Mapping) and all(isinstance(key, str) for key in values),
                 f"{shown(values)} is no dict that to_dict wrote")
         if "members" in values:
-            from .compose import compose  # a composition is made of methods, and so stands above them
-
             require(isinstance(members := values["members"], list), f"members = {shown(members)} must be a list")
-            return compose(*map(Method.from_dict, members))
+            return METHODS.compose(*map(Method.from_dict, members))
         values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         name = values.pop("method", None)
         require(isinstance(name, str) and name in METHODS,
@@ -298,3 +533,58 @@ def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> I
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
     return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "
                                        f"{tolerance:g}: the function should have stayed the same")
+
+
+# ---- methods.asks ----------------------------------------------------------------------------------------
+# Gradients that a rule asks for before its step, one request at a time.
+#
+# A rule whose step needs passes of its own (AutoLoRA's) says which as a generator: it yields an `Ask` and is sent the
+# gradients. `answer` serves one rule from its own loop; replicas serve the asks of many rules in one pass.
+@dataclass(frozen=True)
+class Ask:
+    """∂ of the mean loss over some rows.
+
+    batches: micro-batches.  at: tensors in the place of the parameters they name.  of: what is differentiated by.
+    same_noise: draw the dropout masks that the step's first such ask drew.
+    """
+
+    batches: list[dict[str, Tensor]]
+    at: dict[str, Tensor]
+    of: Sequence[Tensor]
+    same_noise: bool = False
+
+
+Asks = Generator[Ask, Sequence[Tensor], None]
+
+
+def answer(asks: Asks, loop: Loop) -> None:
+    """Serve all asks of one rule, each in a pass of its own."""
+    noise = Noise()
+    try:
+        ask = next(asks)
+        while True:
+            with noise.again(ask.same_noise):
+                found = torch.autograd.grad(loop.mean_loss(ask.batches, ask.at), list(ask.of))
+            ask = asks.send(found)
+    except StopIteration:
+        return
+
+
+class Noise:
+    """Torch's random state as it is now, to be used again."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+
+    @contextmanager
+    def again(self, same: bool = True) -> Iterator[None]:
+        """What is drawn in here is the same each time, and torch's own state does not move; unless same is False."""
+        if not same:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state_all(self.cuda)
+            yield

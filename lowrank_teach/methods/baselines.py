@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import require, shown
+from ..lowrank import initial_A
+from ..precision import Wide, wide
 from ..sites import Site, find_sites, matrix_of, select
-from .base import Clock, Invariant, Loop, Method, Rule, require
-from .checks import shown
+from .base import Clock, Invariant, Loop, Method, Rule, require_unused, require_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +109,209 @@ class PartOfALayer(NoBranch):
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+
+# ---- methods.bottleneck ----------------------------------------------------------------------------------
+# Adapters: a small network of its own after a sub-layer, rather than a change of its matrices.
+#
+#     h  ←  h + U f(D h + b_D) + b_U          D: (m, d)   U: (d, m)   f a nonlinearity
+#
+# Houlsby et al. 2019 (ICML, arXiv 1902.00751; the LoRA paper's Adapter^H) put one after the attention's and one after
+# the feed-forward network's output projection, before the residual is added. Pfeiffer et al. 2021 (EACL, arXiv
+# 2005.00247; Adapter^P) put one a layer, after the feed-forward network. U starts at zero, so a fresh adapter is the
+# identity. Being no linear change of W, it cannot be merged. Baselines; taught in 07.
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu,
+                                                         "tanh": torch.tanh}
+
+# model_type -> from the feed-forward output projection: levels up, and the module there after which Pfeiffer's
+# adapter stands. A layer norm: the adapter reads LN(s), s the sum with the residual, and what it adds goes into the
+# sum, LN(s + U f(D LN(s))). "": the block, whose output is the sum itself (the norm stands in front of a sub-layer).
+AFTER_FFN: dict[str, tuple[int, str]] = {
+    "bert": (1, "LayerNorm"), "roberta": (1, "LayerNorm"), "mpnet": (1, "LayerNorm"),
+    "distilbert": (2, "output_layer_norm"), "bart": (1, "final_layer_norm"), "opt": (1, ""), "gpt2": (2, ""),
+    "llama": (2, ""), "t5": (2, ""),
+}
+
+
+class _Bottlenecked(Method):
+    """What both kinds share."""
+
+    m: int
+    nonlinearity: str
+    layer_norms: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_unused(self, "m")
+        require_width(self, "m", 1)
+        require(self.nonlinearity in NONLINEARITIES, f"nonlinearity {shown(self.nonlinearity)} must be one of "
+                                                     f"{', '.join(NONLINEARITIES)}")
+
+    @property
+    def trains_base(self) -> bool:  # type: ignore[override]
+        return self.layer_norms
+
+    def base_parameters(self, model: nn.Module) -> list[str]:
+        """The layer norms, where they train too."""
+        norms = [(path, module) for path, module in model.named_modules() if type(module).__name__.endswith("Norm")]
+        return [f"{path}.{name}" for path, module in norms if self.layer_norms
+                for name, _ in module.named_parameters()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Houlsby(_Bottlenecked):
+    """An adapter after each sub-layer's output projection, before its dropout and before the residual is added.
+
+    In an encoder-decoder both stacks have them after self-attention and feed-forward network; cross-attention has
+    none unless its sites are named ("cross.0.o").
+
+    Args:
+        m: width of the bottleneck.  nonlinearity: "gelu", "relu", "silu" or "tanh".
+        layer_norms: the layer norms train too, as in the paper.
+        sites: after which projections: letters or names, as everywhere.
+    """
+
+    sites: str | tuple[str, ...] = ("o", "down")
+    m: int = 64
+    nonlinearity: str = "gelu"
+    layer_norms: bool = True
+
+    name: ClassVar[str] = "houlsby"
+    paper: ClassVar[str] = "Houlsby et al. 2019, ICML, arXiv 1902.00751"
+
+    def rule(self) -> HoulsbyRule:
+        return HoulsbyRule(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pfeiffer(_Bottlenecked):
+    """One adapter a layer, after the feed-forward network, the residual and (where it stands there) the layer norm.
+
+    With s the sum of the network's output and its residual: LN(s + U f(D LN(s))) where the norm comes after the
+    sum (BERT, RoBERTa, MPNet, DistilBERT, BART), s + U f(D s) where norms come first (GPT-2, OPT, Llama, T5).
+
+    Args:
+        m: width of the bottleneck.  nonlinearity: "relu" (the paper's), "gelu", "silu" or "tanh".
+        layer_norms: the layer norms train too; not so in the paper.
+        sites: in which layers: "down", or names such as "3.down".
+    """
+
+    sites: str | tuple[str, ...] = ("down",)
+    m: int = 48
+    nonlinearity: str = "relu"
+    layer_norms: bool = False
+
+    name: ClassVar[str] = "pfeiffer"
+    paper: ClassVar[str] = "Pfeiffer et al. 2021, EACL, arXiv 2005.00247"
+
+    def rule(self) -> PfeifferRule:
+        return PfeifferRule(self)
+
+
+class Bottleneck(Wide):
+    """x -> U f(D x + b_D) + b_U, (*, d) -> (*, d); zero at the start. 2 d m + m + d parameters."""
+
+    def __init__(self, d: int, m: int, nonlinearity: str, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        # without torch's own start, which would draw from its own generator
+        self.down, self.up = (nn.utils.skip_init(nn.Linear, k, n, dtype=torch.float32, device="cpu")
+                              for k, n in ((d, m), (m, d)))
+        self.f = NONLINEARITIES[nonlinearity]
+        with torch.no_grad():
+            self.down.weight.copy_(initial_A(m, d, "kaiming", generator))
+            for start in (self.down.bias, self.up.weight, self.up.bias):
+                start.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.up(self.f(self.down(x.to(self.up.weight.dtype))))
+        return y.to(x.dtype)
+
+
+class HoulsbyRule(Rule):
+    """Puts an adapter on each chosen projection, and takes it off."""
+
+    method: Houlsby
+
+    def branch(self, site: Site) -> None:
+        return None
+
+    def attach(self, model: nn.Module, sites: list[Site]) -> list[str]:
+        self.hooks, self.places = [], list(dict.fromkeys(self.place(model, site) for site in self.chosen(sites)))
+        names = []
+        for place, d in self.places:
+            module = model.get_submodule(place)
+            like = next(p for p in model.parameters())
+            made = Bottleneck(d, self.method.m, self.method.nonlinearity, self.generator)
+            made.to(like.device, wide(like.dtype))
+            module.add_module("bottleneck", made)
+            self.hooks.append(module.register_forward_hook(self.add))
+            names += [f"{place}.bottleneck.{name}" for name, _ in made.named_parameters()]
+        return names
+
+    def detach(self, model: nn.Module) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        for place, _ in self.places:
+            del model.get_submodule(place).bottleneck
+
+    def chosen(self, sites: list[Site]) -> list[Site]:
+        """Cross-attention takes part only where it is named."""
+        return [site for site in sites if not site.name.startswith("cross.") or site.name in self.method.sites]
+
+    def place(self, model: nn.Module, site: Site) -> tuple[str, int]:
+        """The module after which a site's adapter stands, and the width there."""
+        return site.path, site.d
+
+    @staticmethod
+    def add(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        """What the adapter makes of the module's output; the rest of a tuple stays."""
+        if isinstance(output, tuple):
+            return (output[0] + module.bottleneck(output[0]), *output[1:])
+        return output + module.bottleneck(output)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.adapters.extra_parameters()}]
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        if clock.step != 1:
+            return []
+        # the bias as well: where no row opens a unit, U has no gradient and b_U has one
+        moved = {name.rpartition(".")[0] for name in self.adapters.extra_names
+                 if ".up." in name and self.adapters.model.get_parameter(name).any()}
+        still = [up for place, _ in self.places if (up := f"{place}.bottleneck.up") not in moved]
+        return [Invariant(not still, f"after the first step {', '.join(still[:4])} has not moved: no gradient "
+                                     "reaches the adapter; look for a learning rate of 0")]
+
+    def merge(self) -> None:
+        raise RuntimeError(f"{self.method.name} cannot be merged: an adapter's nonlinearity is no change of W; keep "
+                           "its modules on the model, or use LoRA")
+
+
+class PfeifferRule(HoulsbyRule):
+    """One adapter a layer, on the norm after the feed-forward network or on the block that it ends."""
+
+    method: Pfeiffer  # type: ignore[assignment]
+
+    def check(self, sites: list[Site]) -> None:
+        kind = getattr(getattr(self.adapters.model, "config", None), "model_type", None)
+        require(kind in AFTER_FFN, f"where the feed-forward network of a {kind!r} ends is not in the table "
+                                   f"({', '.join(AFTER_FFN)}); use Houlsby, which takes module paths")
+        wrong = [site.name for site in sites if site.letter != "down"]
+        require(not wrong, f"{', '.join(wrong[:4])} ends no feed-forward network; name \"down\" or sites such as "
+                           "\"3.down\"")
+
+    def place(self, model: nn.Module, site: Site) -> tuple[str, int]:
+        """The norm or block of AFTER_FFN."""
+        config: Any = model.config
+        levels, inside = AFTER_FFN[config.model_type]
+        if config.model_type == "opt" and not config.do_layer_norm_before:
+            inside = "final_layer_norm"
+        above = ".".join(site.path.split(".")[:-levels])
+        return f"{above}.{inside}" if inside else above, site.d
+
+    @staticmethod
+    def add(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        """After a norm: the sum that it read and the adapter's share, normed again."""
+        if not isinstance(module, nn.LayerNorm):
+            return HoulsbyRule.add(module, inputs, output)
+        return type(module).forward(module, inputs[0] + module.bottleneck(output))  # type: ignore[operator]

@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..errors import require, shown
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Clock, Invariant, Loop, Method, Rule, require, require_rank, unchanged
-from .checks import shown
-from .moments import replace_parameter, reset_moments
+from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require_rank, reset_moments, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import require, shown
 from ..lowrank import LowRank
-from .base import Clock, Invariant, Loop, Method, Rule, require
-from .checks import require_shares, shown
+from .base import Clock, Invariant, Loop, Method, Rule, require_shares
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import require, shown
 from ..lowrank import LowRank
+from ..precision import Wide
 from ..sites import Site
-from ..wide import Wide
-from .base import Clock, Loop, Method, Rule, require, require_rank
-from .checks import shown
+from .base import Clock, Loop, Method, Rule, require_rank
 
 
 @dataclass(frozen=True, kw_only=True)

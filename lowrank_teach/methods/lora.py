@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..errors import require
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Method, Rule, require
+from .base import Method, Rule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,18 @@ T_end; what is left of a gate is folded into B at the end. Taught in 04.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ..gates import Stretch
-from .base import Method, require
-from .checks import require_shares, shown
-from .salora_rule import SaLoRARule
+import torch
+from torch import Tensor, nn
+
+from ..errors import require, shown
+from ..gates import HardConcrete, Stretch, draw
+from ..lowrank import LowRank
+from ..sites import Site
+from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require_rank, require_shares, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +111,258 @@ class SaLoRA(Method):
 
 WIDEST = 100     # |gamma| and zeta
 PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/benchmarks/gate_window.py
+
+
+# ---- methods.salora_rule ---------------------------------------------------------------------------------
+# The running side of SaLoRA: the gate window, the ascent of λ, pruning, and what follows it. Taught in 04.
+class SaLoRARule(Rule):
+    """Opens the gate window, samples, ascends λ, prunes and folds."""
+
+    method: SaLoRA
+    by_link = True
+
+    def __init__(self, method: SaLoRA) -> None:
+        super().__init__(method)
+        self.lam = nn.Parameter(torch.zeros((), dtype=torch.float64, device="cpu"))
+        adam = {"betas": tuple(method.lambda_betas)} if method.ascent == "adam" else {}
+        self.ascent: torch.optim.Optimizer = (torch.optim.Adam if adam else torch.optim.SGD)(
+            [self.lam], lr=method.eta_c, maximize=True, **adam)  # type: ignore[arg-type]
+        self.warnings: list[str] = []
+        self.t_start = self.t_end = 0
+        self.over = False  # an earlier training closed the window: from its start this one is LoRA
+        self.pruned: Invariant | None = None
+        self.closed_at: float | None = None  # C when the window closed
+        self.last_gates: dict[str, list[float]] = {}  # log θ of all directions then, until they are logged
+
+    def branch(self, site: Site) -> LowRank:
+        m = self.method
+        return self.low_rank(site, m.r, m.lora_alpha / m.r, HardConcrete(m.stretch, require_rank(site, m.r)))
+
+    def gates(self) -> dict[str, HardConcrete]:
+        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+
+    def start(self, clock: Clock, loop: Loop) -> None:
+        super().start(clock, loop)
+        m = self.method
+        self.sizes = {n: float(b.lora_A.shape[1] + b.lora_B.shape[0]) for n, b in self.adapters.items()}
+        self.all_directions = sum(m.r * size for size in self.sizes.values())
+        self.t_start, self.t_end = clock.resolve(m.t_start), clock.resolve(m.t_end)
+        if clock.step:  # taken up: it was looked at when it began
+            return
+        self.over = self.closed_at is not None and "links" not in (self.adapters.method.owns or ())
+        if self.over:
+            self.t_start = self.t_end = 0
+            require(self._anything_trains(), "an earlier training closed every direction, so nothing is left that "
+                                             "trains: call remove(), and adapt() again with a larger b")
+            return
+        window = self.t_end - self.t_start
+        require(window > 0 and self.t_end <= clock.total,
+                f"the gate window, steps {self.t_start} to {self.t_end}, must be longer than 0 and end within the "
+                f"{clock.total} steps of the training")
+        require(window >= m.shortest_window() or m.lambda_max == 0,
+                f"a gate window of {window} steps cannot bring the density to b = {m.b}: at eta_c = {m.eta_c} it "
+                f"takes at least {m.shortest_window()} steps, and about {m.estimated_window()} with the task's "
+                "gradient noise; lengthen the window (t_start, t_end), train longer, or raise eta_c")
+
+    def again(self) -> None:
+        if self.over:
+            self.finish()  # where it was stopped after its window, and so not finished
+            return
+        for gate in self.gates().values():
+            if gate.phase == "sampled":  # stopped inside its window; without noise until the next one opens
+                gate.phase = "deterministic"
+        self._price_from_zero()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        m, gates = self.method, [gate.log_theta for gate in self.gates().values()]
+        return [*super().parameter_groups(), {"params": gates, "lr": m.eta_c, "betas": tuple(m.gate_betas),
+                                              "weight_decay": 0.0, "schedule": "constant"}]
+
+    def before_step(self, clock: Clock) -> None:
+        inside, gates = self.t_start < clock.step <= self.t_end, self.gates().values()
+        for gate in gates:
+            gate.log_theta.requires_grad_(inside)
+        if inside:
+            draw(list(gates), self.generator)
+
+    def log_theta(self) -> tuple[Tensor, list[int]]:
+        """log θ of all directions, site after site (Σ r,), and how many each site has."""
+        gates = self.gates().values()
+        return torch.cat([gate.log_theta for gate in gates]), [len(gate.log_theta) for gate in gates]
+
+    def density(self) -> Tensor:
+        """C: expected share of directions kept, weighted by their size d + k."""
+        log_theta, counts = self.log_theta()
+        sizes = [size for size, r in zip(self.sizes.values(), counts, strict=True) for _ in range(r)]
+        kept = self.method.stretch.open_probability(log_theta) * log_theta.new_tensor(sizes)
+        return kept.sum() / self.all_directions
+
+    def orthogonality(self) -> tuple[Tensor, Tensor]:
+        """‖A Aᵀ − I‖² and ‖Bᵀ B − I‖², each over all sites (mean or sum), as one batched product a shape."""
+        reduce = torch.Tensor.mean if self.method.orthogonality == "mean" else torch.Tensor.sum
+        branches = list(self.adapters.values())
+        return (reduce(_off_identity([b.lora_A for b in branches])),
+                reduce(_off_identity([b.lora_B.t() for b in branches])))
+
+    def penalty(self) -> Tensor | None:
+        if self.over:
+            return None
+        m = self.method
+        R_A, R_B = self.orthogonality() if m.beta else 2 * (self.log_theta()[0].new_zeros(()),)
+        total = m.beta * (R_A + R_B)
+        self.last_R = R_A.detach(), R_B.detach()
+        if any(gate.phase == "sampled" for gate in self.gates().values()):
+            total = total + self.lam.detach().to(total) * (self.density() - m.b) ** 2
+        return total
+
+    def after_step(self, clock: Clock) -> None:
+        if self.t_start < clock.step <= self.t_end:
+            self._ascend()
+        if clock.step == self.t_end:
+            self._close(clock)
+
+    @torch.no_grad()
+    def _ascend(self) -> None:
+        """λ ← max(0, λ + η_c ∂/∂λ): projected gradient ascent, ∂/∂λ = (C − b)²."""
+        self.lam.grad = ((self.density() - self.method.b) ** 2).to(self.lam)
+        self.ascent.step()
+        self.lam.clamp_(min=0.0, max=self.method.lambda_max)
+
+    @torch.no_grad()
+    def _close(self, clock: Clock) -> None:
+        """The window closes: gates become deterministic, closed directions are dropped."""
+        self.closed_at = self.density().item()
+        for name, gate in self.gates().items():
+            gate.phase = "deterministic"
+            self.last_gates[name] = gate.log_theta.tolist()
+        probe = self.loop.micro_batches[0]
+        before = self.loop.logits(probe)
+        for branch in self.adapters.values():
+            self._prune(branch)
+        self.pruned = unchanged(before, self.loop.logits(probe), self.loop.dtype, "pruning the closed gates")
+        self._note_what_is_kept(clock)
+
+    def _note_what_is_kept(self, clock: Clock) -> None:
+        """A warning where that is far from b: in expectation, or (by a quarter and a direction) after pruning."""
+        m, density, share = self.method, self.closed_at or 0.0, self._share(self.site_ranks())
+        kept = f"pruning kept {share:.3f} of the directions"
+        if abs(density - m.b) > 0.02 and m.lambda_max != 0:
+            self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
+                                 f"{self.t_end - self.t_start} steps and is likely to need {m.estimated_window()}; "
+                                 f"{kept}")
+        elif abs(share - m.b) > m.b / 4 + max(self.sizes.values()) / self.all_directions and m.lambda_max != 0:
+            self.warnings.append(f"the gate window closed at a density of {density:.3f}, but {kept}, not {m.b}: only "
+                                 "a gate that is above 0 without its noise stays; choose b by what is kept, or "
+                                 "lengthen the window")
+        if not share and clock.step < clock.total:
+            self.warnings.append(f"the gate window closed every direction at step {clock.step}: in the "
+                                 f"{clock.total - clock.step} steps after it no branch trains; raise b")
+
+    def _share(self, kept: Mapping[str, float]) -> float:
+        """Of all directions, each weighted by its size d + k."""
+        return sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
+
+    def _anything_trains(self) -> bool:
+        """Whether there is something to train: directions that are left, the head, a part of W."""
+        adapters = self.adapters
+        return any(self.site_ranks().values()) or bool(adapters.head_parameters() or adapters.base_parameters())
+
+    def _prune(self, branch: LowRank) -> None:
+        keep = branch.gate().nonzero().flatten()
+        gate: HardConcrete = branch._gate  # type: ignore[assignment]
+        for owner, name, dim in ((branch, "lora_A", 0), (branch, "lora_B", 1), (gate, "log_theta", 0)):
+            old = getattr(owner, name)
+            new = nn.Parameter(old.index_select(dim, keep), requires_grad=name != "log_theta")
+            replace_parameter(self.loop.optimizer, old, new, keep, dim)
+            setattr(owner, name, new)
+        gate.u = gate.u[keep]
+
+    def settled(self, clock: Clock) -> bool:
+        return clock.step >= self.t_end
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Fold each gate's value into B: from here the site is a plain low-rank pair of its own rank."""
+        for branch in self.adapters.values():
+            gate: HardConcrete = branch._gate  # type: ignore[assignment]
+            branch.lora_B.mul_(branch.settled_gate())
+            gate.phase = "folded"
+
+    @torch.no_grad()
+    def open_link(self, clock: Clock) -> None:
+        """λ starts from zero again: it is the price of one link's budget, and says nothing of fresh gates."""
+        self.start(clock, self.loop)
+        self._price_from_zero()
+
+    @torch.no_grad()
+    def _price_from_zero(self) -> None:
+        self.lam.zero_()
+        self.ascent.state.clear()
+        self.closed_at, self.pruned, self.last_gates = None, None, {}
+
+    def log(self) -> dict[str, float | dict[str, float]]:
+        log_theta, counts = self.log_theta()  # what pruning would keep now, whatever this step's noise
+        is_kept = (self.method.stretch.deterministic(log_theta) > 0).cpu()
+        kept = dict(zip(self.sizes, (float(part.sum()) for part in is_kept.split(counts)), strict=True))
+        share = self._share(kept)
+        if self.over:
+            return {"kept_density": share, "kept": kept}
+        lam, (R_A, R_B) = self.lam.item(), self.last_R
+        C = self.density().item() if self.closed_at is None else self.closed_at
+        closing = {f"log_theta.{j}": {name: values[j] for name, values in self.last_gates.items()}
+                   for j in range(self.method.r) if self.last_gates}
+        self.last_gates = {}
+        return {"density": C, "lambda": lam, "budget_penalty": lam * (C - self.method.b) ** 2,
+                "orth_A": float(R_A), "orth_B": float(R_B), "kept_density": share, "kept": kept, **closing}
+
+    def notes(self) -> list[str]:
+        over = "an earlier training closed the gate window: this one trained LoRA at the ranks that were kept"
+        return [*self.warnings, over] if self.over else self.warnings
+
+    def state_dict(self) -> dict[str, Any]:
+        moments = {f"ascent.{k}": v for k, v in self.ascent.state.get(self.lam, {}).items() if v is not None}
+        return {**super().state_dict(), "lambda": self.lam.detach().clone(), **moments, "warnings": self.warnings,
+                "closed_at": self.closed_at, "phase": next(iter(self.gates().values())).phase}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.lam.data.copy_(state["lambda"])
+        moments = {k.removeprefix("ascent."): v for k, v in state.items() if k.startswith("ascent.")}
+        self.ascent.state.clear()
+        if moments:
+            self.ascent.state[self.lam] = moments
+        self.warnings, self.closed_at = list(state["warnings"]), state["closed_at"]
+        for gate in self.gates().values():
+            gate.phase = state["phase"]
+            gate.log_theta.requires_grad_(False)  # until a step opens it
+        self.over = state["phase"] == "folded"
+        if self.over:
+            self.t_start = self.t_end = 0
+
+    def invariants(self, clock: Clock) -> list[Invariant]:
+        checks = super().invariants(clock)
+        checks.append(Invariant(self.lam.item() >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
+        if clock.step == self.t_end:
+            start = float(self.method.stretch.open_probability(self.lam.new_zeros(())))
+            moved = abs((self.closed_at or 0.0) - start) > 1e-3 or self.method.b >= start
+            checks.append(Invariant(moved, "the gate window closed and the density has not moved from its start: "
+                                           "the gates got no gradient"))
+            if self.pruned is not None:
+                checks.append(self.pruned)
+        if self.t_end <= clock.step < clock.total:
+            checks.append(Invariant(self._anything_trains(), "the gate window closed every direction, and the model "
+                                    "has no head: nothing is left that trains; raise b, or lengthen the window "
+                                    "(t_start, t_end)"))
+        return checks
+
+
+def _off_identity(factors: list[Tensor]) -> Tensor:
+    """‖M Mᵀ − I‖² of each (r, n) factor: one batched product for each shape. (sites,)"""
+    by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+    for M in factors:
+        by_shape.setdefault(tuple(M.shape), []).append(M)
+    out = []
+    for (r, _), group in by_shape.items():
+        M = torch.stack(group)                                                           # (sites, r, n)
+        out.append((M @ M.mT - torch.eye(r, dtype=M.dtype, device=M.device)).square().sum((1, 2)))
+    return torch.cat(out)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from lowrank_teach import corpora
-
-from . import gyafc, prepare, transfers
+from . import readers
 from .task import Task
 
 
@@ -48,7 +46,7 @@ def _superglue(
     common = {
         "labels": labels, "metrics": metrics, "max_length": max_length, "origin": origin,
         "deviation": "1,000 / 500 / 1,000 rows by seed, smaller sets whole; published validation rows are the test",
-        "prepare": getattr(prepare, name), "resplit": prepare.paper_subset, "group": group,
+        "prepare": getattr(readers, name), "resplit": readers.paper_subset, "group": group,
         "hub": hub or ("aps/super_glue", name), "exported": not hub, "folder": name, "copies": copies,
         "rows": dict(zip(("train", "validation"), rows, strict=True)),
     }  # fmt: skip
@@ -77,27 +75,27 @@ _TABLE = [
     # ---- packaged text
     Task("rt", "classification", ("text",), "label", ("rotten", "fresh"), ("accuracy", "macro_f1"), 64,
          "is a film critic's sentence for or against the film?", "Rotten Tomatoes snippets",
-         "own split by film: no film of train is in validation or test", reader=corpora.rotten_tomatoes,
+         "own split by film: no film of train is in validation or test", reader=readers.rotten_tomatoes,
          asset="rotten-tomatoes"),
-    Task("trec", "classification", ("text",), "label", corpora.TREC_COARSE, ("accuracy", "macro_f1"), 32,
+    Task("trec", "classification", ("text",), "label", readers.TREC_COARSE, ("accuracy", "macro_f1"), 32,
          "what kind of answer does a question ask for? (6 classes)", "TREC (Li & Roth 2002)", _TREC_NOTE,
-         prepare=prepare.trec("coarse_label", corpora.TREC_COARSE), reader=lambda: corpora.trec(fine=False),
+         prepare=readers.hub_trec("coarse_label", readers.TREC_COARSE), reader=lambda: readers.trec(fine=False),
          asset="trec"),
-    Task("trec-fine", "classification", ("text",), "label", corpora.TREC_FINE, ("accuracy", "macro_f1"), 32,
+    Task("trec-fine", "classification", ("text",), "label", readers.TREC_FINE, ("accuracy", "macro_f1"), 32,
          "the same, 50 classes with a long tail", "TREC (Li & Roth 2002)", _TREC_NOTE,
-         prepare=prepare.trec("fine_label", corpora.TREC_FINE_OF_HUB), reader=lambda: corpora.trec(fine=True),
+         prepare=readers.hub_trec("fine_label", readers.TREC_FINE_OF_HUB), reader=lambda: readers.trec(fine=True),
          asset="trec"),
     Task("bbc-match", "classification", ("headline", "lead"), "label", ("other", "same"), ("accuracy", "f1"), 96,
          "do headline and first paragraph belong to one article?", "BBC news (Greene & Cunningham 2006)",
          "labels are built, not annotated: negatives come from the same split and category",
-         reader=corpora.bbc_match, asset="bbc"),
-    Task("wnut16", "tagging", ("tokens",), "tags", corpora.WNUT_TAGS, ("entity_f1",), 96,
+         reader=readers.bbc_match, asset="bbc"),
+    Task("wnut16", "tagging", ("tokens",), "tags", readers.WNUT_TAGS, ("entity_f1",), 96,
          "people, places, products … in tweets (10 entity types)", "WNUT 2016 (Ritter et al.)",
-         "distinct tweets of the training part only, own split", reader=corpora.wnut16, asset="wnut16"),
+         "distinct tweets of the training part only, own split", reader=readers.wnut16, asset="wnut16"),
     Task("bbc-headline", "seq2seq", ("lead",), "headline", (), ("perplexity", "rouge1", "rouge2", "rougeL"), 128,
          "write the headline for a first paragraph", "BBC news (Greene & Cunningham 2006)",
          "own pairing of an article's first paragraph and headline", (), "{0}\nHeadline:", 24,
-         reader=corpora.bbc_articles, asset="bbc"),
+         reader=readers.bbc_articles, asset="bbc"),
     # ---- GLUE, from a local folder or the hub (test sets have no public labels)
     _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("mcc", "accuracy"), (8551, 1043),
           "is the sentence grammatical English?", 64),
@@ -137,38 +135,38 @@ _TABLE = [
     Task("e2e", "seq2seq", ("source",), "human_reference", (), ("bleu", "nist", "meteor", "rougeL", "cider"), 128,
          "describe a restaurant from its fields", "E2E NLG Challenge (Novikova et al. 2017)",
          "fields written as the LoRA authors do; references of one input are scored together", (), "{0} ||", 64,
-         prepare=prepare.e2e, group="meaning_representation", folder="e2e_nlg",
+         prepare=readers.e2e, group="meaning_representation", folder="e2e_nlg",
          hub=("tuetschek/e2e_nlg",), exported=True,
          rows={"train": 42061, "validation": 4672, "test": 4693}),
     Task("webnlg", "seq2seq", ("source",), "target", (), ("bleu", "meteor", "ter"), 160,
          "say what a set of triples says", "WebNLG Challenge 2017 (Gardent et al. 2017)",
-         "unseen: the category is in no training row", (), "{0} ||", 80, prepare=prepare.webnlg, group="entry",
+         "unseen: the category is in no training row", (), "{0} ||", 80, prepare=readers.webnlg, group="entry",
          part="part", folder="webnlg_2017", hub=("webnlg-challenge/web_nlg", "webnlg_challenge_2017"), exported=True,
          hub_splits={"validation": "dev"},
          rows={"train": 18102, "validation": 2268, "test": 4928}),
     Task("xsum", "seq2seq", ("document",), "summary", (), ("rouge1", "rouge2", "rougeL", "rougeLsum"), 512,
          "sum up an article in one sentence", "XSum (Narayan et al. 2018)",
-         "", _XSUM, "{0}\nSummary:", 64, resplit=prepare.train_from_test("document"),
+         "", _XSUM, "{0}\nSummary:", 64, resplit=readers.train_from_test("document"),
          hub=("EdinburghNLP/xsum",), exported=True, rows={"train": 204045, "validation": 11332, "test": 11334}),
     Task("alpaca", "seq2seq", ("text",), "output", (), ("perplexity",), 256, "follow an instruction",
          "Alpaca, cleaned (yahma's release)", "no published held-out rows: own split", _ALPACA, "{0}", 128,
-         prepare=prepare.alpaca, resplit=prepare.hold_out("instruction"), folder="alpaca_cleaned",
+         prepare=readers.alpaca, resplit=readers.hold_out("instruction"), folder="alpaca_cleaned",
          hub=("yahma/alpaca-cleaned",), rows={"train": 51760}),
     # ---- tags and style
-    Task("jnlpba", "tagging", ("tokens",), "ner_tags", prepare.tags("DNA RNA protein cell_line cell_type"),
+    Task("jnlpba", "tagging", ("tokens",), "ner_tags", readers.tags("DNA RNA protein cell_line cell_type"),
          ("entity_f1",), 192, "DNA, RNA, proteins, cells in abstracts", "JNLPBA 2004 (from GENIA)", copies=_JNLPBA,
-         prepare=prepare.jnlpba, hub=("tner/bionlp2004", "bionlp2004"), exported=True,
+         prepare=readers.jnlpba, hub=("tner/bionlp2004", "bionlp2004"), exported=True,
          rows={"train": 16807, "validation": 1739, "test": 3856}),
     Task("bionlp13pc", "tagging", ("tokens",), "ner_tags",
-         prepare.tags("Cellular_component Complex Gene_or_gene_product Simple_chemical"), ("entity_f1",), 192,
+         readers.tags("Cellular_component Complex Gene_or_gene_product Simple_chemical"), ("entity_f1",), 192,
          "complexes, genes, chemicals in abstracts", "BioNLP 2013 Pathway Curation (Crichton et al. 2017)",
          rows={"train": 2499, "validation": 857, "test": 1695}),
     Task("yelp", "classification", ("text",), "label", ("negative", "positive"), _ACC, 32,
          "sentiment of a review sentence", "Yelp (Shen et al. 2017; Li et al. 2018)",
          copies=_YELP, folder="yelp_style", rows={"train": 443259, "validation": 4000, "test": 1000}),
-    *(Task(name, "classification", ("text",), "label", gyafc.STYLES, _ACC, 48, f"is the sentence formal? ({of})",
-           "GYAFC (Rao & Tetreault 2018), a copy of your own", derived=partial(gyafc.sentences, domain),
-           folder=f"{gyafc.FOLDER}/{domain}",
+    *(Task(name, "classification", ("text",), "label", readers.STYLES, _ACC, 48, f"is the sentence formal? ({of})",
+           "GYAFC (Rao & Tetreault 2018), a copy of your own", derived=partial(readers.sentences, domain),
+           folder=f"{readers.FOLDER}/{domain}",
            rows=dict(zip(("train", "validation", "test"), rows, strict=True)))
       for name, domain, of, rows in (
           ("gyafc", "Family_Relationships", "on families and relationships", (103934, 5035, 2351)),
@@ -176,10 +174,10 @@ _TABLE = [
     *(Task(name, "seq2seq", ("text",), "output", (), ("bleu", "perplexity"), 256,
            f"rewrite in the other of two styles, asked in words, untrained: {one.note}", one.note,
            "the instruction's wording is our own", prompt="{0}", max_target=128,
-           derived=partial(transfers.zero_shot, name), made_of=one.classifier, trained_on="alpaca",
+           made_of=one.classifier, trained_on="alpaca",
            group="of", part="part",
            rows={"test": one.rewrites})
-      for name, one in transfers.TRANSFERS.items() if one.rewrites),
+      for name, one in readers.TRANSFERS.items() if one.rewrites),
 ]  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 _PACKAGED = dict(TASKS)   # TASKS may be given others

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from lowrank_teach import corpora
+Splits = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Task:
     max_target: int = 32  # seq2seq: tokens to write at most
     words: tuple[str, ...] = ()  # choice: what the model would write for each class
     prepare: Callable[[pd.DataFrame], pd.DataFrame] | None = field(default=None, repr=False)  # to these columns
-    resplit: Callable[[corpora.Splits, int], corpora.Splits] | None = field(default=None, repr=False)  # by seed
+    resplit: Callable[[Splits, int], Splits] | None = field(default=None, repr=False)  # by seed
     group: str = ""  # column: rows that are scored together (references of one input, answers to one question)
     part: str = ""  # column: scores are also given for each of its values
-    reader: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of packaged text
+    reader: Callable[[], Splits] | None = field(default=None, repr=False)  # of packaged text
     asset: str = ""  # the packaged text that `reader` reads
-    derived: Callable[[], corpora.Splits] | None = field(default=None, repr=False)  # of no file of its own
-    made_of: str = ""  # task whose rows `derived` takes
+    derived: Callable[[], Splits] | None = field(default=None, repr=False)  # of no file of its own
+    made_of: str = ""  # task whose test rows it is made of, each to be rewritten: a key of `readers.TRANSFERS`
     trained_on: str = ""  # task whose training rows it takes (and its validation rows, where it has none)
     hub: tuple[str, ...] | None = None  # repository, and configuration where it has several
     hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name there, where it is another

@@ -25,21 +25,16 @@
 import lowrank_teach as lt
 import torch
 from IPython.display import display
-from lowrank_teach import (
-    config,
-    course,
-    drawings,
-    explorers,
-    figures,
-    plots,
-    training_widget,
-    widgets,
-)
-from lowrank_teach.progress import ProgressLine
+from lowrank_teach.analysis import style
+from lowrank_teach.course import contents, explorer, training_button
+from lowrank_teach.course.chapters import lora
+from lowrank_teach.reproduction import figures
+from lowrank_teach.training import config
+from lowrank_teach.training.callbacks import ProgressLine
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"  # tiny: half the layers
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}")
 
 # %% [markdown]
@@ -53,9 +48,9 @@ print(f"profile: {PROFILE}; backbone: {BACKBONE}")
 # that takes.
 
 # %%
-ring = explorers.RankOfAPicture()
-plots.show(
-    widgets.strip(ring, [{"i": 1}, {"i": 2}, {"i": 4}]),
+ring = lora.RankOfAPicture()
+style.show(
+    explorer.strip(ring, [{"i": 1}, {"i": 2}, {"i": 4}]),
     "Look at how fast the ring appears: one direction is a square blot, four are "
     "nearly all of it.",
     "Three rows. Left, singular values as bars, the kept ones blue; right, the ring "
@@ -67,7 +62,7 @@ plots.show(
 # Now the same picture with a slider. Drag it, or click it and use the arrow keys; the box takes a number.
 
 # %%
-widgets.explore(ring)
+explorer.explore(ring)
 
 # %% [markdown]
 # **If there is only a line of text above, or a blank:** the notebook is being shown, not run. Run it in
@@ -93,8 +88,8 @@ assert energy > 0.9, "four directions should hold nearly all of the ring"
 # $$h \;=\; W x \;+\; s \cdot B \,\mathrm{diag}(g)\, A\, x$$
 
 # %%
-plots.show(
-    drawings.idea(),
+style.show(
+    lora.idea(),
     "Grey is frozen. Blue trains: A reads x into r numbers, B writes them out to d. "
     "Orange: one gate a direction.",
     "x goes two ways: through the large frozen matrix W, and through a thin matrix A,"
@@ -124,7 +119,7 @@ plots.show(
 # compares what they introduce. *To come* in the last column means that a notebook is not in this folder.
 
 # %%
-course.readable(course.course_map(), "map")
+contents.readable(contents.course_map(), "map")
 
 # %% [markdown]
 # ## 4 · All methods on the same text
@@ -135,7 +130,7 @@ course.readable(course.course_map(), "map")
 # %%
 data = lt.load_task("rt", n_train=4)
 print(data.source)
-course.readable(data.train[["text", "label"]], "films")
+contents.readable(data.train[["text", "label"]], "films")
 
 # %% [markdown]
 # Label 1 is for the film. Now train each method once, from the same pretrained weights, on the same rows in the
@@ -155,7 +150,7 @@ runs = lt.compare(
 )
 
 # %%
-course.readable(
+contents.readable(
     lt.table(runs),
     "methods",
     accuracy="{:.3f}",
@@ -211,7 +206,7 @@ print(
 # again where it was. (Where this page is only shown, there is nothing to press.)
 
 # %%
-trainer = training_widget.TrainNow("rt", BACKBONE, PROFILE)
+trainer = training_button.TrainNow("rt", BACKBONE, PROFILE)
 display(trainer.box)
 
 # %% [markdown]
@@ -224,7 +219,7 @@ display(trainer.box)
 
 # %%
 curves = figures.SIGNATURES["loss"]
-plots.show(
+style.show(
     curves.draw(curves.arrays(runs)),
     curves.caption,
     "Training loss against optimizer step, one line a method, all falling from about "
@@ -237,7 +232,7 @@ plots.show(
 
 # %%
 ranks = figures.SIGNATURES["ranks"]
-plots.show(
+style.show(
     ranks.draw(ranks.arrays(runs)),
     ranks.caption,
     "Two tables of ranks by matrix and layer, from 0 to 8: SaLoRA's over six "
@@ -250,7 +245,7 @@ plots.show(
 
 # %%
 density = figures.SIGNATURES["density"]
-plots.show(
+style.show(
     density.draw(density.arrays(runs)),
     density.caption,
     "Four panels over training: the density falls towards its target, the multiplier "
@@ -272,7 +267,7 @@ assert abs(path[-1] - target) < abs(path[0] - target), (
 
 # %%
 cosine = figures.SIGNATURES["cosine"]
-plots.show(
+style.show(
     cosine.draw(cosine.arrays(runs)),
     cosine.caption,
     "One minus the cosine by layer, one panel for W_q and one for W_v, one line for "

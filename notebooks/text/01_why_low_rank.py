@@ -25,26 +25,19 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import (
-    changes,
-    config,
-    course,
-    cuts,
-    drawings,
-    explorers,
-    glossary,
-    measure,
-    plots,
-    svd,
-    widgets,
-)
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
+from lowrank_teach.analysis import measures, plots, style
+from lowrank_teach.course import contents, explorer, glossary
+from lowrank_teach.course.chapters import lora
+from lowrank_teach.course.chapters import ranks as ranks_chapter
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.reproduction import rank_cuts
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(course.machine_line(), f"\nprofile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
+print(contents.machine_line(), f"\nprofile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
 # ## 1 · Question
@@ -55,7 +48,7 @@ print(course.machine_line(), f"\nprofile: {PROFILE}; backbone: {BACKBONE}; task:
 
 # %%
 model, tokenizer = lt.load_backbone(BACKBONE, num_labels=2, seed=0)
-before = changes.weights(model)  # site -> a copy of W
+before = rank_cuts.weights(model)  # site -> a copy of W
 count = sum(W.numel() for W in before.values())
 print(f"{len(before)} matrices, {count:,} numbers: every one of them is free to change")
 
@@ -67,9 +60,9 @@ print(f"{len(before)} matrices, {count:,} numbers: every one of them is free to 
 # decomposition* (SVD) finds the sum whose first terms are as large as possible. Here is the ring of notebook 00:
 
 # %%
-ring = explorers.RankOfAPicture()
-plots.show(
-    drawings.sum_of_directions(ring.u, ring.s, ring.vh),
+ring = lora.RankOfAPicture()
+style.show(
+    ranks_chapter.sum_of_directions(ring.u, ring.s, ring.vh),
     "Above, the first three directions, each a column times a row. Below, their sum as it "
     "grows: the ring closes.",
     "Six small pictures. Above three single directions with falling weights: a blot, a "
@@ -98,7 +91,7 @@ plots.show(
 # %%
 names = ["W before", "W after", "ΔW (whole)", "U", "σ", "Vᵀ", "Σ σ u vᵀ"]
 rows = glossary.table(names, papers=()).drop(columns="in peft")
-course.readable(rows, "glossary")
+contents.readable(rows, "glossary")
 
 # %% [markdown]
 # ## 4 · Predict
@@ -115,8 +108,8 @@ reveal(
 )
 
 # %%
-noise = svd.random_twin(before["0.q"])
-noise_rank = measure.energy_rank(svd.directions(noise).s)
+noise = measures.random_twin(before["0.q"])
+noise_rank = measures.energy_rank(measures.directions(noise).s)
 reveal(
     f"Fill a {d} × {k} matrix with random numbers. How many directions hold 90 % of its energy?",
     f"{noise_rank} of {min(d, k)}: a matrix without structure needs most of its directions",
@@ -204,7 +197,7 @@ solution(truncate)
 
 # %%
 W = before["0.q"]
-parts = svd.directions(W)
+parts = measures.directions(W)
 left_out = float((W.double() - truncate(W, 8).double()).square().sum())
 total, beyond = float(W.square().sum()), float(parts.s[8:].square().sum())
 print(f"energy {total:.4f}, sum of σ² {float(parts.s.square().sum()):.4f}")
@@ -226,7 +219,7 @@ assert gap < 1e-8
 # one seed to another is the new head.
 
 # %%
-again = changes.weights(lt.load_backbone(BACKBONE, num_labels=2, seed=1)[0])
+again = rank_cuts.weights(lt.load_backbone(BACKBONE, num_labels=2, seed=1)[0])
 same = [site for site, W in again.items() if torch.equal(W, before[site])]
 print(f"{len(same)} of {len(before)} matrices are equal to the bit")
 assert len(same) == len(before)
@@ -241,8 +234,8 @@ assert len(same) == len(before)
 
 # %%
 LENGTHS = {
-    "tiny": {"steps": 60, "n_train": 960, "lr": cuts.LR},
-    "laptop": {"steps": 100, "n_train": 1600, "lr": cuts.LR},
+    "tiny": {"steps": 60, "n_train": 960, "lr": rank_cuts.LR},
+    "laptop": {"steps": 100, "n_train": 1600, "lr": rank_cuts.LR},
     "gpu": {"lr": 5e-5},
 }
 setting = {**LENGTHS[PROFILE], "weight_decay": 0.0}
@@ -255,7 +248,7 @@ print(made)
 
 # %%
 live = LiveCurve("full", reference)
-full = changes.fine_tune(TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], **setting)
+full = rank_cuts.fine_tune(TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], **setting)
 live.finish(
     full,
     "Your loss. Grey, where it is stored: a reference run of another seed, in the laptop profile. "
@@ -287,7 +280,7 @@ size = {
     site: float(change.norm() / full.before[site].norm())
     for site, change in full.changes.items()
 }
-plots.show(
+style.show(
     plots.rank_heatmap(
         {site: 100 * share for site, share in size.items()},
         max_rank=100 * max(size.values()),
@@ -305,11 +298,11 @@ assert max(size.values()) < 0.5, "W is turned a little, not replaced"
 # %%
 last = max(int(site.split(".")[0]) for site in full.changes)
 shown = {site: full.directions[site].s for site in ("0.q", f"{last}.q", f"{last}.down")}
-shown["random twin of 0.q"] = svd.directions(svd.random_twin(full.changes["0.q"])).s
-plots.show(
+shown["random twin of 0.q"] = measures.directions(measures.random_twin(full.changes["0.q"])).s
+style.show(
     plots.spectra(
         {name: s.numpy() for name, s in shown.items()},
-        energy={name: measure.energy(s).numpy() for name, s in shown.items()},
+        energy={name: measures.energy(s).numpy() for name, s in shown.items()},
     ),
     "Left: singular values. Right: energy of the first i. Real ones begin higher and fall "
     "faster than the random twin, and have a long tail.",
@@ -327,12 +320,12 @@ ranks = {
         site: rank_for_share(found.s, 0.9) for site, found in full.directions.items()
     },
     "random twin": {
-        site: rank_for_share(svd.directions(svd.random_twin(change)).s, 0.9)
+        site: rank_for_share(measures.directions(measures.random_twin(change)).s, 0.9)
         for site, change in full.changes.items()
     },
 }
 most = max(ranks["random twin"].values())
-plots.show(
+style.show(
     plots.rank_heatmaps(ranks, max_rank=most, label="Rank for 90 % of the energy"),
     "Rank that holds 90 % of the energy. Look for the layers that need least.",
     "Two tables by matrix and layer on one scale: real changes need fewer directions everywhere, "
@@ -355,7 +348,7 @@ assert last_layer < first_layer, "late changes have the clearest directions"
 # So a real change has structure. But is it *low* rank? And is $W$ itself?
 
 # %%
-of_W = [rank_for_share(svd.directions(W).s, 0.9) for W in full.before.values()]
+of_W = [rank_for_share(measures.directions(W).s, 0.9) for W in full.before.values()]
 held = {site: energy_share(found.s, 8) for site, found in full.directions.items()}
 print(f"90 % of W itself: rank {min(of_W)} to {max(of_W)}")
 of_change = list(ranks["real ΔW"].values())
@@ -373,7 +366,7 @@ assert np.median(of_change) > 8, "by energy, rank 8 is not enough for most"
 # score the network on the test rows. At $i = 0$ only biases, norms and head are as trained.
 
 # %%
-CUTS = [*cuts.CUTS, min(min(W.shape) for W in full.before.values())]
+CUTS = [*rank_cuts.CUTS, min(min(W.shape) for W in full.before.values())]
 scores = {i: full.score(slice(i)) for i in CUTS}
 for i, s in scores.items():
     print(f"rank {i:<4} test {metric} {s[metric]:.3f}   loss {s['loss']:.3f}", flush=True)
@@ -385,8 +378,8 @@ if metric == "accuracy":  # what this many rows leave open: half of a 95 % inter
     for i, s in scores.items():
         half[i] = 1.96 * (s[metric] * (1 - s[metric]) / n_test) ** 0.5
 label = {i: "all" if i == CUTS[-1] else str(i) for i in CUTS}
-plots.show(
-    drawings.scores_by_rank(
+style.show(
+    ranks_chapter.scores_by_rank(
         {"every ΔW cut to rank i": {label[i]: scores[i][metric] for i in CUTS}},
         ylabel=f"Test {metric}",
         half={label[i]: half[i] for i in CUTS},
@@ -415,21 +408,21 @@ assert back > 0.5, "eight directions do most of the work"
 # run `cuts.train()`.
 
 # %%
-stored = cuts.load()
-print(cuts.line(stored))
+stored = rank_cuts.load_cuts()
+print(rank_cuts.line(stored))
 losses = stored.values("loss")
 some = pd.DataFrame({arm: losses[arm] for arm in ("first 0", "first 8", "rest 8", "all")})
-course.readable(some.T, "losses")
+contents.readable(some.T, "losses")
 
 # %%
 ways = {
-    "the first i": {str(i): losses[f"first {i}"] for i in cuts.CUTS}
+    "the first i": {str(i): losses[f"first {i}"] for i in rank_cuts.CUTS}
     | {"all": losses["all"]},
-    "all but the first i": {str(i): losses[f"rest {i}"] for i in cuts.CUTS[1:]},
-    "i drawn at random": {str(i): losses[f"random {i}"] for i in cuts.CUTS[1:]},
+    "all but the first i": {str(i): losses[f"rest {i}"] for i in rank_cuts.CUTS[1:]},
+    "i drawn at random": {str(i): losses[f"random {i}"] for i in rank_cuts.CUTS[1:]},
 }
-plots.show(
-    drawings.scores_by_rank(
+style.show(
+    ranks_chapter.scores_by_rank(
         ways, ylabel="Test loss (lower is better)", xlabel="Number of directions i"
     ),
     "One dot a seed; the band is one standard deviation. The first few do nearly all of it, "
@@ -443,7 +436,7 @@ plots.show(
 # Directions drawn at random do little, unless the draw is lucky. Which seeds drew the very first direction?
 
 # %%
-drew_first = [n for n in range(len(losses["all"])) if 0 in cuts.at_random(8, min(d, k), n)]
+drew_first = [n for n in range(len(losses["all"])) if 0 in rank_cuts.at_random(8, min(d, k), n)]
 lucky = [losses["random 8"][n] for n in drew_first]
 others = [loss for n, loss in enumerate(losses["random 8"]) if n not in drew_first]
 print(f"seeds that drew direction 1 among 8: {drew_first}")
@@ -479,7 +472,7 @@ assert (use < 0.5).all(), "the others do not, though they hold much of the energ
 # nearest cut of section 8. First a static strip, then the sliders.
 
 # %%
-cutter = explorers.CutNetwork(
+cutter = ranks_chapter.CutNetwork(
     {
         site: tuple(part.numpy() for part in found)
         for site, found in full.directions.items()
@@ -488,8 +481,8 @@ cutter = explorers.CutNetwork(
     half,
     f"test {metric}",
 )
-plots.show(
-    widgets.strip(cutter, [{"matrix": 0, "i": i} for i in (1, 8, 64)]),
+style.show(
+    explorer.strip(cutter, [{"matrix": 0, "i": i} for i in (1, 8, 64)]),
     "The first matrix cut to 1, 8 and 64 directions: the picture still changes when the score "
     "has long settled.",
     "Three rows: a falling spectrum with the kept part blue, a corner of ΔW that fills with detail, "
@@ -497,7 +490,7 @@ plots.show(
 )
 
 # %%
-widgets.explore(cutter)
+explorer.explore(cutter)
 
 # %% [markdown]
 # Matrices are numbered in the order of the forward pass, six a layer ($W_q$, $W_k$, $W_v$, $W_o$, up, down). Find
@@ -548,7 +541,7 @@ print(f"{sum(holds for _, holds, _ in claims)} of {len(claims)} statements hold 
 # %%
 columns = ["statement", "verdict", "measured"]
 verdicts = [(what, "holds" if holds else "not seen", how) for what, holds, how in claims]
-course.readable(pd.DataFrame(verdicts, columns=columns).set_index("statement"), "claims")
+contents.readable(pd.DataFrame(verdicts, columns=columns).set_index("statement"), "claims")
 
 # %% [markdown]
 # **Not measured here:** larger networks, longer trainings and other tasks. Aghajanyan et al. measure something

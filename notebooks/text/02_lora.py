@@ -23,25 +23,19 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import (
-    claims,
-    config,
-    course,
-    drawings,
-    explorers,
-    glossary,
-    measure,
-    plots,
-    timing,
-    widgets,
-)
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
+from lowrank_teach.analysis import measures, plots, style
+from lowrank_teach.analysis.statistics import smooth
+from lowrank_teach.course import contents, explorer, glossary
+from lowrank_teach.course.chapters import lora
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.reproduction import ledger
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
@@ -63,8 +57,8 @@ print(f"{total:,} numbers, {4 * total / 1e6:.0f} MB in float32: one copy for eve
 # gate $g$ of notebook 00 is one in LoRA, and is left out here.)
 
 # %%
-plots.show(
-    drawings.idea(gate=False),
+style.show(
+    lora.idea(gate=False),
     "Only blue trains. In the network used here, the blue strips are thinner still "
     "than they are drawn.",
     "x goes through the frozen matrix W and, beside it, through thin A, thin B and "
@@ -83,7 +77,7 @@ plots.show(
 
 # %%
 rows = glossary.table(["x", "W", "A", "B", "r", "α", "s", "ΔW", "h", "W + ΔW"])
-course.readable(rows, "glossary")
+contents.readable(rows, "glossary")
 
 # %% [markdown]
 # The equation of the paper (its number 3), and the two lines of the library that compute it:
@@ -109,8 +103,8 @@ reveal(
 tall = lt.LowRank(k=q.k, d=q.d, r=2 * branch.r)
 reveal(
     "Doubling r: what happens to the branch's parameters? And to those of W?",
-    f"they double, from {measure.parameter_counts(branch)['total']:,} to "
-    f"{measure.parameter_counts(tall)['total']:,}; W keeps its {q.d * q.k:,}",
+    f"they double, from {measures.parameter_counts(branch)['total']:,} to "
+    f"{measures.parameter_counts(tall)['total']:,}; W keeps its {q.d * q.k:,}",
 )
 
 # %%
@@ -335,11 +329,11 @@ assert run.parameters["trainable"] < 0.02 * run.parameters["total"]
 # %%
 last = max(int(site.split(".")[0]) for site in run.factors)
 shown = ["0.q", "0.v", f"{last}.q", f"{last}.v"]
-sigma = {site: measure.singular_values(*run.factors[site]) for site in shown}
-plots.show(
+sigma = {site: measures.singular_values(*run.factors[site]) for site in shown}
+style.show(
     plots.spectra(
         {site: s.numpy() for site, s in sigma.items()},
-        energy={site: measure.energy(s).numpy() for site, s in sigma.items()},
+        energy={site: measures.energy(s).numpy() for site, s in sigma.items()},
     ),
     "Left: singular values of ΔW by index. Right: the share of ‖ΔW‖² that the first i"
     " hold; 1 is all of it.",
@@ -354,7 +348,7 @@ plots.show(
 
 # %%
 effective = run.by_site("effective_rank")
-plots.show(
+style.show(
     plots.rank_heatmap(effective, max_rank=method.r, label="Effective rank of ΔW"),
     f"Effective rank of every ΔW, out of r = {method.r}. Look for rows or columns that stand out.",
     "Table of effective ranks by matrix (q, v) and layer, coloured from 0 to 8.",
@@ -366,7 +360,7 @@ assert all(1 <= rank <= method.r + 1e-6 for rank in effective.values())
 
 # %%
 norms = run.by_site("norm")
-plots.show(
+style.show(
     plots.rank_heatmap(norms, max_rank=max(norms.values()), label="‖ΔW‖ (Frobenius)"),
     "Size of every ΔW (root of the sum of its squares). Compare W_q with W_v, and "
     "early layers with late ones.",
@@ -380,7 +374,7 @@ print(f"largest change: {largest}, {norms[largest]:.2f}")
 
 # %%
 cosines = run.by_site("cosine")
-plots.show(
+style.show(
     plots.cosine_by_layer({"lora": cosines}, one_minus=True),
     "1 − cosine of W before and after, on a log axis: 0.01 would be an angle of 8 degrees.",
     "One minus the cosine between each matrix before and after training, by layer; a "
@@ -430,8 +424,8 @@ for r in RANKS:
 
 # %%
 loss_at = {key: one.metrics["validation"]["loss"] for key, one in grid.items()}
-plots.show(
-    drawings.score_grid(
+style.show(
+    lora.score_grid(
         np.array([[loss_at[r, alpha] for alpha in ALPHAS] for r in RANKS]),
         RANKS,
         ALPHAS,
@@ -449,7 +443,7 @@ seeds = {
     alpha: [short_run(middle, alpha, seed).metrics["validation"]["loss"] for seed in SEEDS]
     for alpha in ALPHAS
 }
-plots.show(
+style.show(
     plots.chain_length({f"rank {middle}": seeds}, ylabel="Validation loss", xlabel="α"),
     "One dot a seed; the band is one standard deviation. Differences within it "
     "may be chance.",
@@ -497,8 +491,8 @@ shapes = {site.name: (site.d, site.k) for site in lt.select(adapters.remove(), "
 tokens, length = 16 * 32, 32
 ranks = {site: method.r for site in shapes if site.endswith((".q", ".v"))}
 counted = {
-    "LoRA": measure.model_flops(shapes, ranks, tokens, length),
-    "full": measure.model_flops(shapes, {}, tokens, length, train_weight=True),
+    "LoRA": measures.model_flops(shapes, ranks, tokens, length),
+    "full": measures.model_flops(shapes, {}, tokens, length, train_weight=True),
 }
 print({name: f"{flops.total / 1e9:.1f} GFLOP a step" for name, flops in counted.items()})
 
@@ -508,7 +502,7 @@ for label, chosen in (("LoRA", method), ("full", lt.FullFineTuning())):
     fresh, _ = lt.load_backbone(BACKBONE, num_labels=2, seed=0)
     pair[label] = lt.adapt(fresh, chosen, seed=0).model.train()
 words = torch.randint(1000, 20000, (16, 32), generator=torch.Generator().manual_seed(0))
-cost = timing.step_costs(
+cost = measures.step_costs(
     pair, {"input_ids": words, "labels": torch.zeros(16, dtype=torch.long)}
 )
 print(
@@ -524,8 +518,8 @@ ratios = {
     "seconds (median of turns)": cost["LoRA"].median / cost["full"].median,
     "gradients and optimizer state": cost["LoRA"].state_bytes / cost["full"].state_bytes,
 }
-plots.show(
-    drawings.ratio_bars(
+style.show(
+    lora.ratio_bars(
         ratios, xlabel="LoRA's share of full fine-tuning's cost (dashed: equal)"
     ),
     "Look for where LoRA saves most. Its operations cannot fall far below two thirds.",
@@ -546,11 +540,11 @@ assert ratios["gradients and optimizer state"] < 0.05 < ratios["seconds (median 
 # the slider.
 
 # %%
-cut = explorers.Truncation(
+cut = lora.Truncation(
     {site: (left.numpy(), right.numpy()) for site, (left, right) in run.factors.items()}
 )
-plots.show(
-    widgets.strip(cut, [{"matrix": 0, "i": i} for i in (1, 4, 8)]),
+style.show(
+    explorer.strip(cut, [{"matrix": 0, "i": i} for i in (1, 4, 8)]),
     "The first matrix, cut to 1, 4 and 8 directions. Look for when the picture stops "
     "changing.",
     "Three rows: the singular values with the kept ones blue, and a corner of ΔW "
@@ -558,7 +552,7 @@ plots.show(
 )
 
 # %%
-widgets.explore(cut)
+explorer.explore(cut)
 
 # %% [markdown]
 # Matrices are numbered in the order of the forward pass: layer 0 $W_q$, layer 0 $W_v$, layer 1 $W_q$ … Find one
@@ -568,9 +562,9 @@ widgets.explore(cut)
 
 # %%
 curves = {key: smooth(one.series("loss")) for key, one in grid.items()}
-knobs = explorers.RankAlpha(curves, loss_at, "validation loss")
-plots.show(
-    widgets.strip(
+knobs = lora.RankAlpha(curves, loss_at, "validation loss")
+style.show(
+    explorer.strip(
         knobs,
         [{"rank": 1, "alpha": 64}, {"rank": 4, "alpha": 16}, {"rank": 16, "alpha": 4}],
     ),
@@ -581,7 +575,7 @@ plots.show(
 )
 
 # %%
-widgets.explore(knobs)
+explorer.explore(knobs)
 
 # %% [markdown]
 # ## 11 · Exercises
@@ -638,14 +632,14 @@ print(f"{sum(holds for _, holds, _ in seen_here)} of {len(seen_here)} statements
 # %%
 names = ["statement", "verdict", "measured"]
 verdicts = [(s, "holds" if holds else "not seen", how) for s, holds, how in seen_here]
-course.readable(pd.DataFrame(verdicts, columns=names).set_index("statement"), "seen")
+contents.readable(pd.DataFrame(verdicts, columns=names).set_index("statement"), "seen")
 
 # %% [markdown]
 # Then the rows of the course's ledger: the paper's claims held against stored studies and exact checks. *No runs
 # yet* says that too few seeds are stored for a verdict.
 
 # %%
-course.readable(claims.table("LoRA"), "claims")
+contents.readable(ledger.table("LoRA"), "claims")
 
 # %% [markdown]
 # **Not measured here:** the paper's scores (GLUE, GPT-3), networks of its size, and whether LoRA is as good as

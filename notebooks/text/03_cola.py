@@ -26,18 +26,23 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import claims, config, course, drawings, explorers, glossary, measure, plots, studies, widgets
-from lowrank_teach.claims.evidence import between
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
+from lowrank_teach.analysis import measures, plots, statistics, style
+from lowrank_teach.analysis import toy_problems as toy
+from lowrank_teach.analysis.statistics import smooth
+from lowrank_teach.course import contents, explorer, glossary
+from lowrank_teach.course.chapters import cola
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.experiments.fit import Rows
 from lowrank_teach.methods import Clock
-from lowrank_teach.toys import frank_wolfe as toy
+from lowrank_teach.reproduction import ledger, studies
+from lowrank_teach.reproduction.verdicts import between
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
@@ -66,8 +71,8 @@ print(f"W_q is {q.d} × {q.k}: rank 8 reaches {8 / min(q.d, q.k):.1%} of its dir
 # chain by a new link that starts as a LoRA starts. Then tune again.
 
 # %%
-plots.show(
-    drawings.chain_idea(),
+style.show(
+    cola.chain_idea(),
     "Blue was learned first and then lives in W'. At any time one link trains, so the "
     "memory is that of one LoRA.",
     "Three panels. Tune: a grey W and beside it thin B1 and A1, which train. Tie a knot: "
@@ -84,7 +89,7 @@ plots.show(
 # %%
 chain_letters = ["M (COLA)", "link", "knot", "W′", "Σ s B A", "B side by side"]
 analysis = ["V", "g_t", "η (COLA)", "D (COLA)", "β (COLA)", "M (bound)"]
-course.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), "glossary")
+contents.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), "glossary")
 
 # %% [markdown]
 # At a knot, and before it, the layer computes
@@ -100,7 +105,7 @@ course.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), "g
 
 # %%
 blank = lt.LowRank(k=q.k, d=q.d, r=8)
-one_link = measure.parameter_counts(blank)["total"]
+one_link = measures.parameter_counts(blank)["total"]
 reveal(
     "A chain of 3 with r = 8: how many numbers train in the third link, per matrix?",
     f"{one_link:,}, as in a LoRA with r = 8: the links before are part of W and are frozen",
@@ -255,7 +260,7 @@ moments = {n: float(v.abs().max()) for n, v in optimizer.state[branch.lora_B].it
 print(f"new A: std {new_A.std():.3f} (1/r = {1 / 8}), new B: largest {new_B.abs().max():g}")
 print(f"Adam's state of B: {moments}")
 tune()
-plots.show(
+style.show(
     plots.learning_curves({"cola-2": (range(1, 25), losses)}, knots=[12.5]),
     "Your first chain: 12 steps, a knot, 12 steps. Look at the knot: is there a jump?",
     "Loss over 24 steps with a dashed line at the knot after step 12. It goes on from "
@@ -286,7 +291,7 @@ assert trains == sum(8 * (site.d + site.k) for site in adapters.sites.values())
 links = [2.0 * B1 @ A1, 2.0 * (branch.lora_B @ branch.lora_A).detach()]  # s = 16 / 8
 total = branch.delta()
 apart = float((total - links[0] - links[1]).abs().max())
-rank = measure.numerical_rank(torch.linalg.svdvals(total), 1e-5)
+rank = measures.numerical_rank(torch.linalg.svdvals(total), 1e-5)
 print(f"total − (link 1 + link 2): {apart:.0e}")
 print(f"rank of the total {rank}, at most {chain_rank((8, 8), q.d, q.k)}")
 assert apart < 1e-5
@@ -328,7 +333,7 @@ assert np.isfinite(run.series("loss")[1]).all()
 
 # %%
 curve, axis = smooth(run.series("loss"), 5), "Training loss (means of a few steps)"
-plots.show(
+style.show(
     plots.learning_curves({"cola-3": curve}, knots=knots, ylabel=axis),
     "The same run with its knots. Look at the first points behind each: what does a "
     "forgetful optimizer cost?",
@@ -355,7 +360,7 @@ def links_of(site):
 
 def sigma_of(links):
     side_by_side = torch.cat([left for left, _ in links], 1)
-    return measure.singular_values(
+    return measures.singular_values(
         side_by_side, torch.cat([right for _, right in links])
     ).numpy()
 
@@ -367,7 +372,7 @@ def spectra(sigmas):
 
 site = "0.v"
 grown = {f"after link {i}": sigma_of(links_of(site)[:i]) for i in (1, 2, 3)}
-plots.show(
+style.show(
     spectra(grown),
     f"Singular values of all that W holds at {site}. A curve ends at the rank so far.",
     "Three falling curves of 8, 16 and 24 singular values on a log axis, each longer than "
@@ -402,7 +407,7 @@ three = {
     "chain of 3 × 8": stored_sigma(chains.record("3")),
     "one LoRA of rank 24": stored_sigma(wide.record("24")),
 }
-plots.show(
+style.show(
     spectra(three),
     f"Same steps, seed 0, {site}. Look at the tails: who uses its directions beyond the "
     "eighth, and how much?",
@@ -428,7 +433,7 @@ def mean_effective_rank(study, arm):
 
 
 used = by_total_rank(mean_effective_rank)
-plots.show(
+style.show(
     plots.chain_length(
         used, ylabel="Effective rank (mean of all matrices)", xlabel="Total rank Σr"
     ),
@@ -479,8 +484,8 @@ print(
 print(f"D = {problem.diameter:.0f}, β = {problem.smoothness:g}, M = {problem.fall:.0f}")
 falling, constant = toy.frank_wolfe(problem, T), toy.frank_wolfe(problem, T, "constant")
 t = np.arange(1, T + 1)
-plots.show(
-    drawings.powers(
+style.show(
+    cola.powers(
         {"gap, 2/(t+2)": (t, falling.gap), "gap, constant η": (t, constant.gap)},
         bounds={
             "loss, 2/(t+2)": (t, falling.loss[1:]),
@@ -516,8 +521,8 @@ bounds = {
     label: (lengths, [toy.gap_bound(problem, T, which) for T in lengths])
     for which, label in forms.items()
 }
-plots.show(
-    drawings.powers(
+style.show(
+    cola.powers(
         {"measured": (lengths, mean_gap)},
         bounds=bounds,
         xlabel="Steps T",
@@ -545,8 +550,8 @@ by_unit = {
     label: (units, [toy.gap_bound(p, 32, which) for p in same.values()])
     for which, label in forms.items()
 }
-plots.show(
-    drawings.powers(
+style.show(
+    cola.powers(
         {"measured": (units, measured)},
         bounds=by_unit,
         xlabel="Unit c of W",
@@ -597,7 +602,7 @@ table = pd.DataFrame(
 )
 assert (table["mean gap"] <= table["bound + ε"]).all()
 assert table["mean ε"].is_monotonic_increasing
-course.readable(table, "noise", mean_gap="{:.0f}", mean_ε="{:.0f}")
+contents.readable(table, "noise", mean_gap="{:.0f}", mean_ε="{:.0f}")
 
 # %% [markdown]
 # ### What the analysis does not cover
@@ -651,7 +656,7 @@ by_length = {
     "cola": {int(arm): chains.values(score)[arm] for arm in chains.arms},
     "one LoRA of rank 8 M": {int(arm) // 8: wide.values(score)[arm] for arm in wide.arms},
 }
-plots.show(
+style.show(
     plots.chain_length(by_length, ylabel=f"Test {score}", xlabel="Chain length M"),
     "The paper's curve rises from 1 (LoRA) to 3. Look for a trend larger than the band, "
     "and at the rival.",
@@ -662,7 +667,7 @@ value_of = {score: lambda r: r["test"][score], "loss": lambda r: -r["test"]["los
 for arm in [("chain", "2"), ("chain", "3"), ("wide", "16"), ("wide", "24")]:
     for what, number in value_of.items():
         gains = between(arm, ("chain", "1"), number)(None).differences
-        low, high = claims.t_interval(gains)
+        low, high = statistics.t_interval(gains)
         says = "better" if low > 0 else "worse" if high < 0 else "not told apart"
         print(*arm, f"{what}: [{low:+.4f}, {high:+.4f}], {len(gains)} seeds: {says}")
 equal = {r["parameters"]["trainable"] for r in chains.records}
@@ -678,14 +683,14 @@ assert len(equal) == 1, "every length trains the same number of parameters at a 
 down = studies.load("step_down")
 print(down.line())
 smaller = {"cola-2": {int(arm): down.values(score)[arm] for arm in down.arms}}
-plots.show(
+style.show(
     plots.chain_length(
         smaller, ylabel=f"Test {score}", xlabel="Rank of the second link (first: 8)"
     ),
     "From right to left the second link shrinks. Does the score pay for it?",
     "Test accuracy against the rank of the second link, 2, 4, 6, 8, with a dot a seed.",
 )
-course.readable(
+contents.readable(
     down.frame(score), "down", **{f"test_{score}": "{:.4f}", "validation_loss": "{:.4f}"}
 )
 
@@ -705,7 +710,7 @@ def opt_shapes():
 
 def step_cost(shapes, r, tokens, length):
     adapted = {site: r for site in shapes if site.endswith((".q", ".v"))}
-    return measure.model_flops(shapes, adapted, tokens, length)
+    return measures.model_flops(shapes, adapted, tokens, length)
 
 
 small = {site.name: (site.d, site.k) for site in lt.select(adapters.remove(), "all")}
@@ -723,8 +728,8 @@ assert all(list(one.values()) == sorted(one.values()) for one in saved.values())
 cost_table.style.format(precision=2).format("{:.4%}", subset="saved").set_uuid("cost")
 
 # %%
-plots.show(
-    drawings.saving_bars(saved, xlabel="Operations saved, in per cent of a run at rank 8"),
+style.show(
+    cola.saving_bars(saved, xlabel="Operations saved, in per cent of a run at rank 8"),
     "Look at the numbers on the axis: even rank 2 saves next to nothing.",
     "Bars of the share of operations saved for second ranks 8, 6, 4, 2 in two networks, "
     "all under one per cent.",
@@ -773,7 +778,7 @@ open_points = pd.DataFrame(
     {"question": [asked for _, asked in switches.values()], "default, and why": reasons},
     index=list(switches),
 )
-course.readable(open_points, "switches")
+contents.readable(open_points, "switches")
 
 # %% [markdown]
 # The first one may matter most, for it decides how far the later links can move. It is the first suspect for the
@@ -786,16 +791,16 @@ course.readable(open_points, "switches")
 # the chain's rank. First a strip, then the sliders.
 
 # %%
-picture = explorers.ColaChain(problem)
-plots.show(
-    widgets.strip(picture, [{"links": 1, "r": 2}, {"links": 3, "r": 2}]),
+picture = cola.ColaChain(problem)
+style.show(
+    explorer.strip(picture, [{"links": 1, "r": 2}, {"links": 3, "r": 2}]),
     "One link of rank 2, then three. Look at what each knot makes possible, and at the dots.",
     "Two rows: error over sweeps with knots, and singular values of the sum beside those of "
     "the target. " + picture.words(links=3, r=2),
 )
 
 # %%
-widgets.explore(picture)
+explorer.explore(picture)
 
 # %% [markdown]
 # Two things to find. At which $M$ and $r$ does the chain stop gaining on *hidden* entries? And is there a setting
@@ -828,7 +833,7 @@ assert all(c.seen[-1] < picture.solve(1, r)[0].seen[-1] for (_, r), (c, _) in gr
 # Computed from the stored studies, with the interval over seeds. *Not testable here* says why.
 
 # %%
-course.readable(claims.table("COLA"), "claims")
+contents.readable(ledger.table("COLA"), "claims")
 
 # %% [markdown]
 # ## 13 · What to take along

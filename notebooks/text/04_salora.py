@@ -25,28 +25,20 @@ import dataclasses
 import lowrank_teach as lt
 import numpy as np
 import torch
-from lowrank_teach import (
-    claims,
-    config,
-    course,
-    drawings,
-    explorers,
-    glossary,
-    measure,
-    plots,
-    studies,
-    timing,
-    widgets,
-)
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
+from lowrank_teach.analysis import measures, plots, style
+from lowrank_teach.analysis.toy_problems import gates_alone
+from lowrank_teach.course import contents, explorer, glossary
+from lowrank_teach.course.chapters import lora, salora
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.methods import Clock
-from lowrank_teach.toys.budget import gates_alone
+from lowrank_teach.reproduction import ledger, studies
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(f"{course.machine_line()}\nprofile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
+print(f"{contents.machine_line()}\nprofile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
 # ## 1 · Question
@@ -69,8 +61,8 @@ print(f"that is a number of {len(str(2**directions))} digits of ways to choose")
 # set a *budget*: a share $b$ of all directions may stay open. What is closed at the end is cut away.
 
 # %%
-plots.show(
-    drawings.gated_directions([1.0, 0.7, 0.0, 0.4, 0.0, 0.9]),
+style.show(
+    salora.gated_directions([1.0, 0.7, 0.0, 0.4, 0.0, 0.9]),
     "One matrix with six directions. Two gates are zero: their row of A and column of B "
     "can be deleted, and nothing changes.",
     "Six parallel lanes from x to h, each a row of A, a gate and a column of B; the third "
@@ -86,7 +78,7 @@ plots.show(
 # %%
 letters = ["g", "log θ", "u", "τ (SaLoRA)", "γ, ζ", "P(g > 0)", "ĝ"]
 letters += ["C", "b", "λ (SaLoRA)", "η_c", "R", "β (SaLoRA)"]
-course.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
+contents.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
 
 # %% [markdown]
 # A gate must be able to be *exactly* zero, and must still pass a gradient. The *hard-concrete* variable does
@@ -265,7 +257,7 @@ log_theta = {
     for site in shapes
 }
 p = {site: stretch.open_probability(values) for site, values in log_theta.items()}
-C = measure.density(p, shapes)
+C = measures.density(p, shapes)
 d, k = torch.tensor(list(shapes.values()), dtype=torch.float64).T
 yours = expected_density(torch.stack(list(p.values())).detach(), d, k)
 print(f"C = {C.item():.4f}, yours: {float(yours):.4f}")
@@ -303,8 +295,8 @@ readings = {
     "E[g]": stretch.mean(grid),
     "deterministic gate": stretch.deterministic(grid),
 }
-plots.show(
-    drawings.gate_readings(grid, readings, edge=-stretch.shift),
+style.show(
+    salora.gate_readings(grid, readings, edge=-stretch.shift),
     "Look for the one curve that ends. Where it does, P(g > 0) crosses one half.",
     "Three rising curves over log theta on a log axis. P(g > 0) and E[g] fall to the left "
     "as straight lines without ever ending; the deterministic gate drops to nothing at "
@@ -403,7 +395,7 @@ steps, density = run.series("density")
 lam_, orth_A, orth_B = (run.series(name)[1] for name in ("lambda", "orth_A", "orth_B"))
 clock = Clock(0, len(steps), len(steps))
 window = clock.resolve(fitted.t_start), clock.resolve(fitted.t_end)
-plots.show(
+style.show(
     plots.density_and_lambda(
         steps, density, lam_, orth_A, orth_B, target=method.b, window=window
     ),
@@ -433,8 +425,8 @@ print(
 columns = [run.by_site(f"log_theta.{j}") for j in range(method.r)]
 closing = {site: [column[site] for column in columns] for site in run.ranks}
 everything = np.concatenate(list(closing.values()))
-plots.show(
-    drawings.gate_histogram(everything, edge=-stretch.shift),
+style.show(
+    salora.gate_histogram(everything, edge=-stretch.shift),
     "Every gate at the end of the window. Look at where most of them stand: far from the "
     "edge, or just beside it?",
     "Histogram of log theta of all gates when the window closed, with a dashed line at "
@@ -451,7 +443,7 @@ assert (everything > -stretch.shift).sum() == kept, (
 # **Which matrices kept what?** This is the paper's Figure 7.
 
 # %%
-plots.show(
+style.show(
     plots.rank_heatmap(run.ranks, max_rank=method.r, label="Directions kept"),
     f"Directions left of {method.r} in each matrix. Look for bright rows (matrices) "
     f"before bright columns (layers).",
@@ -470,7 +462,7 @@ parts = studies.load("salora_parts")
 print(parts.line())
 ranks = [record["ranks"] for record in parts.records if record["arm"] == "all parts"]
 mean_rank = {site: float(np.mean([one[site] for one in ranks])) for site in ranks[0]}
-plots.show(
+style.show(
     plots.rank_heatmap(mean_rank, max_rank=8, label=f"Kept, mean of {len(ranks)} seeds"),
     "A row that stays bright in the mean is no accident of one seed. Are all three of the "
     "paper's rows bright?",
@@ -501,8 +493,8 @@ def last(found, arm, name):
 
 gated = [arm for arm in parts.arms if arm != "LoRA, all six"]
 C_end = {**{arm: last(parts, arm, "density") for arm in gated}, "LoRA, all six": [1.0]}
-plots.show(
-    drawings.dots_by_arm(
+style.show(
+    salora.dots_by_arm(
         {"Final expected density C": C_end, "Test accuracy": parts.values()},
         lines={"Final expected density C": method.b},
     ),
@@ -526,7 +518,7 @@ assert min(C_end["λ = 0"]) > max(C_end["all parts"]) + 0.1
 # whole runs:
 
 # %%
-plots.show(
+style.show(
     plots.learning_curves(
         {
             "Adam ascent (ours)": parts.series("all parts", "lambda"),
@@ -567,8 +559,8 @@ reached = {
     "expected: C": {b: last(few, f"{b:g}", "density") for b in targets},
     "kept by the rule": {b: last(few, f"{b:g}", "kept_density") for b in targets},
 }
-plots.show(
-    drawings.density_sweep({**score, 1.0: whole_lora}, reached, score="Test accuracy"),
+style.show(
+    salora.density_sweep({**score, 1.0: whole_lora}, reached, score="Test accuracy"),
     "Left: SaLoRA at four targets, and LoRA, which keeps all. The paper has SaLoRA above. "
     "Right: C is what was asked; the share that is kept bends.",
     "Left, test accuracy by target density, a dot for each seed: "
@@ -594,7 +586,7 @@ by_method = {
     label: {r: accuracy[f"{name_} {r}"] for r in grown}
     for label, name_ in (("salora", "SaLoRA"), ("lora", "LoRA"))
 }
-plots.show(
+style.show(
     plots.chain_length(by_method, xlabel="Starting rank r", ylabel="Test accuracy"),
     "The same α / r throughout. Compare the two at one rank, then SaLoRA at r with LoRA "
     "at r / 2: those keep about as many numbers.",
@@ -638,8 +630,8 @@ rising = {
         dataclasses.replace(low, lambda_betas=usual), 1e-3, steps=250
     )[1],
 }
-plots.show(
-    drawings.two_ascents(falling, rising, target=half.b),
+style.show(
+    salora.two_ascents(falling, rising, target=half.b),
     "Left, gates without momentum and with it, b = 0.5: which curve swings below the "
     "target? Right, λ with short and long memory, b = 0.125: which flattens early?",
     "Left, density over 150 steps: ours falls to one half and stays, with Adam's usual "
@@ -675,7 +667,7 @@ class WholeStep(torch.nn.Module):
 
 pair = {"SaLoRA": WholeStep(lt.SaLoRA()), "LoRA": WholeStep(lt.LoRA(sites="all"))}
 words = torch.randint(1000, 20000, (32, 32), generator=torch.Generator().manual_seed(0))
-cost = timing.step_costs(
+cost = measures.step_costs(
     pair, {"input_ids": words, "labels": torch.zeros(32, dtype=torch.long)}
 )
 print(
@@ -692,8 +684,8 @@ ratios = {
     "numbers to store at the end": run.parameters["adapter"]
     / sum(method.r * sum(shape) for shape in shapes.values()),
 }
-plots.show(
-    drawings.ratio_bars(
+style.show(
+    lora.ratio_bars(
         ratios, xlabel="SaLoRA's share of LoRA's (dashed: equal), both on all six matrices"
     ),
     "Batch of 32, as in the paper, which reports 11 % more time and about equal memory. "
@@ -712,9 +704,9 @@ assert 0.8 < ratios["seconds a step (median of turns)"] < 2.5
 # **One gate.** First a static strip, then the sliders.
 
 # %%
-one_gate = explorers.HardConcreteGate()
-plots.show(
-    widgets.strip(
+one_gate = salora.HardConcreteGate()
+style.show(
+    explorer.strip(
         one_gate,
         [{**one_gate.start(), "log_theta": -2.0}, {**one_gate.start(), "tau": 0.3}],
     ),
@@ -725,7 +717,7 @@ plots.show(
 )
 
 # %%
-widgets.explore(one_gate)
+explorer.explore(one_gate)
 
 # %% [markdown]
 # Find a setting where a draw is hardly ever between 0 and 1. Then bring γ and ζ close to 0 and 1: what happens to
@@ -735,9 +727,9 @@ widgets.explore(one_gate)
 # computed live. Nothing is trained; it is what the *next* step would feel.
 
 # %%
-budget = explorers.SaloraBudget(closing, shapes, fitted.stretch)
-plots.show(
-    widgets.strip(budget, [{"lam": 3.0, "b": b} for b in (0.25, 0.75)]),
+budget = salora.SaloraBudget(closing, shapes, fitted.stretch)
+style.show(
+    explorer.strip(budget, [{"lam": 3.0, "b": b} for b in (0.25, 0.75)]),
     "Two targets at λ = 3. Left: the pull on every gate (two arcs: small and large "
     "matrices). Right: where to cut so as to keep b exactly.",
     "Two rows: the pull is positive for b = 0.25 and negative for 0.75; the cut moves down "
@@ -746,7 +738,7 @@ plots.show(
 assert abs(budget.density() - density[-1]) < 1e-4
 
 # %%
-widgets.explore(budget)
+explorer.explore(budget)
 
 # %% [markdown]
 # Which $b$ makes the rule's own edge, $\log\theta = -2.40$, the right cut? It is the share that the rule keeps.
@@ -754,14 +746,14 @@ widgets.explore(budget)
 # **Stored runs over b.** Four targets were trained, so this slider *snaps* to the nearest and says which.
 
 # %%
-stored = explorers.SaloraRuns(
+stored = salora.SaloraRuns(
     {b: few.series(f"{b:g}", "density") for b in targets},
     {b: few.series(f"{b:g}", "lambda") for b in targets},
     score,
     "test accuracy",
 )
-plots.show(
-    widgets.strip(stored, [{"b": small}]),
+style.show(
+    explorer.strip(stored, [{"b": small}]),
     "The smallest target takes longest and needs the largest λ.",
     "Density and lambda over steps of four runs, that with the smallest target blue. "
     + stored.words(b=small),
@@ -771,7 +763,7 @@ assert max(few.series(f"{large:g}", "lambda")[1]) < max(
 )
 
 # %%
-widgets.explore(stored)
+explorer.explore(stored)
 
 # %% [markdown]
 # ## 11 · Exercises
@@ -825,7 +817,7 @@ gates_of_a_run.check()
 # seeds, not from this text.
 
 # %%
-course.readable(claims.table("SaLoRA"), "claims")
+contents.readable(ledger.table("SaLoRA"), "claims")
 
 # %% [markdown]
 # **Not measured here:** the paper's scores (GLUE, LLaMA), networks of its size, and trainings of its length.

@@ -23,27 +23,20 @@
 import lowrank_teach as lt
 import numpy as np
 import torch
-from lowrank_teach import (
-    claims,
-    config,
-    course,
-    drawings,
-    explorers,
-    glossary,
-    measure,
-    plots,
-    studies,
-    widgets,
-)
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows, load_for
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
-from lowrank_teach.toys import least_squares
+from lowrank_teach.analysis import measures, plots, statistics, style, toy_problems
+from lowrank_teach.course import contents, explorer, glossary
+from lowrank_teach.course.chapters import delta_lora
+from lowrank_teach.course.chapters import lora as lora_chapter
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.experiments.fit import Rows, load_for
+from lowrank_teach.reproduction import ledger, studies
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
@@ -67,8 +60,8 @@ print(f"gradient and two moments of {len(qv)} matrices: {price:,} numbers; "
 # Up to step $K$ nothing is added: $A$ and $B$ are still finding their way.
 
 # %%
-plots.show(
-    drawings.delta_idea(),
+style.show(
+    delta_lora.delta_idea(),
     "Nothing new is trained: W is pushed by what A and B just did.",
     "Thin B and A before the step, B′ and A′ after it; an arrow, lambda s times the "
     "difference of their products points to W; below: the branch stays beside it.",
@@ -90,7 +83,7 @@ plots.show(
 # %%
 letters = ["λ (Delta-LoRA)", "K (Delta-LoRA)", "A", "B", "W_t", "W₀", "A_K", "−λ s B_K"]
 letters += ["W_t − W₀", "W* − W₀"]
-course.readable(glossary.table(letters, papers=["Delta-LoRA"]), "glossary")
+contents.readable(glossary.table(letters, papers=["Delta-LoRA"]), "glossary")
 
 # %% [markdown]
 # **A misprint.** For a plain gradient step at rate η the paper's equation 5 expands the change of the product,
@@ -107,9 +100,9 @@ A, g_A = (torch.randn(2, 10, generator=draw) for _ in range(2))
 eta = 1e-3
 change = (B - eta * g_B) @ (A - eta * g_A) - B @ A
 leading = -eta * (g_B @ A + B @ g_A)
-print(f"our signs: cosine {measure.cosine(change, leading):+.4f}; "
-      f"printed signs: {measure.cosine(change, -leading):+.4f}")
-assert measure.cosine(change, leading) > 0.99
+print(f"our signs: cosine {measures.cosine(change, leading):+.4f}; "
+      f"printed signs: {measures.cosine(change, -leading):+.4f}")
+assert measures.cosine(change, leading) > 0.99
 
 # %% [markdown]
 # ## 4 · Predict
@@ -253,10 +246,10 @@ assert all(path[strong.K :])
 # keeps all that was learned beside it.
 
 # %%
-toy = least_squares.problem()
-lora = least_squares.solve(toy)
+toy = toy_problems.problem()
+lora = toy_problems.solve(toy)
 for lam, K in ((0.0, 30), (2.0, 120)):
-    same = least_squares.solve(toy, lam=lam, K=K)
+    same = toy_problems.solve(toy, lam=lam, K=K)
     print(f"λ = {lam:g}, K = {K}: largest difference of a loss from LoRA's "
           f"{np.abs(same.loss - lora.loss).max():g}")
     assert np.array_equal(same.loss, lora.loss)
@@ -325,7 +318,7 @@ before = lt.load_backbone(about["backbone"], num_labels=2, seed=0)[0]
 whole = lt.FullFineTuning(trains="qv")
 after, _ = train_here(whole, about["task"], about["backbone"], as_stored)
 turned = {
-    site.name: measure.cosine(
+    site.name: measures.cosine(
         before.get_submodule(site.path).weight, after.model.get_submodule(site.path).weight
     )
     for site in lt.select(before, "qv")
@@ -340,7 +333,7 @@ cosines = {
     "LoRA, α × 1.5": study.by_site("LoRA, α × 1.5", "cosine"),
     "FT‡ (W_q, W_v)": turned,
 }
-plots.show(
+style.show(
     plots.cosine_by_layer(cosines, one_minus=True),
     "1 − cosine, on a log axis, seed 0; higher is further from the start. Compare "
     "Delta-LoRA with LoRA, then with the control at α × 1.5.",
@@ -385,14 +378,14 @@ def dense_change(adapted, name, W):
 
 changes = {name: dense_change(adapters, name, W) for name, W in at_the_end.items()}
 spectra = {name: torch.linalg.svdvals(change) for name, change in changes.items()}
-ranks = {name: measure.numerical_rank(s, 1e-5) for name, s in spectra.items()}
+ranks = {name: measures.numerical_rank(s, 1e-5) for name, s in spectra.items()}
 steps = trainer.outcome.step - strong.K
 print(f"r = {strong.r}; {steps} steps of rank {2 * strong.r}; {d} × {k} matrices\n{ranks}")
 assert max(ranks.values()) <= 2 * strong.r
 
 # %%
-plots.show(
-    drawings.rank_cliff(
+style.show(
+    delta_lora.rank_cliff(
         {name: spectra[name].numpy() for name in ("0.q", "0.v", "1.q")},
         {"r": strong.r, "2r": 2 * strong.r},
     ),
@@ -474,10 +467,10 @@ same_alpha.check()
 # so a constant factor drops out. On the toy, under AdamW:
 
 # %%
-far = least_squares.solve(toy, lam=2.0, K=0)
-twin = least_squares.solve(toy, alpha=same_alpha(4.0, 2.0, 2))
+far = toy_problems.solve(toy, lam=2.0, K=0)
+twin = toy_problems.solve(toy, alpha=same_alpha(4.0, 2.0, 2))
 exact = [
-    least_squares.solve(toy, eps=1e-30, **values)
+    toy_problems.solve(toy, eps=1e-30, **values)
     for values in ({"lam": 2.0, "K": 0}, {"alpha": same_alpha(4.0, 2.0, 2)})
 ]
 gap_usual = np.abs(far.total() - twin.total()).max()
@@ -487,9 +480,9 @@ assert gap_exact < 1e-13
 assert gap_usual < 1e-6
 
 # %%
-late = least_squares.solve(toy, lam=2.0, K=30)
-plots.show(
-    drawings.trajectories(
+late = toy_problems.solve(toy, lam=2.0, K=30)
+style.show(
+    delta_lora.trajectories(
         {"lora": lora.loss, "Delta-LoRA, K = 0": far.loss, "LoRA, α × 3": twin.loss,
          "Delta-LoRA, K = 30": late.loss},
         ylabel="Loss of the toy",
@@ -501,9 +494,9 @@ plots.show(
 )
 
 # %%
-tries = [(least_squares.problem(seed=n), seed) for n in range(4) for seed in range(3)]
-excess = [least_squares.solve(on, lam=2.0, K=30, seed=seed).loss[-1]
-          - least_squares.solve(on, seed=seed).loss[-1] for on, seed in tries]
+tries = [(toy_problems.problem(seed=n), seed) for n in range(4) for seed in range(3)]
+excess = [toy_problems.solve(on, lam=2.0, K=30, seed=seed).loss[-1]
+          - toy_problems.solve(on, seed=seed).loss[-1] for on, seed in tries]
 print(f"K = 30: the final loss is above LoRA's in {sum(e > 0 for e in excess)} "
       f"of {len(tries)} such problems, in the mean by {np.mean(excess):.2f}")
 assert np.mean(excess) > 0
@@ -554,7 +547,7 @@ by_lam = studies.load("delta_lam")
 by_value = by_lam.values("loss", "validation")
 lam_loss = {float(arm): values for arm, values in by_value.items()}
 print(f"seeds: {[len(values) for values in lam_loss.values()]}")
-plots.show(
+style.show(
     plots.chain_length({"delta_lora": lam_loss}, ylabel="Validation loss", xlabel="λ"),
     "One dot a seed; the band is one standard deviation. Is there a best λ inside?",
     "Validation loss against lambda at 0, 0.5, 2 and 5: a line of means, a dot a seed.",
@@ -565,7 +558,7 @@ by_K = studies.load("delta_K")
 by_share = by_K.values("loss", "validation")
 K_loss = {float(arm): values for arm, values in by_share.items()}
 print(f"seeds: {[len(values) for values in K_loss.values()]}")
-plots.show(
+style.show(
     plots.chain_length({"delta_lora": K_loss}, ylabel="Validation loss",
                        xlabel="K, as a share of the steps"),
     "Compare the movement along K with the spread of the seeds at one K.",
@@ -619,7 +612,7 @@ assert min(min(gap) for dropout, gap in holes.items() if dropout) > 0.01
 table5 = ["LoRA", "LoRA, dropout 0.1", "Delta-LoRA, dropout 0.1", "Delta-LoRA λ = 0.5"]
 frame = study.frame().loc[table5].sort_values("test accuracy")
 print(f"seeds: {n_seeds}; from the lowest: {' < '.join(frame.index)}")
-course.readable(frame.drop(columns="seconds"), "dropout", **{
+contents.readable(frame.drop(columns="seconds"), "dropout", **{
     "test_accuracy": "{:.3f}", "±_(seeds)": "{:.3f}", "validation_loss": "{:.3f}"})
 
 # %% [markdown]
@@ -640,8 +633,8 @@ pairs = {
     "λ = 2 − LoRA, α × 3": strong_study.differences(hard, "LoRA, α × 3", "loss"),
     "λ = 2 − LoRA, rate × 3": strong_study.differences(hard, "LoRA, rate × 3", "loss"),
 }
-plots.show(
-    drawings.paired_differences(
+style.show(
+    delta_lora.paired_differences(
         pairs, xlabel="Difference in test loss (below 0: Delta-LoRA is better)"
     ),
     "First row: the paper's comparison. Below: arms that may take larger steps, too.",
@@ -652,7 +645,7 @@ plots.show(
 for comparison, differences in pairs.items():
     line = f"{comparison:<27} {np.mean(differences):+.4f}  seeds: {len(differences)}"
     if len(differences) > 1:
-        low, high = claims.paired_bootstrap(differences)
+        low, high = statistics.paired_bootstrap(differences)
         line += f"  95 % [{low:+.4f}, {high:+.4f}]"
     print(line)
 gain, rest = (abs(np.mean(pairs[f"λ = 0.5 − LoRA{other}"])) for other in ("", ", α × 1.5"))
@@ -691,8 +684,8 @@ shares = {
     "in place: factors before the step, and at K": (snapshot + anchor) / (3 * d * k),
     "lazy: factors at K": anchor / (3 * d * k),
 }
-plots.show(
-    drawings.ratio_bars(shares, xlabel="Numbers to keep, as a share of full fine-tuning's"),
+style.show(
+    lora_chapter.ratio_bars(shares, xlabel="Numbers to keep, as a share of full fine-tuning's"),
     "What has to be kept between two steps, beyond LoRA's own.",
     "Bars: " + ", ".join(f"{what} {share:.3f}" for what, share in shares.items()) + ".",
 )
@@ -708,16 +701,16 @@ assert anchor <= snapshot + anchor < 0.1 * 3 * d * k
 # two curves meet when $K$ reaches 0, or 120.
 
 # %%
-knobs = explorers.DeltaTrajectory()
-plots.show(
-    widgets.strip(knobs, [{"lam": 2.0, "K": K} for K in (0, 30, 60)]),
+knobs = delta_lora.DeltaTrajectory()
+style.show(
+    explorer.strip(knobs, [{"lam": 2.0, "K": K} for K in (0, 30, 60)]),
     "From the top: K = 0, 30, 60 (grey). At K = 0 the pink curve lies on the dotted one.",
     "Three rows, K = 0, 30 and 60, of three panels: loss, singular values and cosine. "
     + knobs.words(lam=2.0, K=30),
 )
 
 # %%
-widgets.explore(knobs)
+explorer.explore(knobs)
 
 # %% [markdown]
 # Find a $K$ where Delta-LoRA ends lower than LoRA at $(1 + λ) α$, if there is one. And at which $K$ is the third
@@ -734,7 +727,7 @@ widgets.explore(knobs)
 # %%
 falling, _ = train_here(lt.DeltaLoRA(r=8, lam=2.0, lam_end=0.0, K=4), TASK, BACKBONE, short)
 spread = {name: dense_change(falling, name, falling.owner(name).W) for name in falling}
-freed = {name: measure.numerical_rank(torch.linalg.svdvals(change), 1e-5)
+freed = {name: measures.numerical_rank(torch.linalg.svdvals(change), 1e-5)
          for name, change in spread.items()}
 print(f"constant λ: {ranks}\nfalling λ:  {freed}")
 assert min(freed.values()) > 2 * strong.r
@@ -750,7 +743,7 @@ assert min(freed.values()) > 2 * strong.r
 # Verdicts are computed from the stored studies and from checks made on the spot; none is typed.
 
 # %%
-course.readable(claims.table("Delta-LoRA"), "claims")
+contents.readable(ledger.table("Delta-LoRA"), "claims")
 
 # %% [markdown]
 # **Not measured here:** GPT-2, BART and RoBERTa on E2E, WebNLG, XSum and GLUE, and trainings of the paper's length.

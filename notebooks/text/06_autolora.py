@@ -27,23 +27,28 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import claims, config, course, drawings, explorers, glossary, plots, studies
-from lowrank_teach.agreement import by_chance, mean_correlation
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows
+from lowrank_teach.analysis import plots, style
+from lowrank_teach.analysis.measures import in_turns, training_step
+from lowrank_teach.analysis.statistics import by_chance, mean_correlation
+from lowrank_teach.analysis.toy_problems import Bilevel
+from lowrank_teach.course import contents, glossary
+from lowrank_teach.course.chapters import autolora
+from lowrank_teach.course.chapters import lora as lora_chapter
+from lowrank_teach.course.chapters.autolora import Probe
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.explorer import explore, strip
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.experiments.fit import Rows
 from lowrank_teach.gates import Selection
-from lowrank_teach.hypergradients import Probe
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
 from lowrank_teach.methods.autolora import HYPERGRADIENTS
-from lowrank_teach.published import autolora_ranks
-from lowrank_teach.timing import in_turns, training_step
-from lowrank_teach.toys.bilevel import Bilevel
-from lowrank_teach.widgets import explore, strip
+from lowrank_teach.reproduction import ledger, studies
+from lowrank_teach.reproduction.claims import autolora_ranks
+from lowrank_teach.training import config
 
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
@@ -70,8 +75,8 @@ print(f"{matrices} matrices: 8^{matrices} = {8**matrices:,} ways: too many to tr
 # are the softmax of free numbers $\beta$, so that they are positive and sum to one.
 
 # %%
-plots.show(
-    drawings.two_levels(),
+style.show(
+    autolora.two_levels(),
     "The search goes round in the middle: A, B learn on one half of the rows, β on the "
     "other. Afterwards the directions with a large weight are counted, and plain LoRA "
     "starts afresh.",
@@ -93,8 +98,8 @@ paths = {
     kind: toy.path(kind, w=0.2, beta=-2.0, eta=ETA)
     for kind in ("first_order", "unrolled", "betty")
 }
-plots.show(
-    drawings.two_level_surface(
+style.show(
+    autolora.two_level_surface(
         beta_axis,
         w_axis,
         toy.surface("held_out", w_axis, beta_axis),
@@ -138,8 +143,8 @@ def along_the_line(beta):
     return toy.loss("held_out", w, torch.as_tensor(beta)).numpy()
 
 
-plots.show(
-    drawings.push_arrows(
+style.show(
+    autolora.push_arrows(
         beta_axis, along_the_line(beta_axis), points, pushes, along_the_line(points)
     ),
     "Downhill is to the right up to the bottom of the grey curve. Look for the point from "
@@ -159,8 +164,8 @@ assert turned["betty"] < 0 < turned["unrolled"] < turned["first_order"]
 # The paper writes $U, V$ for $B, A$ and $k$ for the width that is searched.
 
 # %%
-names = ["A", "B", *glossary.autolora.SYMBOLS]
-course.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
+names = ["A", "B", *glossary.SYMBOLS]
+contents.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
 
 # %% [markdown]
 # One step of the search, and what is read off at the end:
@@ -414,7 +419,7 @@ weights_at = {
 steps = run.series("alpha.0", "0.q")[0]
 last = max(int(site.split(".")[0]) for site in run.ranks)
 shown = {site: weights_at[site] for site in ("0.q", "0.v", f"{last}.q", f"{last}.v")}
-plots.show(
+style.show(
     plots.alpha_over_time(steps, shown, 1 / k),
     "Solid blue is kept at the end, dashed orange is dropped. How far from 1/8 do the "
     "weights get?",
@@ -434,7 +439,7 @@ over_time = {
     "largest": [k, *counts.max(0)],
     "smallest": [k, *counts.min(0)],
 }
-plots.show(
+style.show(
     plots.learning_curves(
         {what: ([0, *steps], values) for what, values in over_time.items()},
         xlabel="Search step",
@@ -462,7 +467,7 @@ theirs, source = autolora_ranks()
 print(source)
 some = {task: theirs[task] for task in ("QQP", "MNLI", "CoLA")}
 beside = {f"ours: {TASK}": run.ranks, **some}
-plots.show(
+style.show(
     plots.rank_heatmaps(beside, max_rank=k),
     "Upper left ours (hatched: layers that our network does not have), then three of the "
     "authors' tasks. If ranks told what a layer needs, some columns should look alike.",
@@ -496,8 +501,8 @@ assert cosines["betty"] < cosines["finite_difference"]
 assert cost["first_order"] < min(cost["unrolled"], cost["finite_difference"])
 
 # %%
-plots.show(
-    drawings.cost_and_cosine(cost, cosines),
+style.show(
+    autolora.cost_and_cosine(cost, cosines),
     "Left: cost in gradients of the training loss, timed in turns. Right: agreement with "
     "the exact one at η = 0.001. Which is cheap and right? Which is not right?",
     "Two bar charts, cost and cosine, a bar for each kind. " + "; ".join(words) + ".",
@@ -521,8 +526,8 @@ assert at_one > 100 * ratios[1]
 # %%
 peak = config.PROFILES[PROFILE].lr
 marks = {"the paper's η": 1e-4, "this profile's peak η": peak, "1: the authors' code": 1.0}
-plots.show(
-    drawings.implicit_share([*etas, 1.0], [*ratios, at_one], marks),
+style.show(
+    autolora.implicit_share([*etas, 1.0], [*ratios, at_one], marks),
     "The implicit part grows in proportion to its weight: η, or 1 in the authors' code (whose "
     "virtual step has η = 0.001 here). How far below the direct part is it at the η in use?",
     "Ratio of implicit to direct part rising in a straight line on log axes with the "
@@ -551,8 +556,8 @@ study = studies.load("autolora_parts")
 print(study.line())
 metric = next(iter(study.records[0]["test"]))
 scores = study.values(metric)
-plots.show(
-    drawings.arms(scores, xlabel=f"Test {metric} (stored study)", first="AutoLoRA"),
+style.show(
+    autolora.arms(scores, xlabel=f"Test {metric} (stored study)", first="AutoLoRA"),
     "A dot is a seed, a square the mean, the line one standard deviation (from three "
     "seeds on). Which arms are apart by more than their seeds?",
     "Six rows of dots: "
@@ -581,7 +586,7 @@ by_seed = ranks_of("AutoLoRA")
 off = (by_seed - ranks_of("η = 0")).abs().to_numpy()
 print(f"η = 0 finds {(off == 0).sum()} of {off.size} ranks alike, over {len(seeds)} seeds")
 assert off.mean() < 0.5, "the two searches follow almost the same gradient"
-plots.show(
+style.show(
     plots.rank_heatmaps(by_seed.to_dict(), max_rank=k),
     "The ranks that AutoLoRA found with each seed. Look for a cell that keeps its colour "
     "from one seed to the next.",
@@ -603,8 +608,8 @@ assert len(seeds) < 2 or (low < 0 < high and found_again < 0.95), "the same ever
 # %%
 GLUE = ("MRPC", "QQP", "QNLI", "MNLI", "CoLA", "SST-2", "RTE", "STS-B")
 lists = pd.DataFrame({task: theirs[task] for task in GLUE})
-plots.show(
-    drawings.correlations(lists.corr().to_numpy(), GLUE),
+style.show(
+    autolora.correlations(lists.corr().to_numpy(), GLUE),
     "Each pair of tasks: do they want large ranks at the same matrices? Red: yes; blue: "
     "no.",
     "Eight by eight table of correlations between rank lists, both signs, mostly pale.",
@@ -634,8 +639,8 @@ for label, drawn in compared.items():
 
 # %%
 shares = {name: np.bincount(r, minlength=k + 1) / len(r) for name, r in compared.items()}
-plots.show(
-    drawings.rank_histogram(shares, bars="authors' lists, 8 GLUE tasks"),
+style.show(
+    autolora.rank_histogram(shares, bars="authors' lists, 8 GLUE tasks"),
     "Bars: ranks that the authors' search found. Lines: ranks from β that nobody trained. "
     "Is there a line that follows the bars?",
     "Histogram of ranks nought to eight, highest at four, with three lines from random "
@@ -700,8 +705,8 @@ totals = {
 base = "AdaLoRA" if "AdaLoRA" in totals else "LoRA, one rank"
 order = sorted(totals, key=lambda label: totals[label])
 relative = {label: totals[label] / totals[base] for label in order}
-plots.show(
-    drawings.ratio_bars(relative, xlabel=f"Time of the whole procedure ({base}: 1, dashed)"),
+style.show(
+    lora_chapter.ratio_bars(relative, xlabel=f"Time of the whole procedure ({base}: 1, dashed)"),
     "The number after 'search' is its length, as a share of the training's steps. Where "
     "between AdaLoRA and the grid does AutoLoRA stand?",
     "Bars: " + ", ".join(f"{label} {ratio:.2f}" for label, ratio in relative.items()) + ".",
@@ -723,10 +728,10 @@ assert relative["AutoLoRA, search 1"] > 1.5, "a long search is no small addition
 
 # %%
 final = {site: alpha[-1] for site, alpha in weights_at.items()}
-cut = explorers.RankThreshold(final)
+cut = autolora.RankThreshold(final)
 few = float(cut.sorted[matrices // 2])  # fewer weights above it than matrices
 states = [{"threshold": threshold} for threshold in (1 / k, few)]
-plots.show(
+style.show(
     strip(cut, states),
     "At 1/k, and high above it. Look for matrices that drop to 0 when the threshold rises.",
     "Two rows: a table of ranks, and all selection weights in order with a dashed "
@@ -770,7 +775,7 @@ print("α fixed:", [f"{s:.3g}" for s in np.asarray(scales)[1]])
 # Computed from the stored studies; a verdict is printed only where there are runs enough.
 
 # %%
-course.readable(claims.table("AutoLoRA"), "claims")
+contents.readable(ledger.table("AutoLoRA"), "claims")
 
 # %% [markdown]
 # ## 13 · What to take along

@@ -26,23 +26,28 @@ from pathlib import Path
 import lowrank_teach as lt
 import numpy as np
 import pandas as pd
-from lowrank_teach import claims, config, course, drawings, judged, plots, studies
-from lowrank_teach.branch_cuts import cut_branches
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows
-from lowrank_teach.explorers import BestOfGrid
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference, smooth
-from lowrank_teach.many_runs import fit_many
-from lowrank_teach.progress import ProgressLine
-from lowrank_teach.toys import best_of
-from lowrank_teach.widgets import explore, strip
+from lowrank_teach.analysis import plots, style, toy_problems
+from lowrank_teach.analysis import statistics as statistics_module
+from lowrank_teach.analysis.statistics import smooth
+from lowrank_teach.course import contents
+from lowrank_teach.course.chapters import autolora, ranks, side_by_side
+from lowrank_teach.course.chapters.side_by_side import BestOfGrid
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.explorer import explore, strip
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.experiments.fit import Rows
+from lowrank_teach.experiments.fit_many import fit_many
+from lowrank_teach.reproduction import ledger, studies, verdicts
+from lowrank_teach.reproduction.rank_cuts import cut_branches
+from lowrank_teach.training import config
+from lowrank_teach.training.callbacks import ProgressLine
 from safetensors.torch import save_file
 from scipy.stats import binom, friedmanchisquare
 
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; task of the live trainings: {TASK}")
 
 # %% [markdown]
@@ -75,10 +80,10 @@ assert found.arms[0] == "LoRA"
 
 # %%
 METHODS = ("COLA", "SaLoRA", "Delta-LoRA", "AutoLoRA")
-against_lora = {f"{arm} − LoRA": judged.judge(found, arm, "LoRA") for arm in METHODS}
+against_lora = {f"{arm} − LoRA": side_by_side.judge(found, arm, "LoRA") for arm in METHODS}
 over_tasks = f"mean difference over {len(found.tasks)} tasks, points"
-plots.show(
-    drawings.over_all_tasks(against_lora, over_tasks),
+style.show(
+    side_by_side.over_all_tasks(against_lora, over_tasks),
     f"Which bars hold zero? Small dots are seeds; opposite: behind LoRA. ({found.line()})",
     "Four rows, one a method: dots of its seeds' differences to LoRA, and a bar beside a "
     "vertical line at zero.",
@@ -98,8 +103,8 @@ print(*(one.says for one in against_lora.values()), sep="\n")
 # %%
 RATES, SHARED = (1, 2, 3, 5, 10, 15, 20), 0.5  # how much luck validation and test share
 gap_by_way = {
-    way: (RATES, [best_of.expected(n, 1, SHARED)[way] for n in RATES])
-    for way in best_of.WAYS
+    way: (RATES, [toy_problems.expected(n, 1, SHARED)[way] for n in RATES])
+    for way in toy_problems.WAYS
 }
 figure = plots.learning_curves(
     gap_by_way,
@@ -107,16 +112,16 @@ figure = plots.learning_curves(
     ylabel="Mean gap, standard deviations",
 )
 figure.axes[0].set_xticks(RATES)
-plots.show(
+style.show(
     figure,
     "Two equal methods, one with a grid. Which line stays at zero, and how soon have the "
     "others left it?",
     "Mean gap against the number of rates: two lines rise quickly, then slowly; the choice "
     "on test rows is highest, the one with new seeds stays at zero.",
 )
-validation, test = best_of.scores(best_of.draw(4000, 9, 1), SHARED)
-simulated = float(best_of.reported(validation, test).mean())
-wanted = best_of.expected(9, 1, SHARED)["best on validation"]
+validation, test = toy_problems.scores(toy_problems.draw(4000, 9, 1), SHARED)
+simulated = float(toy_problems.reported(validation, test).mean())
+wanted = toy_problems.expected(9, 1, SHARED)["best on validation"]
 print(f"nine rates, validation rows choose: {wanted:.2f}; simulated: {simulated:.2f}")
 assert abs(simulated - wanted) < 0.08
 
@@ -148,7 +153,7 @@ assert abs(simulated - wanted) < 0.08
 # Say the answer aloud, then open it.
 
 # %%
-three, many = best_of.expected_best(3), best_of.expected_best(100)
+three, many = toy_problems.expected_best(3), toy_problems.expected_best(100)
 reveal(
     "The best of 3 equal runs is above their mean by some standard deviations. And the "
     "best of 100?",
@@ -165,7 +170,7 @@ reveal(
 )
 
 # %%
-above_head = judged.judge_tasks(found, "LoRA", "head only")
+above_head = side_by_side.judge_tasks(found, "LoRA", "head only")
 most = max(above_head, key=lambda task: abs(above_head[task].mean))
 reveal(
     "The head alone, on frozen features, needs no branch. On how many tasks is LoRA ahead?",
@@ -242,12 +247,12 @@ solution(tasks_ahead)
 # decides.)
 
 # %%
-best = judged.chosen_again(found)
+best = side_by_side.chosen_again(found)
 assert all(found.rate(arm, task) == rate for (task, arm), rate in best.items())
 print(f"{len(best)} choices made again, all the same")
 table = pd.crosstab(best.index.get_level_values("arm"), best.to_numpy())
 table = table.reindex([arm for arm in found.arms if arm in table.index])
-course.readable(table.rename(columns="{:g}".format).rename_axis("arm"), "chosen")
+contents.readable(table.rename(columns="{:g}".format).rename_axis("arm"), "chosen")
 
 # %% [markdown]
 # How often each rate was chosen, over tasks. A choice at the edge of the grid is a warning: the best rate may lie
@@ -268,9 +273,9 @@ for control, owner in shared_rates.items():
 # have in common, are read off the stored runs.
 
 # %%
-scatter, share = judged.luck(found)
+scatter, share = side_by_side.luck(found)
 share = max(share, 0.0)
-added = best_of.expected(3, 2, share)["best on validation"] * scatter * 2 / seeds
+added = toy_problems.expected(3, 2, share)["best on validation"] * scatter * 2 / seeds
 print(f"a run scatters by {scatter:.1f} points; its two scores correlate by {share:.2f}")
 print(f"the choice adds about {added:.2f} points to an arm that has a grid")
 
@@ -301,7 +306,7 @@ for name, method in {"cola-2": lt.COLA(chain=2), "delta_lora": lt.DeltaLoRA()}.i
     )
     took = "found" if live_runs[name].found else f"{live_runs[name].seconds['total']:.0f} s"
     print(f"{name}: {took}", flush=True)
-plots.show(
+style.show(
     plots.learning_curves(
         {name: smooth(one.series("loss")) for name, one in live_runs.items()},
         reference={name: smooth(curve) for name, curve in reference.items()},
@@ -326,15 +331,15 @@ assert max(first_losses) - min(first_losses) < 1e-3, "one seed, one start"
 # LoRA ahead of the head alone?
 
 # %%
-plots.show(
-    drawings.intervals_by_task(
+style.show(
+    side_by_side.intervals_by_task(
         {"LoRA − head only": above_head}, "difference on one task, points", columns=1
     ),
     "Bars that lie wholly right of zero: there the branch has learned something that the "
     "head could not.",
     "One row a task: dots of five seeds, and an interval beside a vertical line at zero.",
 )
-speaking = [task for task, one in above_head.items() if one.verdict == claims.HOLDS]
+speaking = [task for task, one in above_head.items() if one.verdict == verdicts.HOLDS]
 print(f"LoRA is ahead of the head on {len(speaking)} of {len(found.tasks)}: {speaking}")
 
 # %% [markdown]
@@ -346,7 +351,7 @@ print(f"LoRA is ahead of the head on {len(speaking)} of {len(found.tasks)}: {spe
 # %%
 print("metrics, in hundredths:", {task: found.metric(task) for task in found.tasks})
 print(f"± is one standard deviation over {seeds} seeds")
-course.readable(found.table(), "scores")
+contents.readable(found.table(), "scores")
 
 # %% [markdown]
 # Hard to read, isn't it? Nobody can pair five seeds in the head. So draw the differences to LoRA; a frame says
@@ -354,12 +359,12 @@ course.readable(found.table(), "scores")
 
 # %%
 shown = [arm for arm in found.arms if arm not in ("LoRA", "head only")]
-cells = {arm: judged.judge_tasks(found, arm, "LoRA") for arm in shown}
+cells = {arm: side_by_side.judge_tasks(found, arm, "LoRA") for arm in shown}
 table_of = [[cells[arm][task] for task in found.tasks] for arm in shown]
 clear = np.array([[one.clear for one in row] for row in table_of])
 means = np.array([[one.mean for one in row] for row in table_of])
-plots.show(
-    drawings.difference_table(means, clear, shown, found.tasks, "Points above LoRA"),
+style.show(
+    side_by_side.difference_table(means, clear, shown, found.tasks, "Points above LoRA"),
     "Red: above LoRA, blue: below. Look for a row of one colour, and count the frames.",
     f"A table of {len(shown)} arms by {len(found.tasks)} tasks, coloured by the difference "
     f"to LoRA; {clear.sum()} cells are framed.",
@@ -368,7 +373,7 @@ plots.show(
 # %%
 of_methods = [one for method in METHODS for one in cells[method].values()]
 count = sum(one.clear for one in of_methods)
-up = sum(one.verdict == claims.HOLDS for one in of_methods)
+up = sum(one.verdict == verdicts.HOLDS for one in of_methods)
 by_chance = binom.sf(count - 1, len(of_methods), 0.05)
 print(f"the four methods: {count} of {len(of_methods)} cells are separable, {up} upwards")
 print(f"that many or more, were all equal and independent: probability {by_chance:.3f}")
@@ -377,8 +382,8 @@ print(f"that many or more, were all equal and independent: probability {by_chanc
 # Here are the seeds behind these cells. A task with few rows, or one near chance, has long bars.
 
 # %%
-plots.show(
-    drawings.intervals_by_task(
+style.show(
+    side_by_side.intervals_by_task(
         {f"{method} − LoRA": cells[method] for method in METHODS},
         "difference on one task, points",
     ),
@@ -395,14 +400,14 @@ plots.show(
 
 # %%
 five = ("LoRA", *METHODS)
-wins = judged.wins(found, five)
+wins = side_by_side.wins(found, five)
 cell = f"{{:.1f}} of {len(found.tasks)}".format
-course.readable(wins.map(lambda n: "–" if np.isnan(n) else cell(n)), "wins")
+contents.readable(wins.map(lambda n: "–" if np.isnan(n) else cell(n)), "wins")
 
 # %%
-place = judged.places(found, five)
-plots.show(
-    drawings.arms(
+place = side_by_side.places(found, five)
+style.show(
+    autolora.arms(
         {arm: place[arm].to_numpy() for arm in five},
         xlabel="Place among the five on a task (1 is best); a dot a task",
     ),
@@ -424,8 +429,8 @@ print(f"places as uneven as these, were all equal: probability {uneven:.2f} (Fri
 sizes = np.arange(0.05, 20, 0.05)
 for method in METHODS:
     sd = statistics.stdev(found.difference(method, "LoRA"))
-    visible = next((e for e in sizes if claims.power(e, sd, seeds) >= 0.8), np.inf)
-    more = claims.seeds_needed(1.0, sd)
+    visible = next((e for e in sizes if statistics_module.power(e, sd, seeds) >= 0.8), np.inf)
+    more = statistics_module.seeds_needed(1.0, sd)
     print(f"{method:<10} {seeds} seeds see {visible:.1f} points; one point needs {more}")
 
 # %% [markdown]
@@ -437,8 +442,8 @@ for method in METHODS:
 # the numbers that train in the branches at the end, and the ranks that are left.
 
 # %%
-cost = judged.cost(found)
-course.readable(
+cost = side_by_side.cost(found)
+contents.readable(
     cost, "cost", time="{:.2f} ×", numbers="{:,.0f}", mean_rank="{:.1f}", score="{:.1f}",
     spread="{:.1f}",
 )
@@ -459,13 +464,13 @@ def on_budget(column):
 
 
 points, score_name = on_budget("numbers")
-plots.show(
+style.show(
     plots.pareto(points, xlabel="Numbers that train in branches", ylabel=score_name),
     "Equal numbers: AutoLoRA stands beside LoRA of rank 4, SaLoRA's counterpart is all "
     "six. Bars are one standard deviation over seeds.",
     "Scores against trained numbers, with bars; a grey line joins those not beaten.",
 )
-plots.show(
+style.show(
     plots.pareto(on_budget("time")[0], xlabel="Time of a run (LoRA: 1)", ylabel=score_name),
     "Equal time: who lies to the right of LoRA could have trained LoRA for longer. LoRA of rank 4 does no more "
     "work than LoRA: how far it lies from 1 is the noise of this picture.",
@@ -491,9 +496,9 @@ assert cost.loc["head only", "numbers"] == 0 < cost.loc["AutoLoRA", "numbers"]
 # %%
 pairs = [("SaLoRA", "LoRA, all six"), ("Delta-LoRA", "LoRA, α × 1.5"),
          ("AutoLoRA", "LoRA, r = 4"), ("LoRA, all six", "LoRA"), ("LoRA", "head only")]
-controls = {f"{arm} − {other}": judged.judge(found, arm, other) for arm, other in pairs}
-plots.show(
-    drawings.over_all_tasks(controls, over_tasks),
+controls = {f"{arm} − {other}": side_by_side.judge(found, arm, other) for arm, other in pairs}
+style.show(
+    side_by_side.over_all_tasks(controls, over_tasks),
     "The first three rows are the controls. Compare with the picture of section 2: does "
     "the side change when the opponent does? (opposite: the first named is behind)",
     "Five rows: dots of seeds and a bar, beside a vertical line at zero.",
@@ -509,7 +514,7 @@ print(*(one.says for one in controls.values()), sep="\n")
 # %%
 left_out = {}
 for name, one in against_lora.items():
-    without = judged.without_each(found, one.arm, one.other)
+    without = side_by_side.without_each(found, one.arm, one.other)
     speak = [cells[one.arm][task].mean for task in speaking]
     left_out[name] = {"one task left out": list(without.values()), "all tasks": [one.mean],
                       "tasks that speak": [statistics.fmean(speak)] if speak else []}
@@ -519,8 +524,8 @@ for name, one in against_lora.items():
     print(f"{name:<17} hangs most on {heaviest}; {said}")
 
 # %%
-plots.show(
-    drawings.dots_from_zero(left_out, "mean difference over tasks, points"),
+style.show(
+    side_by_side.dots_from_zero(left_out, "mean difference over tasks, points"),
     "Circles: the mean with one task left out. How far do they reach from the cross?",
     "Four rows of circles around a vertical line at zero, with a cross for all tasks and a "
     "diamond for those of section 8.",
@@ -533,9 +538,9 @@ plots.show(
 # *validates* best; the best seed on *test*.
 
 # %%
-gains = judged.by_reporting(found)
-plots.show(
-    drawings.dots_from_zero(gains, "points above the mean of the seeds; one arm each"),
+gains = side_by_side.by_reporting(found)
+style.show(
+    side_by_side.dots_from_zero(gains, "points above the mean of the seeds; one arm each"),
     "How much an arm gains by reporting alone. Compare the crosses with the differences "
     "between methods in section 2.",
     "One row a task: crosses right of zero for the best seed on test, and circles, further "
@@ -545,15 +550,15 @@ plots.show(
 # %%
 ways = {
     way: statistics.fmean(gain for row in gains.values() for gain in row[way])
-    for way in (judged.VALIDATED, judged.TESTED)
+    for way in (side_by_side.VALIDATED, side_by_side.TESTED)
 }
 between = statistics.fmean(abs(one.mean) for one in against_lora.values())
 print("mean gain:", {way: f"{gain:+.1f} points" for way, gain in ways.items()})
 print(f"mean distance of a method from LoRA: {between:.1f} points")
-larger = ways[judged.TESTED] > between
+larger = ways[side_by_side.TESTED] > between
 print("reporting moves a score", "more" if larger else "less", "than the method does")
-assert min(min(row[judged.TESTED]) for row in gains.values()) >= 0
-assert ways[judged.TESTED] >= ways[judged.VALIDATED]
+assert min(min(row[side_by_side.TESTED]) for row in gains.values()) >= 0
+assert ways[side_by_side.TESTED] >= ways[side_by_side.VALIDATED]
 
 # %% [markdown]
 # ### One training, every rank: DyLoRA
@@ -618,8 +623,8 @@ by_rank = {
     "LoRA, first b": {str(b): cut_lora(b, by_svd=False) for b in CUTS},
     "LoRA, best b (SVD)": {str(b): cut_lora(b, by_svd=True) for b in CUTS},
 }
-plots.show(
-    drawings.scores_by_rank(by_rank, ylabel="Test loss", xlabel="Rank b of every branch"),
+style.show(
+    ranks.scores_by_rank(by_rank, ylabel="Test loss", xlabel="Rank b of every branch"),
     "Lower is better. Which lines stay low when every branch is cut to one direction?",
     "Test loss against the rank that is left: three lines, LoRA's first b rising most.",
 )
@@ -644,7 +649,7 @@ assert lost["LoRA, first b"] > max(lost["DyLoRA, first b"], lost["LoRA, best b (
 # %%
 game = BestOfGrid(scatter, "points")
 states = [{**game.start(), "rates": 3, "seeds": 2}, {**game.start(), "rates": 20}]
-plots.show(
+style.show(
     strip(game, states),
     "Above our study's grid, below twenty rates with one seed each. Left how the gap "
     "scatters, right its mean.",
@@ -700,12 +705,12 @@ assert trains["houlsby"] > trains["pfeiffer"] > trains["head"] < trains["lora"]
 # %%
 resting = [
     f"{paper} {i}"
-    for paper, listed in claims.CLAIMS.items()
+    for paper, listed in ledger.CLAIMS.items()
     for i, claim in enumerate(listed, 1)
     if "side_by_side" in dict(getattr(getattr(claim, "measure", None), "arms", ()))
 ]
 columns = ["statement", "paper's number", "difference [95 %]", "verdict"]
-course.readable(claims.table().loc[resting, columns], "claims")
+contents.readable(ledger.table().loc[resting, columns], "claims")
 
 # %% [markdown]
 # The papers train models of a hundred million parameters and more, over epochs of whole data sets. Ours is a
@@ -747,8 +752,8 @@ def losses(trained_runs):
     return {f"seed {i}": one.series("loss")[1] for i, one in enumerate(trained_runs)}
 
 
-plots.show(
-    drawings.on_top(losses(alone), losses(together)),
+style.show(
+    side_by_side.on_top(losses(alone), losses(together)),
     "Left: does each thin line lie on its wide one? Right: how far from it, step by step; "
     "the dotted line stands for no difference at all.",
     "Left four jagged loss curves, each thin line on a wide grey one; right their distance "

@@ -26,20 +26,24 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import claims, config, course, drawings, explorers, plots, slots, texts, widgets
-from lowrank_teach import text_metrics as metrics
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.features import Collate, encode
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
-from lowrank_teach.studies import generation
-from lowrank_teach.tasks import task_here
-from lowrank_teach.toys import beams
-from lowrank_teach.writing import generate
+from lowrank_teach.analysis import plots, statistics, style, toy_problems
+from lowrank_teach.course import contents, explorer
+from lowrank_teach.course.chapters import generation as generation_chapter
+from lowrank_teach.course.chapters import ledger as ledger_chapter
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.reproduction import ledger as ledger_module
+from lowrank_teach.reproduction import results, studies, verdicts
+from lowrank_teach.tasks import metrics, slot_errors
+from lowrank_teach.tasks.generation import generate
+from lowrank_teach.tasks.load import task_here
+from lowrank_teach.tasks.tokenize import Collate, encode
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "smollm2-135m"
 TASK, why = task_here("e2e", packaged="bbc-headline")
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone: {BACKBONE}; trained live on: {TASK} ({why})")
 
 # %% [markdown]
@@ -53,7 +57,7 @@ print(f"profile: {PROFILE}; backbone: {BACKBONE}; trained live on: {TASK} ({why}
 # task named above: E2E where its files are, else headlines for news.
 
 # %%
-e2e, webnlg = texts.load("e2e"), texts.load("webnlg")
+e2e, webnlg = studies.load_texts("e2e"), studies.load_texts("webnlg")
 source, references, _ = e2e.sample(0)
 counts = [len(sample["references"]) for sample in e2e.samples]
 print(f"data: {source}\n")
@@ -68,8 +72,8 @@ print(f"({e2e.about['licence']})")
 # predicts the next token, goes on from there. Only its branches train.
 
 # %%
-plots.show(
-    drawings.data_to_text(),
+style.show(
+    generation_chapter.data_to_text(),
     "Left to right: what the model reads, what trains, what it writes, and what that is "
     "held against.",
     "Four boxes with arrows: fields of a restaurant, a causal model with frozen W and trained "
@@ -98,7 +102,7 @@ data = lt.load_task(TASK, n_train=16, n_validation=4, n_test=40)
 model, tokenizer = lt.load_backbone(BACKBONE)
 rows = encode(data.train, data.task, tokenizer, max_length=96, causal=True)
 pieces = [tokenizer.decode([token]) for token in rows[0]["input_ids"]]
-drawings.tokens(pieces, [label != -100 for label in rows[0]["labels"]])
+generation_chapter.tokens(pieces, [label != -100 for label in rows[0]["labels"]])
 
 # %% [markdown]
 # ## 4 · Predict
@@ -111,7 +115,7 @@ reveal(
     f"A model that knows nothing finds {vocabulary:,} tokens equally likely. What is its loss?",
     f"ln {vocabulary:,} = {np.log(vocabulary):.2f}; the pretrained model starts far below it",
 )
-greedy, wide = beams.best(1), beams.best(2)
+greedy, wide = toy_problems.best(1), toy_problems.best(2)
 reveal(
     "The likeliest next word is taken each time. Is the result the likeliest text?",
     f"not always: section 9 has a tree where the greedy text has probability "
@@ -256,7 +260,7 @@ SIZES = {
 }
 LONGEST = 16 if PROFILE == "tiny" else 40
 before = generate(model, asked, tokenizer, max_new_tokens=LONGEST)
-drawings.texts_in_rows(
+generation_chapter.texts_in_rows(
     {f"input {i}": text for i, text in enumerate(before, 1)}, "written before any training"
 )
 
@@ -278,7 +282,7 @@ live.finish(run, "Your loss. Small batches of texts differ, so it jumps: read it
 # are written again.
 
 # %%
-generation.deploy(model, run.factors)
+studies.deploy(model, run.factors)
 after = generate(model, asked, tokenizer, max_new_tokens=LONGEST)
 with torch.no_grad():
     trained = float(model(**batch).loss)
@@ -289,7 +293,7 @@ shown = {}
 for i in range(len(asked)):
     shown |= {f"{i + 1} · a person": asked[i]["reference"], f"{i + 1} · before": before[i],
               f"{i + 1} · after": after[i]}
-drawings.texts_in_rows(shown, "a person: what was written for this input in the data")
+generation_chapter.texts_in_rows(shown, "a person: what was written for this input in the data")
 
 # %% [markdown]
 # ## 8 · Look at what stored runs wrote
@@ -309,7 +313,7 @@ print(f"\nE2E: {', '.join(e2e.arms)}; seeds: {len(e2e.seeds(trained_arms[0]))}")
 print(f"WebNLG: {', '.join(webnlg.arms)}; seeds: {len(webnlg.seeds(webnlg.arms[-1]))}")
 names = {"LoRA": "lora", "Delta-LoRA": "delta_lora", "AutoLoRA": "autolora"}
 curves = {names.get(arm, arm): e2e.record(arm)["series"]["loss"] for arm in trained_arms}
-plots.show(
+style.show(
     plots.learning_curves(curves, ylabel="Training loss (mean of 5 steps)"),
     "E2E: which curve falls first? Mind what a larger step of any kind would do.",
     "Training loss against step for the stored E2E runs, a line a method; all fall steeply, "
@@ -326,7 +330,7 @@ print("taken:", ", ".join(f"{arm} {rate:g}" for arm, rate in taken.items()))
 print("by loss it would be:", tried["loss"].idxmin(axis=1).to_dict())
 assert all(tried["BLEU"].loc[arm].idxmax() == taken[arm] for arm in tried["BLEU"].index)
 by_rate.columns = [f"{rate:g}" for rate in by_rate]
-course.readable(by_rate.rename_axis("validation, by rate"), "rates",
+contents.readable(by_rate.rename_axis("validation, by rate"), "rates",
                 **dict.fromkeys(by_rate, "{:.3f}"))
 
 # %% [markdown]
@@ -358,12 +362,12 @@ table = pd.DataFrame({
     what: {name: scorer([text], [wanted]) for name, text in candidates.items()}
     for what, scorer in scorers.items()
 })
-table["slot errors"] = [slots.check(text, fields, known).errors
+table["slot errors"] = [slot_errors.check(text, fields, known).errors
                         for text in candidates.values()]
 assert table["BLEU"]["wrong price"] > table["BLEU"]["other words"]
 assert table["slot errors"]["wrong price"] > table["slot errors"]["other words"] == 0
 print("BLEU prefers the text that is wrong; the slot rule the one that is right")
-course.readable(table, "scores", **dict.fromkeys(scorers, "{:.2f}"))
+contents.readable(table, "scores", **dict.fromkeys(scorers, "{:.2f}"))
 
 # %% [markdown]
 # | score | what it sees | what it does not |
@@ -387,7 +391,7 @@ board = pd.DataFrame({
     name: {arm: np.mean(values) for arm, values in e2e.scores(name).items()} for name in names_of
 })
 print("left out here:", e2e.about["left_out"] or "nothing")
-course.readable(board.rename_axis("E2E"), "board", **dict.fromkeys(names_of, "{:.3f}"))
+contents.readable(board.rename_axis("E2E"), "board", **dict.fromkeys(names_of, "{:.3f}"))
 
 # %% [markdown]
 # Which differences are more than the choice of test inputs? The bars say what other inputs could have given: 95 % of
@@ -400,14 +404,14 @@ course.readable(board.rename_axis("E2E"), "board", **dict.fromkeys(names_of, "{:
 shown_scores = {"bleu": "BLEU", "rougeL": "ROUGE-L", "ter": "TER (low is good)"}
 intervals = {label: {arm: e2e.interval(arm, name) for arm in trained_arms}
              for name, label in shown_scores.items()}
-plots.show(
-    drawings.score_intervals(intervals),
+style.show(
+    generation_chapter.score_intervals(intervals),
     "E2E. Where bars overlap widely, read no order into the points; see the next figure.",
     f"Three panels, a row for each of {', '.join(trained_arms)}: a score as a point with a bar.",
 )
 first = trained_arms[0]
 rates = e2e.rows(first, "ter")
-again = np.quantile(resampled_scores(rates[:, 0], rates[:, 1], texts.draws_of(len(rates))),
+again = np.quantile(resampled_scores(rates[:, 0], rates[:, 1], studies.draws_of(len(rates))),
                     [0.025, 0.975])
 assert np.allclose(again, intervals["TER (low is good)"][first][1:])
 
@@ -415,8 +419,8 @@ assert np.allclose(again, intervals["TER (low is good)"][first][1:])
 others = [arm for arm in trained_arms if arm != "LoRA"]
 paired = {label: {f"{arm} − LoRA": e2e.interval(arm, name, other="LoRA") for arm in others}
           for name, label in shown_scores.items()}
-plots.show(
-    drawings.score_intervals(paired, zero=True),
+style.show(
+    generation_chapter.score_intervals(paired, zero=True),
     "E2E: difference to LoRA on the same inputs. A bar that holds zero decides nothing.",
     f"Three panels, a row for each of {', '.join(others)}, bars around a dashed zero line.",
 )
@@ -435,11 +439,11 @@ assert all(low <= score <= high
 
 # %%
 by_seed = {arm: 100 * np.subtract(*e2e.paired(arm, "LoRA", "bleu")) for arm in others}
-over_seeds = {arm: claims.paired_bootstrap(gaps) for arm, gaps in by_seed.items()}
-plots.show(
-    drawings.forest([f"{arm} − LoRA" for arm in others], list(by_seed.values()),
+over_seeds = {arm: statistics.paired_bootstrap(gaps) for arm, gaps in by_seed.items()}
+style.show(
+    ledger_chapter.forest([f"{arm} − LoRA" for arm in others], list(by_seed.values()),
                     list(over_seeds.values()),
-                    [claims.judge(ends, ">") for ends in over_seeds.values()],
+                    [verdicts.judge(ends, ">") for ends in over_seeds.values()],
                     [">"] * len(others), "difference of BLEU, points"),
     "E2E: small dots are seeds, the bar is the 95 % interval over them. Where is the dot of seed 0?",
     "A row for each of " + ", ".join(others) + ": dots and a bar around a line at zero.",
@@ -459,7 +463,7 @@ for arm, (low, high) in over_seeds.items():
 # And the choice of the rate? LoRA was also trained at the one that the loss prefers, with the same seeds.
 
 # %%
-path = course.references_folder() / "08_generation_e2e_by_loss.json"
+path = results.references_folder() / "08_generation_e2e_by_loss.json"
 by_loss = json.loads(path.read_text(encoding="utf-8"))["records"]
 chosen = 100 * np.array(e2e.scores("bleu")["LoRA"])
 other = 100 * np.array([record["scores"]["bleu"] for record in by_loss])
@@ -467,7 +471,7 @@ print(f"BLEU of LoRA, means over seeds: {chosen.mean():.1f} at {taken['LoRA']:g}
       f"{other.mean():.1f} at {by_loss[0]['lr']:g}, by loss")
 
 # %%
-low, high = claims.paired_bootstrap(other - chosen)
+low, high = statistics.paired_bootstrap(other - chosen)
 gap = max(abs(gaps.mean()) for gaps in by_seed.values())
 assert abs((other - chosen).mean()) > gap
 print(f"difference by seed {np.round(other - chosen, 1)}, interval [{low:.1f}, {high:.1f}]; "
@@ -484,7 +488,7 @@ print(f"difference by seed {np.round(other - chosen, 1)}, interval [{low:.1f}, {
 
 # %%
 def page(stored, i):
-    return drawings.side_by_side(*stored.sample(i), stored.about["licence"])
+    return generation_chapter.side_by_side(*stored.sample(i), stored.about["licence"])
 
 
 page(e2e, 0) + page(e2e, 3) + page(webnlg, 1)
@@ -501,8 +505,8 @@ for arm in e2e.arms:
     missing, made_up, fields_there = e2e.slot_errors(arm).sum(0)
     shares[arm] = (missing / fields_there, made_up / fields_there)
 shares["people"] = (human["missing"], human["made_up"])
-plots.show(
-    drawings.slot_error_bars(shares),
+style.show(
+    generation_chapter.slot_error_bars(shares),
     "E2E. Look at the two kinds apart: a method may leave out less, and make up more.",
     "Bars, missing and made up: "
     + "; ".join(f"{arm} {a:.0%} and {b:.0%}" for arm, (a, b) in shares.items()) + ".",
@@ -520,8 +524,8 @@ web_arms = [arm for arm in webnlg.arms if arm != "not trained"]
 parts = {f"BLEU, {part}": {arm: webnlg.interval(arm, "bleu", part=part) for arm in web_arms}
          for part in ("seen", "unseen")}
 parts["BLEU, all"] = {arm: webnlg.interval(arm, "bleu") for arm in web_arms}
-plots.show(
-    drawings.score_intervals(parts, shared=True),
+style.show(
+    generation_chapter.score_intervals(parts, shared=True),
     "WebNLG. Compare the panels first, then the rows within one.",
     f"Three panels, BLEU on seen, unseen and all inputs; rows: {', '.join(web_arms)}.",
 )
@@ -536,9 +540,9 @@ assert set(webnlg.parts) == {"seen", "unseen"}
 # inputs), and for the one that you trained.
 
 # %%
-searched = {f"width {width}": beams.best(width) for width in (1, 2)}
-plots.show(
-    drawings.word_tree(beams.TREE, {name: beam.words for name, beam in searched.items()}),
+searched = {f"width {width}": toy_problems.best(width) for width in (1, 2)}
+style.show(
+    generation_chapter.word_tree(toy_problems.TREE, {name: beam.words for name, beam in searched.items()}),
     "Numbers are probabilities of the next word. Multiply along each path.",
     "A tree of two words: The (0.55) and A (0.45), then pub, place, inn, bar; width 1 goes "
     "over The, width 2 over A.",
@@ -554,7 +558,7 @@ ablation = pd.DataFrame({
     for width, one in widths.items()
 }).T
 print(f"{e2e.beams['arm']}, {len(widths[1]['slots'])} inputs")
-course.readable(ablation.rename_axis("beams"), "beams", BLEU="{:.3f}", words="{:.1f}",
+contents.readable(ablation.rename_axis("beams"), "beams", BLEU="{:.3f}", words="{:.1f}",
                 missing="{:.1%}", **{"ROUGE-L": "{:.3f}"})
 
 # %%
@@ -566,7 +570,7 @@ theirs = {f"stored, beams: {w}": one["texts"][pick] for w, one in widths.items()
 beamed = generate(model, asked[:2], tokenizer, max_new_tokens=LONGEST, num_beams=4)
 yours = {f"yours, input {i + 1}, beams: {w}": found[i] for i in range(2)
          for w, found in ((1, after), (4, beamed))}
-drawings.texts_in_rows(
+generation_chapter.texts_in_rows(
     {"data": e2e.sample(pick)[0], **theirs, **yours},
     f"stored: greedy and {widest} beams differ for {len(differ)} of {len(widths[1]['texts'])} "
     f"inputs. Data: {e2e.about['licence']}",
@@ -582,9 +586,9 @@ drawings.texts_in_rows(
 # anew at each move; the trainings are those of seed 0.
 
 # %%
-knob = explorers.HowManyInputs(e2e, trained_arms)
-plots.show(
-    widgets.strip(knob, [{"n": n} for n in (10, 30, knob.count_of_inputs)]),
+knob = generation_chapter.HowManyInputs(e2e, trained_arms)
+style.show(
+    explorer.strip(knob, [{"n": n} for n in (10, 30, knob.count_of_inputs)]),
     f"From the top: 10, 30 and all {knob.count_of_inputs} inputs. Watch the bars shrink.",
     "Three rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
     "zero; bars shrink from row to row. " + knob.words(n=knob.count_of_inputs),
@@ -595,7 +599,7 @@ assert np.allclose(knob.arrays(n=knob.count_of_inputs)["differences"],
                    [paired["BLEU"][f"{arm} − LoRA"] for arm in others]), "the figure of section 8"
 
 # %%
-widgets.explore(knob)
+explorer.explore(knob)
 
 # %% [markdown]
 # Bars shrink with the root of $n$: four times as many inputs for half the width. From which $n$ on does Delta-LoRA's
@@ -630,10 +634,10 @@ assert many > one_each
 # the model and the short training of section 8: the verdict is computed from its five seeds.
 
 # %%
-ledger = claims.table(["LoRA", "Delta-LoRA", "AutoLoRA"])
+ledger = ledger_module.table(["LoRA", "Delta-LoRA", "AutoLoRA"])
 about_texts = ledger[ledger["statement"].str.contains("E2E|WebNLG")]
 columns = ["where", "statement", "paper's number", "difference [95 %]", "verdict"]
-course.readable(about_texts[columns], "claims")
+contents.readable(about_texts[columns], "claims")
 
 # %% [markdown]
 # And the same comparisons score by score, with the interval over test inputs. Each stands for one training, that of
@@ -649,7 +653,7 @@ for stored, arms, scores in ((e2e, others, ("bleu", "meteor", "rougeL", "cider",
             measured.append({"task": stored.about["task"], "comparison": f"{arm} − LoRA",
                              "score": name, "difference": score, "low": low, "high": high,
                              "zero inside": "yes" if low <= 0 <= high else "no"})
-course.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="{:+.3f}",
+contents.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="{:+.3f}",
                 low="{:+.3f}", high="{:+.3f}")
 
 # %% [markdown]

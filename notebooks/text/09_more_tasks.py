@@ -24,23 +24,26 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach import claims, config, course, entities, more_tasks, plots, rewrites
-from lowrank_teach import style_transfer as transfers
-from lowrank_teach.drawings import rewrites as sketches
-from lowrank_teach.drawings import tags
-from lowrank_teach.exercises import exercise, reveal, solution
-from lowrank_teach.experiment import Rows, load_for
-from lowrank_teach.explorers import EntityThreshold
-from lowrank_teach.live import LiveCurve, keep_reference, load_reference
-from lowrank_teach.tagger import short_example, tag
-from lowrank_teach.tasks import task_here
-from lowrank_teach.widgets import explore, strip
+from lowrank_teach.analysis import style
+from lowrank_teach.course import contents
+from lowrank_teach.course.chapters import tagging
+from lowrank_teach.course.chapters.tagging import EntityThreshold
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.explorer import explore, strip
+from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
+from lowrank_teach.experiments.fit import Rows, load_for
+from lowrank_teach.reproduction import ledger as claims
+from lowrank_teach.reproduction import rewriting
+from lowrank_teach.reproduction.tagging import SIX, load_tags, short_example, tag
+from lowrank_teach.tasks import entities, readers, style_transfer
+from lowrank_teach.tasks.load import task_here
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK, why = task_here("jnlpba", packaged="wnut16")  # or TASK = "bionlp13pc"
 STYLE, style_why = task_here("yelp-transfer", packaged="rt-transfer")
-print(course.machine_line(), f"profile: {PROFILE}; backbone: {BACKBONE}", sep="\n")
+print(contents.machine_line(), f"profile: {PROFILE}; backbone: {BACKBONE}", sep="\n")
 print(f"tagging: {TASK} ({why})\nstyle:   {STYLE} ({style_why})")
 
 # %% [markdown]
@@ -73,8 +76,8 @@ assert only_O > 0.6, "most words are in no entity"
 # %%
 network, tokenizer = load_for(BACKBONE, data, 0)
 cut = short_example(data, tokenizer)
-plots.show(
-    tags.pieces_and_labels(cut.words, cut.pieces, cut.word_of, cut.labels),
+style.show(
+    tagging.pieces_and_labels(cut.words, cut.pieces, cut.word_of, cut.labels),
     "A training sentence. Look for a word that is cut into pieces: only the first counts.",
     "Three rows of boxes: words, their pieces, and a label or minus 100 under each piece.",
 )
@@ -86,8 +89,8 @@ assert sum(label != "" for label in cut.labels) == len(cut.words), "one label a 
 # writes, since each of them alone is easily fooled.
 
 # %%
-plots.show(
-    sketches.idea(),
+style.show(
+    tagging.idea(),
     "One rewrite, three judges. Ask of each: which text would please it without being a "
     "good rewrite?",
     "Boxes from left to right: instruction and sentence, causal model, rewrite; three "
@@ -121,7 +124,7 @@ shapes = [
     ("fluency", '"perplexity.NAME"', "by another language model; low"),
 ]
 columns = ["what", "code", "here"]
-course.readable(pd.DataFrame(shapes, columns=columns, dtype=str).set_index("what"), "maths")
+contents.readable(pd.DataFrame(shapes, columns=columns, dtype=str).set_index("what"), "maths")
 
 # %% [markdown]
 # ## 4 · Predict
@@ -253,7 +256,7 @@ sides = ["B-x", "I-x", "O", "B-y"], ["B-x", "I-x", "O", "B-x"]
 spans = [[(e.start, e.end, e.kind) for e in entities.entities(side)] for side in sides]
 print("F1 of one right, one of the wrong type:", entity_f1(*spans))
 assert entity_f1(*spans) == 0.5
-nasty = tags.highlight(["<script>", "alert(1)", "</script>"], [(0, 1, "<b>", "")], ["<b>"])
+nasty = tagging.highlight(["<script>", "alert(1)", "</script>"], [(0, 1, "<b>", "")], ["<b>"])
 print(nasty)
 assert "<script>" not in nasty
 assert "&lt;script&gt;" in nasty
@@ -265,7 +268,7 @@ assert "&lt;script&gt;" in nasty
 # since it starts from nothing. Grey is a stored reference with another seed.
 
 # %%
-method = lt.LoRA(**more_tasks.SIX)
+method = lt.LoRA(**SIX)
 keep_reference(
     "09_more_tasks", lambda: tag(method, TASK, BACKBONE, PROFILE, 0, **LENGTH).run
 )  # `make notebooks`
@@ -291,9 +294,9 @@ assert accuracy - found > 0.2, "and the two scores tell different stories"
 # sentences bounds what any transfer accuracy can mean.
 
 # %%
-styles = transfers.TRANSFERS[STYLE]
+styles = readers.TRANSFERS[STYLE]
 longer = {"steps": 90, "n_train": 1200} if PROFILE == "tiny" else {}
-judge = transfers.train_classifier(styles.classifier, BACKBONE, PROFILE, **longer)
+judge = rewriting.train_classifier(styles.classifier, BACKBONE, PROFILE, **longer)
 print(f"{styles.name}: {styles.note}")
 print(f"classifier right on {judge.accuracy:.3f} of {judge.rows} held-out sentences")
 assert judge.accuracy > 0.55, "better than a coin"
@@ -315,15 +318,15 @@ for n in with_entity[:5]:
         entities.remarks(tagged.gold[n], tagged.predicted[n]),
         strict=True,
     ):
-        page.append({who: tags.highlight(words, spans_of, tagged.kinds)})
-        plain.append(f"{who}: {tags.in_brackets(words, spans_of)}")
-tags.show(tags.side_by_side(page), "\n".join(plain))
+        page.append({who: tagging.highlight(words, spans_of, tagged.kinds)})
+        plain.append(f"{who}: {tagging.in_brackets(words, spans_of)}")
+tagging.show(tagging.side_by_side(page), "\n".join(plain))
 
 # %%
 told = entities.outcomes(tagged.gold, tagged.predicted)
 total = sum(told.values())
-plots.show(
-    tags.outcome_bars({"yours": {name: count / total for name, count in told.items()}}),
+style.show(
+    tagging.outcome_bars({"yours": {name: count / total for name, count in told.items()}}),
     "Every entity, counted once. Is the trouble type, border, or seeing one at all?",
     "One bar in six parts: " + ", ".join(f"{name} {n}" for name, n in told.items()) + ".",
 )
@@ -331,8 +334,8 @@ assert told["right"] == entities.counts(tagged.gold, tagged.predicted, kinds)[..
 
 # %%
 confused = entities.confusion(tagged.gold, tagged.predicted, kinds)
-plots.show(
-    tags.confusion_table(confused, kinds),
+style.show(
+    tagging.confusion_table(confused, kinds),
     "Borders may differ here. Look along a row for a type that is taken for another, and "
     "at the last column and the last row.",
     "Table of counts: annotated types down, predicted across, missed and invented last.",
@@ -347,7 +350,7 @@ assert confused[:-1].sum() == sum(told.values()) - told["invented"]
 # %%
 EACH, NEW = {"tiny": (6, 16), "laptop": (12, 24), "gpu": (100, 40)}[PROFILE]
 writer, pieces_of = lt.load_backbone("smollm2-135m")
-written = transfers.transfer(writer, pieces_of, STYLE, n=EACH, max_new_tokens=NEW)
+written = style_transfer.transfer(writer, pieces_of, STYLE, n=EACH, max_new_tokens=NEW)
 codes_of = {
     column: judge.predict(written[column].tolist()) for column in ("source", "written")
 }
@@ -358,14 +361,14 @@ sample = [
     {row.direction: row.source, "written": row.written, "classifier says": row.verdict}
     for row in shown.itertuples()
 ]
-tags.show(tags.texts(sample), "\n".join(str(one) for one in sample))
+tagging.show(tagging.texts(sample), "\n".join(str(one) for one in sample))
 
 # %%
-fluency = transfers.CausalLM(writer, pieces_of, "smollm2")
+fluency = style_transfer.CausalLM(writer, pieces_of, "smollm2")
 copied = written.assign(written=written["source"])
 scores = {
-    "source copied": transfers.score_transfer(copied, judge, fluency),
-    "SmolLM2 as it is": transfers.score_transfer(written, judge, fluency),
+    "source copied": style_transfer.score_transfer(copied, judge, fluency),
+    "SmolLM2 as it is": style_transfer.score_transfer(written, judge, fluency),
 }
 gain = transfer_gain(
     written["written"].tolist(),
@@ -377,8 +380,8 @@ plain_scores = scores["SmolLM2 as it is"]
 assert np.allclose(gain, [plain_scores["accuracy"], plain_scores["source_accuracy"]])
 assert np.isclose(scores["source copied"]["self_bleu"], 1)
 assert scores["source copied"]["accuracy"] == scores["source copied"]["source_accuracy"]
-table = rewrites.in_words(pd.DataFrame(scores).T).drop(columns="classifier accuracy")
-course.readable(table, "written", **dict.fromkeys(table, "{:.2f}"))
+table = rewriting.in_words(pd.DataFrame(scores).T).drop(columns="classifier accuracy")
+contents.readable(table, "written", **dict.fromkeys(table, "{:.2f}"))
 
 # %% [markdown]
 # **What the judge gets wrong.** Sentences whose style is *known*, and that the classifier takes for the other.
@@ -394,22 +397,22 @@ wrong = [
     {"sentence": text, "is": styles.styles[label], "taken for": styles.styles[1 - label]}
     for text, label in zip(missed["text"][:4], missed["label"][:4], strict=True)
 ]
-tags.show(tags.texts(wrong), "\n".join(str(one) for one in wrong))
+tagging.show(tagging.texts(wrong), "\n".join(str(one) for one in wrong))
 
 # %% [markdown]
 # ## 9 · Ablate: which method, over seeds
 #
 # **Tagging.** The same data, order of rows and start for every method; all branches sit on the same six
-# matrices. These runs are stored; `python -m lowrank_teach.more_tasks tags` trains them again (it needs the data
-# folder). Look at the left panel first: how much would you have learned from it?
+# matrices. These runs are stored; `python -m lowrank_teach.reproduction.tagging` trains them again (it
+# needs the data folder). Look at the left panel first: how much would you have learned from it?
 
 # %%
-stored = more_tasks.load_tags("jnlpba")
+stored = load_tags("jnlpba")
 print(stored.line())
 f1_of, token_of = stored.values("entity_f1"), stored.values("token_accuracy")
 lowest, highest = (pick(map(pick, f1_of.values())) for pick in (min, max))
-plots.show(
-    tags.two_scores(f1_of, token_of, stored.saying_o()),
+style.show(
+    tagging.two_scores(f1_of, token_of, stored.saying_o()),
     "A dot is a seed, a square the mean. Dashed: saying O at every word. The same runs, "
     "twice: which score tells them apart?",
     "Two panels of dots, one row a method: token accuracies close together above the "
@@ -427,8 +430,8 @@ for arm in [arm for arm in stored.arms if arm != "lora"]:
 
 # %%
 by_type = {arm: stored.by_kind(arm) for arm in stored.arms}
-plots.show(
-    tags.f1_by_kind(by_type, stored.kinds, stored.sizes()),
+style.show(
+    tagging.f1_by_kind(by_type, stored.kinds, stored.sizes()),
     "Find pairs of methods whose bars do not touch. Then compare types with each other: "
     "is the method or the type the larger difference?",
     "For each type of entity, and over all at the right, a mark and an error bar a method.",
@@ -438,9 +441,9 @@ print("LoRA's bars, type by type:", [f"± {width / 2:.2f}" for width in wide])
 assert by_type["lora"][-1, 0] > by_type["head"][-1, 0], "branches do more than a new head"
 
 # %%
-shares = {plots.style.METHOD_STYLE[arm][0]: stored.outcomes(arm) for arm in stored.arms}
-plots.show(
-    tags.outcome_bars(shares),
+shares = {style.METHOD_STYLE[arm][0]: stored.outcomes(arm) for arm in stored.arms}
+style.show(
+    tagging.outcome_bars(shares),
     "Seeds pooled. Do methods make other errors, or more and fewer of the same?",
     "One bar a method in six parts, from right to invented; share right: "
     + ", ".join(f"{name} {part['right']:.2f}" for name, part in shares.items())
@@ -449,12 +452,13 @@ plots.show(
 
 # %% [markdown]
 # **Style transfer.** SmolLM2-135M as it is, in the prompt of the tuning set and in its own chat form, and after
-# some dozens of steps on Alpaca with LoRA and with SaLoRA. Two controls need no model: the source, and the human
-# rewrite. `python -m lowrank_teach.more_tasks style` makes it all again. In the table, look for what copying wins,
-# and at the last two columns: two judges of fluency, one counted on reviews, one being SmolLM2 itself.
+# some dozens of steps on Alpaca with LoRA and with SaLoRA. Two controls need no model: the source, and the
+# human rewrite. `python -m lowrank_teach.reproduction.rewriting` makes it all again. In the table, look
+# for what copying wins, and at the last two columns: two judges of fluency, one counted on reviews, one being
+# SmolLM2 itself.
 
 # %%
-asked = rewrites.load()
+asked = rewriting.load()
 print(asked.line())
 print(f"classifier: {asked.about['classifier']['accuracy']:.3f} right on known sentences")
 both = pd.concat({way: asked.table(way) for way in asked.directions}, names=["way"])
@@ -462,12 +466,12 @@ print(f"seeds of the tuned arms: {both['seeds'].max()}; empty texts: {both['empt
 alike = ["seeds", "empty", "source accuracy", "classifier accuracy"]  # in all rows of a direction
 both = both.drop(columns=alike)
 own = both.iloc[:, -1].unstack("arm")
-assert (own[rewrites.PLAIN] < own[rewrites.HUMAN]).all(), "it likes its own words best"
-course.readable(both, "stored", **dict.fromkeys(both, "{:.2f}"))
+assert (own[rewriting.PLAIN] < own[rewriting.HUMAN]).all(), "it likes its own words best"
+contents.readable(both, "stored", **dict.fromkeys(both, "{:.2f}"))
 
 # %%
-plots.show(
-    sketches.trade_off(
+style.show(
+    tagging.trade_off(
         {way: asked.points(way) for way in asked.directions},
         "Self-BLEU: how much of the source stayed",
         "Transfer accuracy",
@@ -484,7 +488,7 @@ for way in asked.directions:
         low, high = asked.accuracy_interval(arm, way)
         mean = asked.mean("accuracy", way, arm)
         print(f"{way}: {arm:<20} {mean:.2f} [{low:.2f}, {high:.2f}]")
-    human, copy = (asked.mean("accuracy", way, a) for a in (rewrites.HUMAN, rewrites.COPY))
+    human, copy = (asked.mean("accuracy", way, a) for a in (rewriting.HUMAN, rewriting.COPY))
     assert human > copy + 0.2, "the classifier tells a rewrite from its source"
 
 # %% [markdown]
@@ -495,11 +499,11 @@ for way in asked.directions:
 # %%
 first = [asked.samples(way).head(3) for way in asked.directions]
 lines = [dict(row) for frame in first for row in frame.to_dict("records")]
-tags.show(tags.texts(lines), "\n".join(str(line) for line in lines))
+tagging.show(tagging.texts(lines), "\n".join(str(line) for line in lines))
 every = pd.concat(asked.samples(way) for way in asked.directions)
 remarks = every.apply(lambda texts: texts.str.lower().str.contains("the sentence").sum())
 print(f"of {len(every)} texts each, so many are about “the sentence”:", remarks.to_dict())
-assert remarks[rewrites.PLAIN] > remarks[rewrites.HUMAN], "a remark is no rewrite"
+assert remarks[rewriting.PLAIN] > remarks[rewriting.HUMAN], "a remark is no rewrite"
 
 # %% [markdown]
 # ## 10 · Play
@@ -513,7 +517,7 @@ picture = EntityThreshold(
     tagged.probabilities, tagged.words, tagged.gold, tagged.labels, with_entity[:12]
 )
 states = [{"threshold": 0.0, "sentence": 1}, {"threshold": 0.6, "sentence": 1}]
-plots.show(
+style.show(
     strip(picture, states),
     "With every predicted entity, and with the sure ones. Look for what the second loses.",
     "Two rows: curves of precision, recall and F1 over the threshold with an upright line, "
@@ -560,14 +564,14 @@ speaks_of_us = {"SaLoRA": "T2", "AutoLoRA": "T3"}
 chosen = [speaks_of_us[key.split()[0]] == place for key, place in ledger["where"].items()]
 assert sum(chosen) == 4
 columns = ["where", "statement", "paper's number", "verdict", "setting, or reason"]
-course.readable(ledger.loc[chosen, columns], "claims")
+contents.readable(ledger.loc[chosen, columns], "claims")
 
 # %% [markdown]
 # What was seen *here*, with the verdict computed. It speaks about a small network, short trainings and this
 # sample of sentences.
 
 # %%
-course.readable(more_tasks.seen_here(stored, asked), "seen")
+contents.readable(rewriting.seen_here(stored, asked), "seen")
 
 # %% [markdown]
 # **Not measured here:** the papers' own scores, models of their size, GYAFC (a licensed set; there is a loader

@@ -24,31 +24,27 @@
 
 # %%
 import lowrank_teach as lt
-from lowrank_teach import (
-    claims,
-    config,
-    course,
-    drawings,
-    explorers,
-    playground,
-    plots,
-    studies,
-    texts,
-    widgets,
-)
-from lowrank_teach.training_widget import train_now
+from lowrank_teach.analysis import style
+from lowrank_teach.course import contents, explorer
+from lowrank_teach.course.chapters import autolora, cola, delta_lora, generation, ledger, lora, salora, side_by_side
+from lowrank_teach.course.chapters import playground as playground_chapter
+from lowrank_teach.course.chapters import ranks as ranks_chapter
+from lowrank_teach.course.training_button import train_now
+from lowrank_teach.reproduction import rank_cuts, studies, verdicts
+from lowrank_teach.reproduction import studies as texts
+from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
 BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
 TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(course.machine_line())
+print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone of the live training: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
 # Some pictures need a trained network. Theirs are stored; `playground.train()` trains the same again.
 
 # %%
-stored = playground.load()
+stored = rank_cuts.load_explorer_data()
 print(stored.line())
 
 # %% [markdown]
@@ -58,16 +54,16 @@ print(stored.line())
 # you no longer see a change. Then read in the sentence what share of the energy that is.
 
 # %%
-ring = explorers.RankOfAPicture()
-plots.show(
-    widgets.strip(ring, [{"i": 1}, {"i": 4}]),
+ring = lora.RankOfAPicture()
+style.show(
+    explorer.strip(ring, [{"i": 1}, {"i": 4}]),
     "One direction is a square blot; with four the ring is nearly there.",
     "Two rows: singular values with the kept ones blue, and the ring rebuilt from them. "
     + ring.words(i=4),
 )
 
 # %%
-widgets.explore(ring)
+explorer.explore(ring)
 
 # %% [markdown]
 # **Full fine-tuning, cut down** (notebook 01). Here every matrix trained whole, and the change was cut afterwards.
@@ -76,16 +72,16 @@ widgets.explore(ring)
 
 # %%
 scored = stored.cut_scores, stored.cut_halves, "test accuracy"
-whole = explorers.CutNetwork(stored.parts, *scored, block=playground.BLOCK)
-plots.show(
-    widgets.strip(whole, [{"matrix": 0, "i": 1}, {"matrix": 0, "i": 32}]),
+whole = ranks_chapter.CutNetwork(stored.parts, *scored, block=rank_cuts.BLOCK)
+style.show(
+    explorer.strip(whole, [{"matrix": 0, "i": 1}, {"matrix": 0, "i": 32}]),
     "One direction of every ΔW, then 32: left what they hold, right how the network scores.",
     "Two rows of three panels: a falling spectrum, a corner of the change, and scores by "
     "rank with one marked. " + whole.words(matrix=0, i=1),
 )
 
 # %%
-widgets.explore(whole)
+explorer.explore(whole)
 
 # %% [markdown]
 # ## 2 · LoRA
@@ -94,9 +90,9 @@ widgets.explore(whole)
 # the energy. Is it a $W_q$ or a $W_v$?
 
 # %%
-cut = explorers.Truncation(stored.factors)
-plots.show(
-    widgets.strip(cut, [{"matrix": 0, "i": 2}, {"matrix": 0, "i": 16}]),
+cut = lora.Truncation(stored.factors)
+style.show(
+    explorer.strip(cut, [{"matrix": 0, "i": 2}, {"matrix": 0, "i": 16}]),
     "A corner of ΔW from two of its directions, and from all sixteen.",
     "Two rows: singular values as bars, and a corner of the weight change. "
     + cut.words(matrix=0, i=2),
@@ -104,23 +100,23 @@ plots.show(
 assert "keeps 100.0%" in cut.words(matrix=0, i=16), "all directions are all of ΔW"
 
 # %%
-widgets.explore(cut)
+explorer.explore(cut)
 
 # %% [markdown]
 # **Rank × α** (notebook 02). **Try:** move α at one rank, then the rank at one α. Which of the two changes the
 # loss curve more?
 
 # %%
-knobs = explorers.RankAlpha(stored.curves, stored.losses, "validation loss")
-plots.show(
-    widgets.strip(knobs, [{"rank": 1, "alpha": 64}, {"rank": 16, "alpha": 4}]),
+knobs = lora.RankAlpha(stored.curves, stored.losses, "validation loss")
+style.show(
+    explorer.strip(knobs, [{"rank": 1, "alpha": 64}, {"rank": 16, "alpha": 4}]),
     "Two corners of the grid: the chosen run is framed, its curve blue among all nine.",
     "Two rows, each a table of losses with a frame and the loss curve of that run. "
     + knobs.words(rank=16, alpha=4),
 )
 
 # %%
-widgets.explore(knobs)
+explorer.explore(knobs)
 
 # %% [markdown]
 # ## 3 · COLA
@@ -129,9 +125,9 @@ widgets.explore(knobs)
 # 2, four of rank 1, and compare the errors. Where do the seen entries and the hidden ones part?
 
 # %%
-chain = explorers.ColaChain()
-plots.show(
-    widgets.strip(chain, [{"links": 1, "r": 4}, {"links": 4, "r": 1}]),
+chain = cola.ColaChain()
+style.show(
+    explorer.strip(chain, [{"links": 1, "r": 4}, {"links": 4, "r": 1}]),
     "The same whole rank, by one link and by four. Solid: the chain; dotted: one update.",
     "Two rows: errors over sweeps with dashed knots, and the singular values of the sum. "
     + chain.words(links=4, r=1),
@@ -139,7 +135,7 @@ plots.show(
 assert chain.arrays(links=2, r=2)["rank"] <= 4, "two links of rank 2 add up to 4 at most"
 
 # %%
-widgets.explore(chain)
+explorer.explore(chain)
 
 # %% [markdown]
 # ## 4 · SaLoRA
@@ -148,25 +144,25 @@ widgets.explore(chain)
 # coin. Then bring γ near 0 and ζ near 1, and watch the exact zeros and ones go away.
 
 # %%
-gate = explorers.HardConcreteGate()
-plots.show(
-    widgets.strip(gate, [gate.start(), {**gate.start(), "tau": 0.3}]),
+gate = salora.HardConcreteGate()
+style.show(
+    explorer.strip(gate, [gate.start(), {**gate.start(), "tau": 0.3}]),
     "Left the mass at exactly 0 and 1, then the density between, right three summaries.",
     "Two rows of three panels: bars of mass, a density, and curves over log theta. "
     + gate.words(**{**gate.start(), "tau": 0.3}),
 )
 
 # %%
-widgets.explore(gate)
+explorer.explore(gate)
 
 # %% [markdown]
 # **A budget on stored gates** (notebook 04). **Try:** move the target density through the density that the gates
 # have, and see the pull change its direction. How does λ change it?
 
 # %%
-budget = explorers.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch)
-plots.show(
-    widgets.strip(budget, [{"lam": 1.0, "b": 0.25}, {"lam": 1.0, "b": 0.75}]),
+budget = salora.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch)
+style.show(
+    explorer.strip(budget, [{"lam": 1.0, "b": 0.25}, {"lam": 1.0, "b": 0.75}]),
     "Left the pull on every gate, right where to cut so that the target is kept.",
     "Two rows: a cloud of pulls over log theta, and a staircase of shares with a mark. "
     + budget.words(lam=1.0, b=0.25),
@@ -175,7 +171,7 @@ assert (budget.pull(1.0, 0.05) > 0).all(), "far below the density: every gate is
 assert (budget.pull(1.0, 0.95) < 0).all(), "far above it: every gate is pushed up"
 
 # %%
-widgets.explore(budget)
+explorer.explore(budget)
 
 # %% [markdown]
 # **Trainings under several budgets** (notebook 04). **Try:** go from the loosest target to the tightest. Does
@@ -184,21 +180,21 @@ widgets.explore(budget)
 # %%
 by_b = studies.load("salora_b")
 print(by_b.line())
-tight = explorers.SaloraRuns(
+tight = salora.SaloraRuns(
     {float(arm): by_b.series(arm, "density") for arm in by_b.arms},
     {float(arm): by_b.series(arm, "lambda") for arm in by_b.arms},
     {float(arm): scores for arm, scores in by_b.values().items()},
     "test accuracy",
 )
-plots.show(
-    widgets.strip(tight, [{"b": 0.75}, {"b": 0.125}]),
+style.show(
+    explorer.strip(tight, [{"b": 0.75}, {"b": 0.125}]),
     "The loosest and the tightest of the stored targets, blue among the others.",
     "Two rows: the density falling towards a dashed target, and the multiplier rising. "
     + tight.words(b=0.125),
 )
 
 # %%
-widgets.explore(tight)
+explorer.explore(tight)
 
 # %% [markdown]
 # ## 5 · Delta-LoRA
@@ -207,16 +203,16 @@ widgets.explore(tight)
 # LoRA at a larger α. Then delay the start with K, and read the rank of the whole change.
 
 # %%
-moving = explorers.DeltaTrajectory()
-plots.show(
-    widgets.strip(moving, [{"lam": 0.0, "K": 0}, {"lam": 2.0, "K": 30}]),
+moving = delta_lora.DeltaTrajectory()
+style.show(
+    explorer.strip(moving, [{"lam": 0.0, "K": 0}, {"lam": 2.0, "K": 30}]),
     "At λ = 0 it is LoRA. With λ = 2, compare the pink line with the black dotted one.",
     "Two rows of three panels: loss, singular values of the whole change, and cosine. "
     + moving.words(lam=2.0, K=30),
 )
 
 # %%
-widgets.explore(moving)
+explorer.explore(moving)
 
 # %% [markdown]
 # ## 6 · AutoLoRA
@@ -225,10 +221,10 @@ widgets.explore(moving)
 # side, and see the ranks change. How far can it go before a matrix has no direction left?
 
 # %%
-ranks = explorers.RankThreshold(stored.alphas)
+ranks = autolora.RankThreshold(stored.alphas)
 here = ranks.start()["threshold"]
-plots.show(
-    widgets.strip(ranks, [{"threshold": here}, {"threshold": 1.05 * here}]),
+style.show(
+    explorer.strip(ranks, [{"threshold": here}, {"threshold": 1.05 * here}]),
     "The paper's threshold 1/k, and one that is five percent higher.",
     "Two rows: ranks by matrix and layer, and all weights sorted with a dashed line. "
     + ranks.words(threshold=here),
@@ -236,7 +232,7 @@ plots.show(
 assert min(ranks.ranks(here).values()) >= 1, "the largest weight is never below the mean"
 
 # %%
-widgets.explore(ranks)
+explorer.explore(ranks)
 
 # %% [markdown]
 # ## 7 · Two methods at once
@@ -277,11 +273,11 @@ for link, last in enumerate([len(steps) // 2 - 1, len(steps) - 1], 1):
 # %%
 arms = [arm for arm in pairs.arms if arm != gates]
 gaps = [[100 * d for d in pairs.differences(gates, arm)] for arm in arms]
-judged = [claims.verdict(gap, ">") for gap in gaps]
+judged = [verdicts.verdict(gap, ">") for gap in gaps]
 spans = [span for _, span in judged]
 said = [word for word, _ in judged]
-plots.show(
-    drawings.forest(
+style.show(
+    ledger.forest(
         [f"{gates} above {arm}" for arm in arms],
         gaps,
         spans,
@@ -311,16 +307,16 @@ for arm, gap, span, word in zip(arms, gaps, spans, said, strict=True):
 # and change only the seed. Is the difference between two arms larger than that?
 
 # %%
-shelf = explorers.RunBrowser()
-plots.show(
-    widgets.strip(shelf, [{"arm": 0}, {"arm": 1}]),
+shelf = playground_chapter.RunBrowser()
+style.show(
+    explorer.strip(shelf, [{"arm": 0}, {"arm": 1}]),
     "Two arms of one collection. Left the loss, blue among the others; right its matrices.",
     "Two rows: loss curves with one in blue, and a table of one number a matrix. "
     + shelf.words(**shelf.start()),
 )
 
 # %%
-widgets.explore(shelf)
+explorer.explore(shelf)
 
 # %% [markdown]
 # **The best of many runs** (notebook 07). Two methods that are equal, and one of them takes the best of a grid.
@@ -328,34 +324,34 @@ widgets.explore(shelf)
 # the three ways to report a score is left standing?
 
 # %%
-many = explorers.BestOfGrid()
-plots.show(
-    widgets.strip(many, [{**many.start(), "rates": 1}, {**many.start(), "rates": 20}]),
+many = side_by_side.BestOfGrid()
+style.show(
+    explorer.strip(many, [{**many.start(), "rates": 1}, {**many.start(), "rates": 20}]),
     "One rate, then twenty. Left how the gap between two equal methods scatters, right its mean.",
     "Two rows: histograms of a gap around zero, and three curves over the number of rates. "
     + many.words(**{**many.start(), "rates": 20}),
 )
 
 # %%
-widgets.explore(many)
+explorer.explore(many)
 
 # %% [markdown]
 # **How many test inputs** (notebook 08). Texts that stored runs wrote for E2E, scored on fewer of the inputs.
 # **Try:** go from all inputs to ten, and see which order of the arms you would have reported.
 
 # %%
-written = texts.load("e2e")
-inputs = explorers.HowManyInputs(written, [arm for arm in written.arms if arm != "not trained"])
+written = texts.load_texts("e2e")
+inputs = generation.HowManyInputs(written, [arm for arm in written.arms if arm != "not trained"])
 most = inputs.count_of_inputs
-plots.show(
-    widgets.strip(inputs, [{"n": 10}, {"n": most}]),
+style.show(
+    explorer.strip(inputs, [{"n": 10}, {"n": most}]),
     f"Ten test inputs, then all {most}. A difference whose bar holds zero decides nothing.",
     "Two rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
     "zero; the bars of the second row are shorter. " + inputs.words(n=most),
 )
 
 # %%
-widgets.explore(inputs)
+explorer.explore(inputs)
 
 # %% [markdown]
 # ## 9 · Train one now

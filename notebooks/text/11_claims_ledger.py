@@ -21,12 +21,17 @@
 # %%
 import numpy as np
 import pandas as pd
-from lowrank_teach import claims, course, drawings, plots, studies, texts
-from lowrank_teach.exercises import exercise, reveal, solution
+from lowrank_teach.analysis import statistics, style
+from lowrank_teach.course import contents
+from lowrank_teach.course.chapters import ledger as ledger_chapter
+from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.reproduction import arms, studies, verdicts
+from lowrank_teach.reproduction import ledger as ledger_module
+from lowrank_teach.reproduction import studies as texts
 
-ledger = claims.ledger()
-print(f"{len(ledger)} claims of {len(claims.CLAIMS)} papers")
-print(course.machine_line())
+ledger = ledger_module.ledger()
+print(f"{len(ledger)} claims of {len(ledger_module.CLAIMS)} papers")
+print(contents.machine_line())
 
 # %% [markdown]
 # ## 1 · Question
@@ -37,9 +42,9 @@ print(course.machine_line())
 
 # %%
 from_runs = [row for row in ledger if row.interval is not None]
-waiting = [row for row in ledger if row.verdict == claims.NO_RUNS]
+waiting = [row for row in ledger if row.verdict == verdicts.NO_RUNS]
 print(f"{len(from_runs)} claims have an interval, {len(waiting)} wait for runs")
-assert {row.verdict for row in from_runs} <= {claims.HOLDS, claims.OPPOSITE, claims.OPEN}
+assert {row.verdict for row in from_runs} <= {verdicts.HOLDS, verdicts.OPPOSITE, verdicts.OPEN}
 
 # %% [markdown]
 # The runs come from stored studies: several methods, each trained on the same rows with the same seeds. A study
@@ -47,7 +52,7 @@ assert {row.verdict for row in from_runs} <= {claims.HOLDS, claims.OPPOSITE, cla
 
 # %%
 stored = {}
-kinds = [(studies.STUDIES, studies.load), (studies.TASK_STUDIES, studies.load_across)]
+kinds = [(arms.STUDIES, studies.load), (arms.TASK_STUDIES, studies.load_across)]
 for defined, load in kinds:
     for name, study in defined.items():
         try:
@@ -56,15 +61,16 @@ for defined, load in kinds:
             records = []
         tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
         stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
-e2e = texts.load("e2e")  # and of what models wrote, notebook 08
+e2e = texts.load_texts("e2e")  # and of what models wrote, notebook 08
 stored["e2e"] = {"question": "Which method writes the better texts?", "arms": len(e2e.arms) - 1,
                  "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
-course.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
+contents.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
 
 # %% [markdown]
 # One line trains a study again, seed by seed: `studies.train("chain")` (for texts, `python -m
-# lowrank_teach.texts e2e`). Every verdict below then follows by itself. In a terminal, `lowrank-teach study chain`
-# writes into `out/studies`, where `lowrank-teach claims --folder out/studies` reads.
+# lowrank_teach.reproduction.studies e2e`). Every verdict below then follows by itself. In a terminal,
+# `lowrank-teach study chain` writes into `out/studies`, where `lowrank-teach claims --folder out/studies`
+# reads.
 #
 # ## 2 · The idea in one picture
 #
@@ -76,10 +82,10 @@ better = np.array([72.9, 71.2, 73.4, 71.9, 72.4])
 plain = np.array([71.8, 71.4, 72.0, 70.9, 71.9])
 differences = better - plain
 draws = np.random.default_rng(0).integers(5, size=(4000, 5))
-narrow = claims.paired_bootstrap(differences, stretch=False)
-wide = claims.paired_bootstrap(differences)
-plots.show(
-    drawings.verdict_in_steps(
+narrow = statistics.paired_bootstrap(differences, stretch=False)
+wide = statistics.paired_bootstrap(differences)
+style.show(
+    ledger_chapter.verdict_in_steps(
         better, plain, differences[draws].mean(1), narrow, wide, ("method", "LoRA")
     ),
     "A verdict in three steps, on made-up scores. Look at the right panel: does the blue bar "
@@ -115,7 +121,7 @@ print(f"narrow: {narrow[0]:.2f} to {narrow[1]:.2f}; stretched: {wide[0]:.2f} to 
 
 # %%
 small = [0.1, 0.2, 0.9, 1.6, 0.05]
-low, high = claims.paired_bootstrap(small)
+low, high = statistics.paired_bootstrap(small)
 reveal(
     f"All five differences are above zero: {small}. Does the interval exclude zero?",
     f"No: it runs from {low:.2f} to {high:.2f}. The largest two pull the mean up, and as "
@@ -207,7 +213,7 @@ samples = {
 
 
 def coverage(sets, mean, **how):
-    ends = [claims.paired_bootstrap(d, resamples=600, **how) for d in sets]
+    ends = [statistics.paired_bootstrap(d, resamples=600, **how) for d in sets]
     return np.mean([low <= mean <= high for low, high in ends])
 
 
@@ -220,7 +226,7 @@ held = pd.DataFrame(
         for name, (sets, mean) in samples.items()
     }
 )
-course.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
+contents.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
 
 # %% [markdown]
 # The plain percentile interval misses far too often: five values can hardly be resampled into something wider
@@ -230,10 +236,10 @@ course.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
 # %%
 assert (held.loc["stretched"] > held.loc["percentile"] + 0.04).all()
 assert 0.91 < held.loc["stretched", "normal"] < 0.98
-equal = [claims.paired_bootstrap(d, resamples=600) for d in samples["normal"][0][-80:]]
+equal = [statistics.paired_bootstrap(d, resamples=600) for d in samples["normal"][0][-80:]]
 missed = sum(not low <= 0 <= high for low, high in equal)
-plots.show(
-    drawings.repeated_intervals(equal, 0.0, "interval of the mean difference (true mean: zero)"),
+style.show(
+    ledger_chapter.repeated_intervals(equal, 0.0, "interval of the mean difference (true mean: zero)"),
     f"Eighty simulated studies of two equal methods, five seeds each. {missed} of them would "
     "have given a verdict, by chance alone.",
     "Eighty horizontal lines, one an interval, around a dotted line at zero; the few that miss "
@@ -249,7 +255,7 @@ plots.show(
 # A filter is a plain function call. First LoRA's own claims:
 
 # %%
-course.readable(claims.table("LoRA"), "lora")
+contents.readable(ledger_module.table("LoRA"), "lora")
 
 # %% [markdown]
 # A dash under "paper's number" means that no number could be traced to a text, a table or a repository: numbers
@@ -257,7 +263,7 @@ course.readable(claims.table("LoRA"), "lora")
 # they are computed on the spot, and need no seeds.
 
 # %%
-course.readable(claims.table("COLA"), "cola")
+contents.readable(ledger_module.table("COLA"), "cola")
 
 # %% [markdown]
 # Mind the setting in the last column: a small sentence encoder, or for texts a small causal model, and a short
@@ -265,24 +271,24 @@ course.readable(claims.table("COLA"), "cola")
 # A verdict here is about the *direction* of a claim in that setting.
 
 # %%
-course.readable(claims.table("SaLoRA"), "salora")
+contents.readable(ledger_module.table("SaLoRA"), "salora")
 
 # %% [markdown]
 # Rows named "control" are ours: the comparison that a claim needs before its cause is believed.
 
 # %%
-course.readable(claims.table("Delta-LoRA"), "delta_lora")
+contents.readable(ledger_module.table("Delta-LoRA"), "delta_lora")
 
 # %%
-course.readable(claims.table("AutoLoRA"), "autolora")
+contents.readable(ledger_module.table("AutoLoRA"), "autolora")
 
 # %% [markdown]
 # Any other cut is one line of pandas. Which statements failed, here or exactly?
 
 # %%
-book = claims.table()
-against = book[book["verdict"].isin([claims.OPPOSITE, "fails exactly"])]
-course.readable(against[["where", "statement", "ours", "difference [95 %]", "verdict"]], "against")
+book = ledger_module.table()
+against = book[book["verdict"].isin([verdicts.OPPOSITE, "fails exactly"])]
+contents.readable(against[["where", "statement", "ours", "difference [95 %]", "verdict"]], "against")
 
 # %% [markdown]
 # ## 8 · Look
@@ -297,7 +303,7 @@ shown = [row for row in scores if len(row.differences) == most and row.side != "
 
 
 def forest(rows, xlabel, scale=lambda row: 1.0):
-    return drawings.forest(
+    return ledger_chapter.forest(
         [f"{row.key}: {row.statement}" for row in rows],
         [np.divide(row.differences, scale(row)) for row in rows],
         [row.interval and tuple(np.divide(row.interval, scale(row))) for row in rows],
@@ -307,7 +313,7 @@ def forest(rows, xlabel, scale=lambda row: 1.0):
     )
 
 
-plots.show(
+style.show(
     forest(shown, "difference of accuracy, points"),
     "Claims about scores. The arrow is the side the paper claims; small dots are seeds; the "
     "bar is the 95 % interval. Grey bars hold zero.",
@@ -325,7 +331,7 @@ if others:
     picture = forest(
         others, "difference, in units of the far end", lambda row: max(map(abs, row.interval))
     )
-    plots.show(
+    style.show(
         picture,
         "Claims about other quantities. Compare with the picture above: are these bars longer or "
         "shorter, beside their distance from zero?",
@@ -333,20 +339,20 @@ if others:
     )
 for name, group in (("scores", scores), ("other quantities", others)):
     judged = [row for row in group if row.interval is not None]
-    clear = sum(row.verdict != claims.OPEN for row in judged)
+    clear = sum(row.verdict != verdicts.OPEN for row in judged)
     print(f"{name}: {len(judged)} claims have an interval, {clear} of them exclude zero")
 
 # %%
-counts = claims.counts(ledger)
-plots.show(
-    drawings.verdict_counts(counts.to_dict("index")),
+counts = ledger_module.counts(ledger)
+style.show(
+    ledger_chapter.verdict_counts(counts.to_dict("index")),
     "How many claims got which verdict. Grey is what a handful of seeds cannot tell apart; "
     "pale is waiting; black needs what is not here.",
     "Stacked bars, one a paper, with the number of claims of each verdict: "
     + "; ".join(f"{paper} {int(row.sum())} claims" for paper, row in counts.iterrows())
     + ".",
 )
-course.readable(counts, "counts")
+contents.readable(counts, "counts")
 
 # %% [markdown]
 # ## 9 · What would change a verdict?
@@ -361,11 +367,11 @@ source = f"median over {len(scatter)} claims" if scatter else "assumed: no runs 
 print(f"scatter of a paired difference: {sd:.2f} points ({source})")
 many = range(3, 41)
 curves = {
-    f"difference {effect:g}": [claims.power(effect, sd, n) for n in many]
+    f"difference {effect:g}": [statistics.power(effect, sd, n) for n in many]
     for effect in (0.5, 1, 2, 4)
 }
-plots.show(
-    drawings.power_curves(many, curves, claims.SEEDS),
+style.show(
+    ledger_chapter.power_curves(many, curves, statistics.SEEDS),
     "Chance of a verdict for true differences of half a point to four points. Dotted: four "
     "times in five.",
     "Four rising curves of the chance of a verdict against the number of seeds; larger "
@@ -378,13 +384,13 @@ assert curves["difference 4"][2] > curves["difference 0.5"][2]
 
 # %%
 need = {
-    f"{effect:g} points": claims.seeds_needed(effect, sd) or "more than 1000"
+    f"{effect:g} points": statistics.seeds_needed(effect, sd) or "more than 1000"
     for effect in (0.25, 0.5, 1.0, 2.0, 4.0)
 }
 print(need)
 found = [n for n in need.values() if isinstance(n, int)]
 assert found == sorted(found, reverse=True)
-assert need["0.25 points"] == "more than 1000" or need["0.25 points"] > 2 * claims.SEEDS
+assert need["0.25 points"] == "more than 1000" or need["0.25 points"] > 2 * statistics.SEEDS
 
 # %% [markdown]
 # A quarter of a point needs many times five seeds. Two cheaper ways: a finer measure (the loss moves with every
@@ -397,8 +403,8 @@ assert need["0.25 points"] == "more than 1000" or need["0.25 points"] > 2 * clai
 
 # %%
 for level in (0.5, 0.8, 0.9, 0.95, 0.99):
-    interval = claims.paired_bootstrap(differences, level)
-    said = claims.judge(interval, ">")
+    interval = statistics.paired_bootstrap(differences, level)
+    said = verdicts.judge(interval, ">")
     print(f"{100 * level:.0f} %: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
 
 # %% [markdown]
@@ -407,8 +413,8 @@ for level in (0.5, 0.8, 0.9, 0.95, 0.99):
 # %%
 for n in (2, 3, 5, 10, 20):
     repeated = np.resize(differences, n)  # as if further seeds said the same again
-    interval = claims.paired_bootstrap(repeated)
-    said, _ = claims.verdict(repeated, ">")
+    interval = statistics.paired_bootstrap(repeated)
+    said, _ = verdicts.verdict(repeated, ">")
     print(f"{n:2} seeds: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
 
 # %% [markdown]
@@ -433,15 +439,15 @@ for n in (2, 3, 5, 10, 20):
 # not tested by another.
 
 # %%
-beyond = book[book["verdict"] == claims.UNTESTABLE].sort_values("setting, or reason")
-course.readable(
+beyond = book[book["verdict"] == verdicts.UNTESTABLE].sort_values("setting, or reason")
+contents.readable(
     beyond[["setting, or reason", "where", "statement", "paper's number"]], "beyond"
 )
 
 # %%
-missing = book[book["verdict"] == claims.NO_RUNS].sort_values("setting, or reason")
+missing = book[book["verdict"] == verdicts.NO_RUNS].sort_values("setting, or reason")
 print(f"{len(missing)} claims wait for runs{'; they could be tested:' if len(missing) else ''}")
-course.readable(missing[["setting, or reason", "where", "statement"]], "missing") if len(missing) else None
+contents.readable(missing[["setting, or reason", "where", "statement"]], "missing") if len(missing) else None
 
 # %% [markdown]
 # ## 13 · Five bullets

@@ -1,7 +1,7 @@
 """Two trainings at once, as two notebooks are, against one alone: as torch's threads wait, and as the package says.
 
 Every training is a process of all threads, which stays. Which of the two was imported first, torch or the package,
-decides how its threads wait (`lowrank_teach.waiting`). All times are of one step, by the clock; two trainings that
+decides how its threads wait (`lowrank_teach`). All times are of one step, by the clock; two trainings that
 share the cores well take twice as long as one.
 """
 
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lowrank_teach.waiting import CHOICES, WORDS
+from lowrank_teach import WAITING, WAITING_CHOICES
 
 from .harness import Row, Settings, in_turn, of_many, quartiles
 
@@ -36,7 +36,7 @@ def bench(s: Settings) -> tuple[list[Row], dict[str, Any]]:
         seconds = in_turn({f"{many}, {way}": partial(steps, pair[:number], STEPS)
                            for many, number in (("one", 1), ("two", 2)) for way, pair in pairs.items()}, s)
     seconds = {name: [taken / STEPS for taken in each] for name, each in seconds.items()}
-    return rows(seconds), {"settings": {"words": WORDS, "steps": STEPS}, "milliseconds": {
+    return rows(seconds), {"settings": {"words": WAITING, "steps": STEPS}, "milliseconds": {
         name: {part: 1000 * value for part, value in quartiles(each).items()} for name, each in seconds.items()}}
 
 
@@ -54,7 +54,7 @@ def rows(seconds: dict[str, list[float]]) -> list[Row]:
 @contextmanager
 def worker(first: str, s: Settings) -> Iterator[subprocess.Popen]:
     """A training that is ready for its next steps, in a process that imports this first."""
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING_CHOICES}
     line = f"import {first}; from benchmarks.busy import serve; serve()"
     with subprocess.Popen([sys.executable, "-c", line, json.dumps(dataclasses.asdict(s))], text=True,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1],

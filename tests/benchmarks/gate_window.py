@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import lowrank_teach as lt
-from lowrank_teach.runs import machine
+from lowrank_teach.experiments.runs import machine
 
 SETTINGS = [(0.5, 0.05), (0.25, 0.05), (0.125, 0.05), (0.5, 0.1), (0.25, 0.1), (0.125, 0.1)]
 OUT = Path(__file__).resolve().parents[2] / "figures" / "data" / "gate_window.json"

@@ -25,8 +25,8 @@ from benchmarks.candidates import looped
 from benchmarks.harness import Settings
 
 import lowrank_teach as lt
-from lowrank_teach import measure
-from lowrank_teach.runs import machine
+from lowrank_teach.analysis import measures
+from lowrank_teach.experiments.runs import machine
 
 HERE = Settings(device="cuda" if torch.cuda.is_available() else "cpu")
 METHODS: dict[str, lt.Method] = {  # SaLoRA's gates train throughout
@@ -45,7 +45,7 @@ def here(label: str, backbone: str) -> int:
     step = looped(dataclasses.replace(HERE, backbone=backbone), METHODS[label])
     for _ in range(3):
         step()
-    found = measure.peak_memory()
+    found = measures.peak_memory()
     return int(found["cuda_peak_bytes"] or found["rss_peak_bytes"])
 
 

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lowrank_teach import studies
-from lowrank_teach.config import TrainConfig
-from lowrank_teach.run_config import RunConfig
-from lowrank_teach.runs import config_key, machine
-from lowrank_teach.studies import text_studies
+from lowrank_teach.experiments.fit import RunConfig
+from lowrank_teach.experiments.runs import config_key, machine
+from lowrank_teach.reproduction import arms
+from lowrank_teach.training.config import TrainConfig
 
 DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
 VERSIONS = ("0.1.0", "0.2.0")
@@ -45,7 +44,7 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def of_a_study(name: str, about: dict[str, Any], record: dict[str, Any]) -> RunConfig:
-    study = {**studies.STUDIES, **studies.TASK_STUDIES}[name]
+    study = {**arms.STUDIES, **arms.TASK_STUDIES}[name]
     arm, task = study.arms[record["arm"]], record.get("task", about.get("task"))
     rate = {"lr": record["lr"]} if "lr" in record else {}
     values = {**about["training"], **about.get("of_task", {}).get(task, {}), **arm.training, **rate}
@@ -53,8 +52,8 @@ def of_a_study(name: str, about: dict[str, Any], record: dict[str, Any]) -> RunC
 
 
 def of_a_text(task: str, record: dict[str, Any]) -> RunConfig:
-    values = text_studies.settings(task, {"lr": record["lr"]})[0]
-    return RunConfig(text_studies.ARMS[record["arm"]], task, text_studies.BACKBONE, text_studies.PROFILE,
+    values = arms.settings(task, {"lr": record["lr"]})[0]
+    return RunConfig(arms.ARMS[record["arm"]], task, arms.TEXTS_BACKBONE, arms.TEXTS_PROFILE,
                      record["seed"], values)
 
 

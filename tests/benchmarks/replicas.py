@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach.replicas import Lane, Passes
-from lowrank_teach.stacked import share_weights
+from lowrank_teach.training.replicas import Lane, Passes, share_weights
 
 from .candidates import backbone, collate, make_rows, with_peft
 from .growth import line

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lowrank_teach.runs import machine
+from lowrank_teach.experiments.runs import machine
 
 from .busy import WAYS
 from .harness import Row, Settings

@@ -14,8 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_teach import explorers, playground, studies, texts
-from lowrank_teach.widgets import Picture, tidy
+from lowrank_teach.course.chapters import (
+    autolora,
+    cola,
+    delta_lora,
+    generation,
+    lora,
+    ranks,
+    salora,
+    side_by_side,
+    tagging,
+)
+from lowrank_teach.course.chapters import playground as playground_chapter
+from lowrank_teach.course.explorer import Picture, tidy
+from lowrank_teach.reproduction import rank_cuts, studies
+from lowrank_teach.reproduction import studies as texts
 
 from .harness import Row, Settings
 
@@ -26,12 +39,12 @@ AIM, MOVES = 50.0, 30   # milliseconds; moves of each slider
 def salora_runs() -> Picture:
     stored = studies.load("salora_b")
     density, lam = ({float(arm): stored.series(arm, name) for arm in stored.arms} for name in ("density", "lambda"))
-    return explorers.SaloraRuns(density, lam, {float(arm): s for arm, s in stored.values().items()}, "test accuracy")
+    return salora.SaloraRuns(density, lam, {float(arm): s for arm, s in stored.values().items()}, "test accuracy")
 
 
 def how_many_inputs() -> Picture:
-    stored = texts.load("e2e")
-    return explorers.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
+    stored = texts.load_texts("e2e")
+    return generation.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
 
 
 def entity_threshold(sentences: int = 200, words: int = 26) -> Picture:
@@ -41,28 +54,28 @@ def entity_threshold(sentences: int = 200, words: int = 26) -> Picture:
     found = g.dirichlet([3.0] + [0.3] * 8, size=(sentences, words))
     gold = [[labels[code] for code in codes] for codes in g.choice(9, p=[0.6] + [0.05] * 8, size=(sentences, words))]
     text = [["word" * int(length) for length in g.integers(1, 4, size=words)] for _ in range(sentences)]
-    return explorers.EntityThreshold(list(found), text, gold, labels, range(12))
+    return tagging.EntityThreshold(list(found), text, gold, labels, range(12))
 
 
 def pictures() -> dict[str, Callable[[], Picture]]:
     """Name of each explorer -> how 10 makes it."""
-    stored = playground.load()
+    stored = rank_cuts.load_explorer_data()
     return {
-        "RankOfAPicture": explorers.RankOfAPicture,
-        "CutNetwork": lambda: explorers.CutNetwork(stored.parts, stored.cut_scores, stored.cut_halves,
-                                                   "test accuracy", block=playground.BLOCK),
-        "Truncation": lambda: explorers.Truncation(stored.factors),
-        "RankAlpha": lambda: explorers.RankAlpha(stored.curves, stored.losses, "validation loss"),
-        "ColaChain": explorers.ColaChain,
-        "HardConcreteGate": explorers.HardConcreteGate,
-        "SaloraBudget": lambda: explorers.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch),
+        "RankOfAPicture": lora.RankOfAPicture,
+        "CutNetwork": lambda: ranks.CutNetwork(stored.parts, stored.cut_scores, stored.cut_halves,
+                                                   "test accuracy", block=rank_cuts.BLOCK),
+        "Truncation": lambda: lora.Truncation(stored.factors),
+        "RankAlpha": lambda: lora.RankAlpha(stored.curves, stored.losses, "validation loss"),
+        "ColaChain": cola.ColaChain,
+        "HardConcreteGate": salora.HardConcreteGate,
+        "SaloraBudget": lambda: salora.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch),
         "SaloraRuns": salora_runs,
-        "DeltaTrajectory": explorers.DeltaTrajectory,
-        "RankThreshold": lambda: explorers.RankThreshold(stored.alphas),
-        "BestOfGrid": explorers.BestOfGrid,
+        "DeltaTrajectory": delta_lora.DeltaTrajectory,
+        "RankThreshold": lambda: autolora.RankThreshold(stored.alphas),
+        "BestOfGrid": side_by_side.BestOfGrid,
         "HowManyInputs": how_many_inputs,
         "EntityThreshold": entity_threshold,
-        "RunBrowser": lambda: explorers.RunBrowser(explorers.runs.from_studies())}
+        "RunBrowser": lambda: playground_chapter.RunBrowser(playground_chapter.from_studies())}
 
 
 def states(picture: Picture, moves: int) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ import peft
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach import evaluate as evaluation
+from lowrank_teach.tasks import evaluate as evaluation
 
 from .candidates import backbone, collate, make_rows, peft_model
 from .harness import Row, Settings, Step, in_turn, of_many

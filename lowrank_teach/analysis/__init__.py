@@ -1,0 +1,1 @@
+"""Measures of weights and gates, statistics of runs, and pictures of both."""

@@ -1,0 +1,117 @@
+"""Do several lists of ranks agree on which matrix needs much? Correlations, and what chance gives. Used by 06."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import nct, norm, t
+
+# a table has a row for each matrix and a column for each list (seed, task)
+
+
+def mean_correlation(lists: pd.DataFrame) -> float:
+    """Mean of Pearson's correlations between all pairs of columns; pairs with a constant list are left out.
+
+    nan where no pair is left.
+    """
+    pairwise = lists.corr().to_numpy()
+    return float(pd.Series(pairwise[np.triu_indices(len(pairwise), 1)]).mean())
+
+
+def by_chance(lists: pd.DataFrame, draws: int = 300, seed: int = 0) -> tuple[float, float]:
+    """The 95 % range of `mean_correlation` if each list's ranks were dealt to the matrices at random."""
+    draw = np.random.default_rng(seed)
+    dealt = [mean_correlation(lists.apply(lambda column: draw.permutation(column))) for _ in range(draws)]
+    low, high = pd.Series(dealt).quantile([0.025, 0.975])
+    return float(low), float(high)
+
+
+SEEDS = 5          # fewer give no verdict
+
+
+LEVEL = 0.95
+
+
+def paired_bootstrap(differences: Sequence[float], level: float = LEVEL, *, seed: int = 0, resamples: int = 4000,
+                     stretch: bool = True) -> tuple[float, float]:
+    """Interval for the mean of differences that are paired by seed: the percentile bootstrap, stretched.
+
+    Differences are drawn anew with replacement; the interval spans the middle `level` of the means. With n pairs that
+    is too narrow: it divides by n where n − 1 is due, and takes the normal's width where Student's t is due. So both
+    arms of the interval are multiplied by √(n/(n−1)) · t/z, 1.58 at n = 5.
+
+    Measured over simulated sets of 5 (a test repeats the plain and the stretched one): the plain percentile interval
+    holds the true mean in about 84 % of normal samples (79 % of exponential ones), BCa in 84 % (81 %), the stretched
+    one in about 94 % (88 %). The studentised bootstrap reaches 95 % (93 %), but its arms are a third longer, and it
+    breaks down where scores tie.
+
+    Args:
+        differences: (n,) one a seed.  level: of the interval.  seed: of the draws.
+        stretch: False gives the plain percentile interval.
+
+    Raises:
+        ValueError: fewer than two differences, or one that is not finite.
+
+    Source: Efron & Tibshirani 1993, chapter 13; the factor after Hesterberg 2015, arXiv 1411.5279, section 5.
+    """
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
+        raise ValueError(f"an interval needs two finite differences or more, one a seed; these are {d.tolist()}")
+    n, tail = len(d), (1 - level) / 2
+    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    arms = np.array([*percentile_interval(d, draws, level)]) - d.mean()
+    if stretch:
+        arms *= math.sqrt(n / (n - 1)) * t.ppf(1 - tail, n - 1) / norm.ppf(1 - tail)
+    return float(d.mean() + arms[0]), float(d.mean() + arms[1])
+
+
+def percentile_interval(differences: Sequence[float] | np.ndarray, draws: np.ndarray, level: float = LEVEL
+                        ) -> tuple[float, float]:
+    """The middle `level` of the means of resampled differences.
+
+    Args: differences (n,); draws (R, n), which of them each of R resamples takes.
+    """
+    means = np.asarray(differences, dtype=float)[draws].mean(1)                          # (R,)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def t_interval(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval for the mean of n paired differences: exact if they are normal. As `paired_bootstrap`."""
+    d = np.asarray(differences, dtype=float)
+    if len(d) < 2:
+        raise ValueError("an interval needs two differences or more")
+    half = t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
+    return float(d.mean() - half), float(d.mean() + half)
+
+
+def power(effect: float, sd: float, seeds: int, level: float = LEVEL) -> float:
+    """Chance that an interval over this many seeds excludes zero, for a true mean difference of `effect`.
+
+    Args:
+        effect: true mean difference.  sd: standard deviation of the paired differences, above 0.  seeds: 2 or more.
+
+    Source: power of the two-sided paired t test, from the noncentral t distribution.
+    """
+    limit, shift = t.ppf((1 + level) / 2, seeds - 1), effect * math.sqrt(seeds) / sd
+    # the far tail as that of the mirrored distribution: scipy's own is nan where it is below 1e-12 or so
+    return float(nct.sf(limit, seeds - 1, shift) + nct.sf(limit, seeds - 1, -shift))
+
+
+def seeds_needed(effect: float, sd: float, chance: float = 0.8, most: int = 1000) -> int | None:
+    """Fewest seeds with which a true difference of `effect` is seen with this chance; None beyond `most`."""
+    return next((n for n in range(2, most + 1) if power(effect, sd, n) >= chance), None)
+
+
+Curve = tuple[Sequence[float], Sequence[float]]   # steps, losses
+
+
+def smooth(curve: Curve, width: int = 10) -> Curve:
+    """Means over `width` steps (fewer where there are few); the steps are those in the middle."""
+    steps, values = curve
+    width = max(1, min(width, len(values) // 4))
+    middle = [float(np.mean(steps[i:i + width])) for i in range(0, len(steps) - width + 1, width)]
+    return middle, [float(np.mean(values[i:i + width])) for i in range(0, len(values) - width + 1, width)]

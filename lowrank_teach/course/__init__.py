@@ -1,0 +1,1 @@
+"""What the notebooks stand on: exercises, explorers, live curves, the glossary."""

@@ -1,0 +1,230 @@
+"""From runs to verdicts: paired scores, intervals, the forest of all claims, power. Used by 11."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ...analysis import style
+from ...analysis.statistics import percentile_interval
+from ...reproduction.studies import Results
+from ...reproduction.verdicts import HOLDS, OPPOSITE, judge
+from ..exercise import EXERCISES, Task
+
+Numbers = Sequence[float] | np.ndarray
+Interval = tuple[float, float]
+# verdict -> colour, marker: two channels
+LOOKS = {"holds": (style.BLUE, "o"), "opposite": (style.ORANGE, "X"), "not separable here": (style.GREY, "D"),
+         "holds exactly": (style.SKY, "s"), "fails exactly": (style.PINK, "v"), "no runs yet": (style.PALE, "_"),
+         "not testable here": (style.BLACK, "|")}
+
+
+def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Interval, stretched: Interval,
+                     names: tuple[str, str], unit: str = "points") -> Figure:
+    """Scores paired by seed, their differences, and the resampled means (R,) with two intervals."""
+    fig, (pairs, dots, hist) = style.panels(3, 3, 3.3, None)
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        pairs.plot([0, 1], [b, a], color=style.GREY, marker="o", markersize=5, linewidth=1)
+        pairs.annotate(f"seed {i}", (1, a), xytext=(6, 0), textcoords="offset points", fontsize=8, va="center")
+    pairs.set_xticks([0, 1], [names[1], names[0]])
+    pairs.set_xlim(-0.2, 1.5)
+    style.dress(pairs, "", f"score, {unit}", "1 · a line a seed")
+    d = np.asarray(first) - np.asarray(second)
+    dots.plot(d, range(len(d)), "o", color=style.BLUE)
+    dots.axvline(d.mean(), color=style.BLUE, linestyle="-", label="mean difference")
+    dots.set_yticks(range(len(d)))
+    hist.hist(means, bins=40, color=style.PALE)
+    top = hist.get_ylim()[1]
+    for height, (low, high), color, name in ((0.3, plain, style.ORANGE, "percentile"),
+                                             (0.6, stretched, style.BLUE, "stretched, used here")):
+        hist.plot([low, high], [height * top] * 2, color=color, linewidth=4, solid_capstyle="butt", label=name)
+    for ax in (dots, hist):
+        ax.axvline(0, color=style.BLACK, linestyle=":", label="zero")
+    style.dress(dots, f"difference, {unit}", "seed", "2 · differences")
+    style.dress(hist, f"mean difference, {unit}", "resamples", "3 · means of resamples")
+    style.legend(fig)
+    return fig
+
+
+def repeated_intervals(intervals: Sequence[Interval], truth: float, xlabel: str) -> Figure:
+    """One line a repetition: orange and thick where the interval misses the truth."""
+    fig, (ax,) = style.panels(1, 1, 3.6, None, width=8.0)
+    for i, (low, high) in enumerate(intervals):
+        missed = not low <= truth <= high
+        ax.plot([low, high], [i, i], color=style.ORANGE if missed else style.GREY, linewidth=3 if missed else 1)
+    ax.axvline(truth, color=style.BLACK, linestyle=":")
+    style.dress(ax, xlabel, "repetition")
+    lines = [Line2D([], [], color=style.GREY, linewidth=1, label="holds the truth"),
+             Line2D([], [], color=style.ORANGE, linewidth=3, label="misses it: a verdict by chance")]
+    style.legend(fig, lines)
+    return fig
+
+
+def forest(labels: Sequence[str], differences: Sequence[Numbers], intervals: Sequence[Interval | None],
+           verdicts: Sequence[str], sides: Sequence[str], xlabel: str) -> Figure:
+    """A row a claim: small dots are seeds, the bar the interval; an arrow points to the claimed side.
+
+    Args: all of one length; intervals None where there is none; sides ">" or "<".
+    """
+    fig, (ax,) = style.panels(1, 1, 0.9 + 0.38 * len(labels), None)
+    for y, (d, interval, verdict) in enumerate(zip(differences, intervals, verdicts, strict=True)):
+        color, marker = LOOKS[verdict]
+        ax.plot(d, [y + 0.25 * (interval is not None)] * len(d), ".", color=style.GREY, markersize=4)
+        if interval is not None:
+            ax.plot(interval, [y, y], color=color, linewidth=2.5, solid_capstyle="butt")
+            ax.plot(np.mean(d), y, marker, color=color, markersize=7)
+    ax.axvline(0, color=style.BLACK, linewidth=1)
+    arrows = {">": "→", "<": "←"}
+    names = ["\n".join(textwrap.wrap(f"{label}\u00a0{arrows[side]}", 50, max_lines=2, placeholder=" …"))
+             for label, side in zip(labels, sides, strict=True)]
+    ax.set_yticks(range(len(labels)), names)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    style.dress(ax, xlabel, "")
+    ax.tick_params(axis="y", labelsize=8)
+    style.legend(fig, _keys(verdicts))
+    return fig
+
+
+def _keys(verdicts: Sequence[str]) -> list[Line2D]:
+    shown = [name for name in LOOKS if name in set(verdicts)]
+    return [Line2D([], [], color=LOOKS[name][0], marker=LOOKS[name][1], linewidth=2, markersize=7, label=name)
+            for name in shown]
+
+
+def verdict_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """paper -> verdict -> how many: one bar a paper, its parts with their numbers."""
+    papers = list(counts)
+    fig, (ax,) = style.panels(1, 1, 0.8 + 0.45 * len(papers), None)
+    left = np.zeros(len(papers))
+    for verdict, (color, _) in LOOKS.items():
+        width = np.array([counts[paper].get(verdict, 0) for paper in papers], dtype=float)
+        if width.any():
+            ax.barh(papers, width, left=left, color=color, label=verdict, edgecolor="white", height=0.7)
+            _numbers(ax, left, width, color)
+        left += width
+    ax.invert_yaxis()
+    style.dress(ax, "claims", "")
+    ax.grid(axis="y", visible=False)
+    style.legend(fig)
+    return fig
+
+
+def _numbers(ax: Axes, left: np.ndarray, width: np.ndarray, color: str) -> None:
+    rgb = tuple(int(color[i:i + 2], 16) / 255 for i in (1, 3, 5))
+    for y, (x, w) in enumerate(zip(left, width, strict=True)):
+        if w:
+            ax.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=9, color=style.text_color(rgb))
+
+
+def power_curves(seeds: Sequence[int], chance: Mapping[str, Numbers], now: int) -> Figure:
+    """Chance of a verdict against the number of seeds, a curve an effect; `now` is how many seeds there are."""
+    fig, (ax,) = style.panels(1, 1, 3.3, None, width=8.0)
+    for name, look in style.looks(chance).items():
+        ax.plot(seeds, chance[name], color=look["color"], linestyle=look["linestyle"], label=look["label"])
+    ax.axvline(now, color=style.GREY, linewidth=1)
+    ax.annotate(f"{now} seeds", (now, 0.02), xytext=(5, 0), textcoords="offset points", fontsize=9, color=style.GREY)
+    ax.axhline(0.8, color=style.GREY, linestyle=":", linewidth=1)
+    ax.set(ylim=(0, 1.02), xlim=(min(seeds), max(seeds)))
+    style.dress(ax, "seeds", "chance of a verdict")
+    style.legend(fig)
+    return fig
+
+
+# ---- exercises.ledger ------------------------------------------------------------------------------------
+# The exercises of 11: differences by seed, the interval of their mean, the verdict.
+Scores = Mapping[int, float]
+
+
+def paired_differences(first: Scores, second: Scores) -> np.ndarray:
+    """first − second on each seed that both have, in the order of the seeds (the library's Results)."""
+    records = [{"arm": arm, "seed": seed, "test": {"score": score}}
+               for arm, scores in (("first", first), ("second", second)) for seed, score in scores.items()]
+    return np.array(Results({}, records).differences("first", "second", "score"))
+
+
+def bootstrap_interval(differences: Sequence[float], draws: np.ndarray) -> np.ndarray:
+    """Low and high end: the middle 95 % of the means of resampled differences."""
+    return np.array(percentile_interval(differences, draws))
+
+
+def judge_intervals(intervals: Sequence[tuple[float, float]], sides: Sequence[str]) -> np.ndarray:
+    """For each interval and its claimed side: 1 for holds, −1 for opposite, 0 for neither."""
+    numbers = {HOLDS: 1.0, OPPOSITE: -1.0}
+    return np.array([numbers.get(judge(*pair), 0.0) for pair in zip(intervals, sides, strict=True)])
+
+
+def _by_place(first: Scores, second: Scores) -> np.ndarray:
+    return np.array([a - b for a, b in zip(first.values(), second.values(), strict=False)])
+
+
+def _sorted_scores(first: Scores, second: Scores) -> np.ndarray:
+    """The library's, on scores that were sorted on both sides first."""
+    return paired_differences(dict(zip(sorted(first), sorted(first.values()), strict=True)),
+                              dict(zip(sorted(second), sorted(second.values()), strict=True)))
+
+
+def _spread(differences: Sequence[float], root: bool) -> np.ndarray:
+    """mean ± 1.96 sd, or ± 1.96 sd / √n."""
+    d = np.asarray(differences, dtype=float)
+    half = 1.96 * d.std(ddof=1) / (math.sqrt(len(d)) if root else 1.0)
+    return np.array([d.mean() - half, d.mean() + half])
+
+
+def _level(level: float) -> object:
+    return lambda d, draws: np.array(percentile_interval(d, draws, level))
+
+
+_A = {0: 0.71, 1: 0.74, 2: 0.70, 3: 0.73, 4: 0.75}
+_B = {3: 0.72, 0: 0.72, 4: 0.71, 1: 0.70, 2: 0.705}
+_INTERVALS = [(0.2, 1.0), (-1.0, -0.2), (-0.1, 1.0), (-1.0, 0.1)] * 2
+_D = [1.0, 2.5, -0.5, 3.0, 0.2]
+
+
+def _draws(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(n, size=(500, n))
+
+
+EXERCISES.update({
+    "paired_differences": Task(
+        paired_differences, lambda: [(_A, _B), ({7: 0.5, 1: 0.75, 3: 0.5}, {1: 0.25, 7: 0.625, 9: 1.0})],
+        "keep the seeds that both have, in rising order, and take first − second on each",
+        [("that pairs by place: the seeds stand in another order in the second", _by_place),
+         ("that is second − first: the claim is about first − second", lambda a, b: -paired_differences(a, b)),
+         ("the sign is gone: a difference against the claim must stay negative",
+          lambda a, b: np.abs(paired_differences(a, b))),
+         ("sorting the scores breaks the pairs: a seed's two runs belong together", _sorted_scores),
+         ("that is unpaired: one difference of two means, so nothing is left to resample",
+          lambda a, b: np.array([np.mean(list(a.values())) - np.mean(list(b.values()))]))],
+        (Results.differences,)),
+    "bootstrap_interval": Task(
+        bootstrap_interval, lambda: [(_D, _draws(5)), ([0.1, 0.4, 0.2, 0.9, 0.3, 0.35], _draws(6))],
+        "take the differences that each row of draws names, one mean a row, then the 2.5 % and 97.5 % points",
+        [("that leaves 5 % on each side, or out on one side only: 95 % leaves 2.5 % on each", _level(0.9)),  # type: ignore[list-item]
+         ("that is the spread of single differences: the interval is of their mean, √n times narrower",
+          lambda d, draws: _spread(d, root=False)),
+         ("that assumes a normal mean: use the draws", lambda d, draws: _spread(d, root=True)),
+         ("those are points of single differences: take a mean of each row first",
+          lambda d, draws: np.quantile(np.asarray(d)[draws], [0.025, 0.975])),
+         ("those are all of the means, from the least to the largest", _level(1.0)),  # type: ignore[list-item]
+         ("that is centred on zero: the interval lies around the mean of the differences",
+          lambda d, draws: bootstrap_interval(d, draws) - np.mean(d))],
+        (percentile_interval,)),
+    "judge_intervals": Task(
+        judge_intervals, lambda: [(_INTERVALS, list(">>>><<<<"))],
+        "1 if the whole interval is on the claimed side, −1 if the whole of it is on the other, else 0",
+        [("for the side \"<\" the verdicts are the other way round",
+          lambda intervals, sides: judge_intervals(intervals, [">"] * len(sides))),
+         ("an interval that holds zero decides nothing, wherever its middle is",
+          lambda intervals, sides: judge_intervals([((a + b) / 2,) * 2 for a, b in intervals], sides)),
+         ("an interval wholly on the other side is evidence too: −1",
+          lambda intervals, sides: judge_intervals(intervals, sides).clip(min=0)),
+         ("that is upside down: 1 is for the claimed side",
+          lambda intervals, sides: -judge_intervals(intervals, sides))],
+        (judge,)),
+})

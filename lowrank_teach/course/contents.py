@@ -1,0 +1,110 @@
+"""The course as data: which notebook asks what, which are there, and the line that names this machine.
+
+Used by 00; the same table stands in the README.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..experiments.runs import machine
+from ..reproduction.results import references_folder
+
+NOTEBOOKS: dict[str, str] = {
+    "00_start_here": "Does my machine work, and what is this?",
+    "01_why_low_rank": "How much of a real weight change is low rank?",
+    "02_lora": "What is the layer that everything else changes?",
+    "03_cola": "Can a chain of small updates do what one cannot?",
+    "04_salora": "Which rank directions does each matrix need?",
+    "05_delta_lora": "Can W itself move for free?",
+    "06_autolora": "Can ranks be learned on held-out data?",
+    "07_side_by_side": "Which one, on what budget?",
+    "08_generation": "Do the gains carry over to text?",
+    "09_more_tasks": "And to tagging and style transfer?",
+    "10_playground": "What do the sliders do?",
+    "11_claims_ledger": "Which claims hold here?",
+}
+
+
+def course_map(folder: Path | str = ".") -> pd.DataFrame:
+    """One row a notebook: its question, and whether it stands in `folder` or is still to come."""
+    rows = [{"notebook": name, "question": question,
+             "state": "here" if (Path(folder) / f"{name}.ipynb").exists() else "to come"}
+            for name, question in NOTEBOOKS.items()]
+    return pd.DataFrame(rows).set_index("notebook")
+
+
+def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
+    """A table to read: text to the left, nothing cut off, numbers by column as `formats` say. No text is markup.
+
+    name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
+    """
+    from pandas.io.formats.style import Styler  # lazily: it asks for jinja2
+
+    words = [i for i, kind in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    left = [{"selector": cell, "props": [("text-align", "left")]} for cell in ["th", *(f"td.col{i}" for i in words)]]
+    how = {column.replace("_", " "): form for column, form in formats.items()}
+    names = {axis: [name and _as_html(name) for name in labels.names]
+             for axis, labels in (("index", frame.index), ("columns", frame.columns))}
+    # without a name for every cell, which would be half of the page's source
+    shown = Styler(frame.rename_axis(**names), uuid=re.sub(r"[^\w-]", "_", name), cell_ids=False)
+    shown.format({column: partial(_as_html, how=how.get(column, "")) for column in frame.columns})
+    return shown.set_table_styles(left).format_index(_as_html, axis=0).format_index(_as_html, axis=1)
+
+
+def _as_html(value: Any, how: str = "") -> str:
+    """A cell, a label or a name of a table."""
+    return html.escape((how or ("{:.6f}" if pd.api.types.is_float(value) else "{}")).format(value))
+
+
+def keep_kernel(model: dict[str, Any], path: str, contents_manager: Any, **_: Any) -> None:
+    """Save a notebook with the kernel's names that its file has: a hook of Jupyter's server, before it writes.
+
+    An editor writes this machine's versions there, so that a page that was only opened would differ from its file.
+    """
+    stored = Path(contents_manager.root_dir, path.strip("/"))
+    if model["type"] != "notebook" or not stored.is_file():
+        return
+    new, old = model["content"]["metadata"], json.loads(stored.read_text(encoding="utf-8"))["metadata"]
+    if new.get("kernelspec", {}).get("name") == old.get("kernelspec", {}).get("name"):   # else it was chosen
+        new |= {name: old[name] for name in ("kernelspec", "language_info") if name in old}
+
+
+def machine_line() -> str:
+    """One sentence on what every number of this notebook was measured on."""
+    m = machine()
+    accelerator = m["accelerator"] or "no GPU"
+    return (f"{m['processor']}, {m['cores']} cores ({m['threads']} in use), {accelerator}; Python {m['python']}, "
+            f"torch {m['torch']}, transformers {m['transformers']}")
+
+
+MINUTES = "notebooks.json"
+
+
+def keep_minutes(minutes: Mapping[str, float], folder: Path | str | None = None) -> None:
+    """Write how long notebooks took on this machine; what is known of others stays."""
+    path = Path(folder or references_folder()) / MINUTES
+    known = json.loads(path.read_text(encoding="utf-8"))["minutes"] if path.exists() else {}
+    new = {**known, **{name: round(value, 1) for name, value in minutes.items()}}
+    data = {"minutes": dict(sorted(new.items())), "profile": "laptop", "machine": machine()}
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def markdown(folder: Path | str | None = None) -> str:
+    """The course as the README shows it: question, and the minutes of the stored run from an empty store."""
+    path = Path(folder or references_folder()) / MINUTES
+    minutes = json.loads(path.read_text(encoding="utf-8"))["minutes"]
+    lines = ["| notebook | question | minutes |", "|---|---|---|"]
+    for name, question in NOTEBOOKS.items():
+        took = minutes.get(name)
+        shown = f"[{name}](notebooks/{name}.ipynb)" if took is not None else f"{name} *(to come)*"
+        lines.append(f"| {shown} | {question} | {'–' if took is None else max(1, round(took))} |")
+    return "\n".join(lines)

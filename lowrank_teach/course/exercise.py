@@ -1,0 +1,211 @@
+"""Exercises whose solution is the library: a stub, a check with a hint, and a picture of your own result.
+
+    @exercise
+    def lora_merge(W, lora_A, lora_B, lora_alpha): ...
+    lora_merge.check()
+
+What is wanted is never written down a second time: the answer comes from the library, and so does what a
+typical mistake would give (the library called with the arguments that the mistake amounts to). With
+LOWRANK_SOLUTIONS=1 every stub is swapped for the library's function. A stub that is not right yet stops
+nothing: after the check, its name stands for the library's function. Used by every notebook.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..analysis import style
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the registry knows of one exercise.
+
+    reference: the library's answer.  cases: lists of arguments.  hint: said when no mistake is recognised.
+    mistakes: (hint, the value that this mistake gives).  shows: what `solution` prints the source of.
+    shapes: said when a product's shapes do not meet.
+    """
+
+    reference: Callable[..., Any]
+    cases: Callable[[], list[tuple]]
+    hint: str
+    mistakes: Sequence[tuple[str, Callable[..., Any]]]
+    shows: Sequence[Callable[..., Any]]
+    shapes: str = "A is (r, k) and reads x first, B is (d, r) and writes h"
+
+
+EXERCISES: dict[str, Task] = {}   # by the stub's name; each chapter adds its own as it is imported
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an attempt is right, the sentence that answers it, and what the picture shows."""
+
+    right: bool
+    says: str
+    yours: np.ndarray | None
+    wanted: np.ndarray
+
+
+class Exercise:
+    """A learner's function and its check; calling it calls whichever of the two is right."""
+
+    def __init__(self, attempt: Callable[..., Any], task: Task, hint: str = "") -> None:
+        functools.update_wrapper(self, attempt)
+        self.task, self.hint = task, hint or task.hint
+        self.attempt = task.reference if os.environ.get("LOWRANK_SOLUTIONS") == "1" else attempt
+        self.verdict: Verdict | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        right = (self.verdict or self.examine()).right
+        return (self.attempt if right else self.task.reference)(*arguments)
+
+    def examine(self) -> Verdict:
+        """Try every case; the verdict on the first that is wrong, or on the last."""
+        for arguments in self.task.cases():
+            self.verdict = _examine(self.attempt, self.task, arguments, self.hint)
+            if not self.verdict.right:
+                break
+        return self.verdict  # type: ignore[return-value]
+
+    def check(self) -> None:
+        """Say what is right or missing, and draw the learner's result beside the library's."""
+        v = self.examine()
+        name = self.__name__  # type: ignore[attr-defined]
+        print(f"✓ {name}: {v.says}" if v.right else
+              f"✗ {name}, not there yet: {v.says}\n  The notebook goes on with the library's version; "
+              f"solution({name}) shows it.")
+        style.show(own_result(v.yours, v.wanted), *_words(v))
+
+
+def _words(v: Verdict) -> tuple[str, str]:
+    """Caption and alt text of the picture of a result."""
+    if v.wanted.size == 1:
+        return "Your number beside the library's.", f"Two bars: your number and the wanted one. {v.says}"
+    return ("Left your result, in the middle the library's, right the difference: white where you are right.",
+            f"Three coloured tables: your result, the wanted result, and their difference. {v.says}")
+
+
+def exercise(attempt: Callable[..., Any] | None = None, *, hint: str = "") -> Any:
+    """Decorator of a stub whose name an imported chapter has in EXERCISES; hint replaces the usual one.
+
+    Raises:
+        KeyError: there is no exercise of this name.
+    """
+    if attempt is None:
+        return functools.partial(exercise, hint=hint)
+    name = attempt.__name__
+    if name not in EXERCISES:
+        raise KeyError(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the stub's name")
+    return Exercise(attempt, EXERCISES[name], hint)
+
+
+def solution(of: Exercise | str) -> None:
+    """Show the library's own source for an exercise."""
+    from IPython.display import Markdown, display
+
+    task = EXERCISES[of] if isinstance(of, str) else of.task
+    display(Markdown("\n".join(f"`{f.__module__}`, `{f.__qualname__}`:\n```python\n{inspect.getsource(f)}```"
+                               for f in task.shows)))
+
+
+def reveal(question: str, answer: str) -> None:
+    """Display a question with its answer folded away: predict first, then open."""
+    from IPython.display import display
+
+    display({"text/html": f"<details><summary><b>Predict:</b> {html.escape(question)} <i>(then open)</i></summary>"
+                          f"<p>{html.escape(answer)}</p></details>",
+             "text/plain": f"Predict: {question}\nAnswer: {answer}"}, raw=True)
+
+
+# -- how an attempt is judged
+
+def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: str) -> Verdict:
+    wanted = _array(task.reference(*arguments))
+    before = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+    try:
+        got = attempt(*arguments)
+        yours = None if got is None else _array(got)
+    except Exception as error:  # whatever a learner's code raises is an answer, too
+        return Verdict(False, _stopped(error, hint, task.shapes), None, wanted)
+    finally:
+        changed = [i for i, (a, b) in enumerate(zip(arguments, before, strict=True))
+                   if isinstance(a, Tensor) and not torch.equal(a, b)]
+    if yours is None:
+        return Verdict(False, f"it returned nothing. {hint}", None, wanted)
+    if changed:
+        return Verdict(False, "your function changed its own input: W must keep its bytes, or nothing can be "
+                              "restored; build a new tensor", yours, wanted)
+    if yours.shape != wanted.shape:
+        return Verdict(False, f"it returned shape {yours.shape}, wanted is {wanted.shape}. {hint}", yours, wanted)
+    if _same(yours, wanted):
+        return Verdict(True, "right", yours, wanted)
+    said = [words for words, wrong in task.mistakes if _same(yours, _array(wrong(*arguments)))]
+    return Verdict(False, said[0] if said else hint, yours, wanted)
+
+
+def _stopped(error: Exception, hint: str, shapes_are: str) -> str:
+    if isinstance(error, NotImplementedError):
+        return f"it is still the stub. {hint}"
+    shapes = "size" in str(error) or "shape" in str(error)
+    says = f"shapes do not meet: {shapes_are}" if shapes else hint
+    return f"it stopped with {type(error).__name__}. {says}"
+
+
+def _array(value: Any) -> np.ndarray:
+    value = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=float)
+    return np.atleast_1d(value)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ---- drawings.result -------------------------------------------------------------------------------------
+# The picture of a learner's own result beside the library's. Used by the exercises.
+def own_result(yours: np.ndarray | None, wanted: np.ndarray) -> Figure:
+    """Your result, the library's, and the difference on a scale centred at zero; None: nothing returned.
+
+    Args: two arrays of one shape, (n,) or (rows, columns); another shape of yours is drawn as it is.
+    """
+    if wanted.size == 1 and (yours is None or yours.size == 1):
+        return _own_number(None if yours is None else yours.item(), wanted.item())
+    wanted = np.atleast_2d(wanted)
+    mine = None if yours is None else np.atleast_2d(yours)
+    gap = mine - wanted if mine is not None and mine.shape == wanted.shape else None
+    fig, axes = style.panels(3, 3, 2.3, None, width=8.5)
+    size = float(np.abs(wanted).max()) or 1.0
+    titles = ("yours", "wanted", "yours − wanted")
+    for ax, title, values in zip(axes, titles, (mine, wanted, gap), strict=True):
+        if values is None:
+            ax.text(0.5, 0.5, "nothing yet" if mine is None else "shapes differ", ha="center", va="center",
+                    transform=ax.transAxes, fontsize=10, color=style.GREY)
+            ax.set(xticks=[], yticks=[])
+        else:
+            image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size, aspect="auto")
+            ax.set(xticks=range(0, values.shape[1], -(-values.shape[1] // 8)),
+                   yticks=range(0, values.shape[0], -(-values.shape[0] // 8)))
+        ax.set_title(title if values is None else f"{title}  ({values.shape[0]} × {values.shape[1]})", fontsize=10)
+        ax.tick_params(labelsize=8)
+    fig.colorbar(image, ax=axes, pad=0.02, extend="both")
+    return fig
+
+
+def _own_number(yours: float | None, wanted: float) -> Figure:
+    fig, (ax,) = style.panels(1, 1, 1.3, None, width=8.5)
+    bars = ax.barh(["wanted", "yours"], [wanted, yours or 0], color=[style.BLUE, style.ORANGE], height=0.6)
+    ax.bar_label(bars, [f"{wanted:,g}", "nothing yet" if yours is None else f"{yours:,g}"], fontsize=10, padding=4)
+    ax.margins(x=0.2)
+    style.dress(ax, "", "")
+    return fig

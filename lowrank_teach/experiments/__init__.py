@@ -1,0 +1,1 @@
+"""Runs with a name: trained once, stored, compared, and swept over grids."""

@@ -1,0 +1,1 @@
+"""Into peft and transformers, and back."""

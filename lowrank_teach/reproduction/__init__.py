@@ -1,0 +1,1 @@
+"""The papers' claims: presets, studies, verdicts, and the ledger they end in."""

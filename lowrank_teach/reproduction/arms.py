@@ -1,0 +1,234 @@
+"""Which arms each study compares: the papers' sweeps and ablations, and the controls they lack.
+
+An arm is a method with all its switches, and the training values that differ. All arms of a study share task,
+backbone, rows, order of rows and steps; seeds pair them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..integrations.peft_methods import AdaLoRA
+from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
+from ..methods.composition import compose
+from ..tasks.table import TASKS
+from ..training.config import PROFILES
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A configuration, and fields of `TrainConfig` in which it differs from the study's."""
+
+    method: Method
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskStudy:
+    """Arms over tasks and seeds.
+
+    question: what is asked.  tasks: name -> fields of `TrainConfig` that its rows ask for.
+    rates: the grid of learning rates.  chosen_with: the seeds that a rate is chosen with.
+    seeds: how many, from 0; those of `chosen_with` are among them.
+    rate_of: arm -> the arm whose chosen rate it takes, for controls that must differ in one thing alone.
+    """
+
+    question: str
+    arms: Mapping[str, Arm]
+    tasks: Mapping[str, Mapping[str, Any]]
+    rates: Sequence[float]
+    backbone: str
+    profile: str
+    training: Mapping[str, Any]
+    chosen_with: Sequence[int] = (0, 1)
+    seeds: int = 5
+    rate_of: Mapping[str, str] = field(default_factory=dict)
+
+    def runs(self, seeds: int = 0) -> int:
+        """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
+        choosing = {self.rate_of.get(arm, arm) for arm in self.arms}
+        a_task = len(choosing) * len(self.rates) * len(self.chosen_with) + len(self.arms) * (seeds or self.seeds)
+        return len(self.tasks) * a_task
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms over seeds.
+
+    question: what is asked.  varies: what differs between arms, for an axis.
+    seeds: how many, from 0.  series: names of the history kept for the whole model.
+    sites: names of the history kept by site, with their last values.
+    """
+
+    question: str
+    varies: str
+    arms: Mapping[str, Arm]
+    seeds: int = 5
+    series: tuple[str, ...] = ("loss",)
+    sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
+
+    def runs(self, seeds: int = 0) -> int:
+        """How many that takes, with so many seeds; 0 takes the study's own."""
+        return len(self.arms) * (seeds or self.seeds)
+
+
+TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
+TRAINING: dict[str, Any] = {"steps": 100}
+LR = PROFILES[PROFILE].lr
+GATES = ("loss", "density", "lambda", "budget_penalty", "orth_A", "orth_B", "kept_density")
+SIGMA = tuple(f"sigma.{i}" for i in range(24))
+
+
+def salora(**switches: Any) -> SaLoRA:
+    """SaLoRA with the rate and window that so short a training asks for."""
+    return SaLoRA(**{"eta_c": 0.1, "t_start": 0.05, "t_end": 0.9, **switches})
+
+
+def autolora(**switches: Any) -> AutoLoRA:
+    """AutoLoRA with the search and the rate of β that so short a training asks for."""
+    return AutoLoRA(**{"search_steps": 0.25, "eta_beta": 0.01, **switches})
+
+
+STUDIES: dict[str, Study] = {
+    "chain": Study(
+        "Does a longer chain reach more in the same epochs?", "chain length",
+        {str(n): Arm(COLA(chain=n)) for n in (1, 2, 3)}, sites=("norm", "effective_rank", *SIGMA)),
+    "delta": Study(
+        "Is Delta-LoRA more than LoRA, and more than its controls?", "method",
+        {"LoRA": Arm(LoRA()), "Delta-LoRA λ = 0.5": Arm(DeltaLoRA()),
+         "FT‡ (W_q, W_v)": Arm(FullFineTuning(trains="qv")), "LoRA, α × 1.5": Arm(LoRA(lora_alpha=24.0)),
+         "LoRA, rate × 1.5": Arm(LoRA(), {"lr": 1.5 * LR, "head_lr": LR}),
+         "LoRA, dropout 0.1": Arm(LoRA(lora_dropout=0.1)),
+         "Delta-LoRA, dropout 0.1": Arm(DeltaLoRA(lora_dropout=0.1, allow_dropout=True))}),
+    "salora_parts": Study(
+        "What does each part of SaLoRA do?", "what is left out",
+        {"all parts": Arm(salora()), "λ = 0": Arm(salora(lambda_max=0.0)), "β = 0": Arm(salora(beta=0.0)),
+         "λ by SGD": Arm(salora(ascent="sgd")), "LoRA, all six": Arm(LoRA(sites="all"))}, series=GATES),
+    "autolora_parts": Study(
+        "What does each part of AutoLoRA's search do?", "what is changed",
+        {"AutoLoRA": Arm(autolora()), "η = 0": Arm(autolora(hypergradient="first_order")),
+         "no constraint": Arm(autolora(constraint="none")), "sigmoid": Arm(autolora(constraint="sigmoid")),
+         "ranks dealt at random": Arm(autolora(shuffle_ranks=True)), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))},
+        sites=("rank",)),
+    "delta_strong": Study(
+        "The same with λ = 2, where the controls move further, too", "method",
+        {"Delta-LoRA λ = 2": Arm(DeltaLoRA(lam=2.0)), "LoRA, α × 3": Arm(LoRA(lora_alpha=48.0)),
+         "LoRA, rate × 3": Arm(LoRA(), {"lr": 3 * LR, "head_lr": LR})}),
+    "step_down": Study(
+        "How small may the second link be?", "rank of the second link",
+        {str(r): Arm(COLA(chain=2) if r == 8 else COLA(ranks=(8, r))) for r in (2, 4, 6, 8)}),
+    "wide": Study(
+        "What does one LoRA of a chain's whole rank reach?", "rank",
+        {str(r): Arm(COLA(chain=1, r=r, lora_alpha=2.0 * r)) for r in (16, 24)},
+        sites=("norm", "effective_rank", *SIGMA)),
+    "salora_b": Study(
+        "How few directions will do?", "target density b",
+        {f"{b:g}": Arm(salora(b=b)) for b in (0.125, 0.25, 0.5, 0.75)}, series=GATES, sites=("rank",)),
+    "salora_r": Study(
+        "SaLoRA beside LoRA at every rank", "starting rank r",
+        {**{f"SaLoRA {r}": Arm(salora(r=r, lora_alpha=2.0 * r)) for r in (2, 4, 8, 16)},
+         **{f"LoRA {r}": Arm(LoRA(r=r, lora_alpha=2.0 * r, sites="all")) for r in (2, 4, 8, 16)}},
+        sites=("rank",)),
+    "delta_lam": Study(
+        "How far may λ go?", "λ",
+        {f"{lam:g}": Arm(DeltaLoRA(lam=lam)) for lam in (0.0, 0.5, 2.0, 5.0)}),
+    "fine_tuning": Study(  # rates: the best of 1e-4, 3e-4, 1e-3 and 2e-3 on the validation rows of another seed
+        "What does training W itself reach, and how far does it turn?", "what trains",
+        {"full fine-tuning": Arm(FullFineTuning(), {"lr": 3e-4, "head_lr": LR}),
+         "FT‡, cosine kept": Arm(FullFineTuning(trains="qv"))}),
+    "delta_K": Study(
+        "When should W start to move?", "K, as a share of the steps",
+        {f"{K:g}": Arm(DeltaLoRA(lam=2.0, K=K)) for K in (0.0, 0.06, 0.25, 0.5)}),
+    # both end with four directions a matrix; AdaLoRA's rate: the best of 2e-3, 6e-3 and 2e-2 on the validation rows
+    # of two other seeds
+    "adalora": Study(
+        "Is learning the ranks on held-out rows better than dropping the least important directions?", "method",
+        {"AutoLoRA": Arm(autolora()),
+         "AdaLoRA, 8 to 4": Arm(AdaLoRA(r=8, target_r=4, sites="qv"), {"lr": 2e-2, "head_lr": LR}),
+         "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0))}, sites=("rank",)),
+    # 16 directions a matrix are trained, by one link or by two, and half of them kept where there are gates; the
+    # last arm trains only as many as the gates keep. A starts alike everywhere. A link has half of the steps, so
+    # its gates have twice the rate.
+    "composition": Study(
+        "Is a chain of gated links more than the chain, or than the gates?", "method",
+        {"COLA + SaLoRA": Arm(compose(COLA(chain=2), salora(eta_c=0.2))),
+         "COLA": Arm(COLA(chain=2, sites="all", init="unit_rows")),
+         "SaLoRA": Arm(salora(r=16, lora_alpha=32.0)),
+         "COLA, r = 4": Arm(COLA(chain=2, r=4, lora_alpha=8.0, sites="all", init="unit_rows"))},
+        series=(*GATES, "link"), sites=("rank", "norm", "effective_rank")),
+}
+
+
+# ---- studies.over_tasks ----------------------------------------------------------------------------------
+# The studies over tasks: which methods stand side by side, on what, at which rates.
+#
+# Sized for a CPU: MiniLM-L3, 100 steps of 8 rows, 48 tokens a row at most. The papers' grids span a factor of 12
+# (SaLoRA, 8e-5 to 1e-3) and 20 (COLA, 5e-5 to 1e-3) over epochs; so short a training asks for larger rates, and takes
+# three that span a factor of 9. GLUE's published validation rows are the test rows; rates are chosen on rows that are
+# cut from the training rows.
+TASKS_TRAINING: dict[str, Any] = {"steps": 100, "batch_size": 8, "n_train": 1600, "n_validation": 200, "n_test": 400,
+                            "validation_from_train": True}
+SHORT = {"max_length": 32}   # tokens
+TASKS_RATES = (7e-4, 2e-3, 6e-3)
+
+TASK_STUDIES: dict[str, TaskStudy] = {
+    "side_by_side": TaskStudy(
+        "Which method is ahead, over tasks, each at its best rate?",
+        {"LoRA": Arm(LoRA()), "COLA": Arm(COLA(chain=2)), "SaLoRA": Arm(salora()), "Delta-LoRA": Arm(DeltaLoRA()),
+         "AutoLoRA": Arm(autolora()), "LoRA, α × 1.5": Arm(LoRA(lora_alpha=24.0)),
+         "LoRA, all six": Arm(LoRA(sites="all")), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0)),
+         "head only": Arm(HeadOnly())},
+        tasks={"sst2": {}, "trec": SHORT, "rt": {}, "stsb": {}, "wic": {}, "mrpc": {}, "rte": {}, "cola": SHORT},
+        rates=TASKS_RATES, backbone=BACKBONE, profile=PROFILE, training={**TASKS_TRAINING, "max_length": 48},
+        # the first is what Delta-LoRA equals with K = 0, at the same rate; the second differs from LoRA in r alone
+        rate_of={"LoRA, α × 1.5": "Delta-LoRA", "LoRA, r = 4": "LoRA"}),
+}
+
+
+# ---- studies.text_studies --------------------------------------------------------------------------------
+# The studies of texts: which arms write for which task, trained how, at which rates. Made by `generation`.
+TEXTS_BACKBONE, TEXTS_PROFILE = "smollm2-135m", "laptop"
+# equal s = α/r everywhere but in the control; Delta-LoRA's closed form, since a small step of W rounds away in bf16
+ARMS: dict[str, Method] = {
+    "LoRA": LoRA(r=4, lora_alpha=8.0),
+    "Delta-LoRA": DeltaLoRA(r=4, lora_alpha=8.0, lam=2.0, form="lazy"),
+    "AutoLoRA": AutoLoRA(r=8, lora_alpha=16.0, search_steps=8, eta_beta=0.02),
+    "LoRA, α × 3": LoRA(r=4, lora_alpha=24.0),
+}
+TEXTS_TRAINING: dict[str, Any] = {"steps": 60, "batch_size": 8, "lr": 2e-3, "n_train": 8000, "n_validation": 64,
+                            "n_test": 64, "mixed_precision": "bf16"}
+TEXTS_RATES = (7e-4, 2e-3, 6e-3, 1.8e-2, 5.4e-2)   # so short a training asks for large ones
+RATE_OF = {"LoRA, α × 3": "Delta-LoRA"}   # what Delta-LoRA equals with K = 0, at the same rate
+
+
+@dataclass(frozen=True)
+class TextStudy:
+    """What is made of one task.
+
+    licence: of the samples.  scores: names of `text_metrics`.  inputs: written out.  seeds: how many.
+    rates: a grid of learning rates, from which the first score of validation inputs chooses one, with the first seed;
+    empty for that of TRAINING.
+    """
+
+    licence: str
+    scores: tuple[str, ...]
+    inputs: int
+    seeds: int = 1
+    rates: tuple[float, ...] = ()
+
+
+TEXT_STUDIES = {
+    "e2e": TextStudy("E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
+                     ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), inputs=40, seeds=5, rates=TEXTS_RATES),
+    "webnlg": TextStudy("WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0",
+                        ("bleu", "meteor", "ter"), inputs=32),
+}
+
+
+def settings(task: str, training: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[float, ...]]:
+    """(fields of `TrainConfig`, rates to choose from) of a task's study; where an lr is given, there is no grid."""
+    rates = () if "lr" in training else TEXT_STUDIES[task].rates
+    found = {**TEXTS_TRAINING, "max_length": TASKS[task].max_length, **training}
+    return found, rates or (found["lr"],)

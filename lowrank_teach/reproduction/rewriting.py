@@ -1,0 +1,325 @@
+"""The stored comparison of style transfer: a causal model asked to rewrite sentences, before and after Alpaca.
+
+SaLoRA's setting (Hu et al. 2023, section 4.4 and Table 2) made small: SmolLM2-135M, some dozens of steps on cleaned
+instructions with LoRA or SaLoRA, then Yelp sentences in both directions, asked without an example. Beside the models
+stand two controls that no model is needed for: the source copied, and the human rewrite.
+
+    python -m lowrank_teach.reproduction.rewriting     # trains, writes and scores again
+    rewrites.load()                              # what is stored, in figures/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..adapters import Adapters, adapt
+from ..experiments.fit import Rows, load_for
+from ..experiments.identity import identity
+from ..experiments.runs import Store, config_key, machine
+from ..methods import LoRA, Method, SaLoRA
+from ..tasks.load import load_task
+from ..tasks.task import Task, TaskData
+from ..tasks.tokenize import Collate, encode
+from ..training import checkpoint
+from ..training.config import TrainConfig, fit_to_profile, train_config
+from ..training.trainer import Trainer
+from .results import Comparison, made_on, read, references_folder, write
+from .tagging import Taggers, trained
+
+FILE, BACKBONE, PROFILE = "09_more_tasks_style.json", "smollm2-135m", "laptop"
+LONGEST = 96   # tokens of an instruction with its answer: longer ones are left out, since cutting takes the question
+TUNING: dict[str, Any] = {"steps": 60, "batch_size": 4, "max_length": 256, "lr": 1e-3, "n_train": 2000,
+                          "n_validation": 8, "n_test": 8}
+TUNED: dict[str, Method] = {"after LoRA": LoRA(r=8, sites="all"), "after SaLoRA": SaLoRA(r=8, eta_c=0.15)}
+JUDGE: dict[str, Any] = {"backbone": "minilm-l6", "profile": "laptop", "steps": 400, "n_train": 6400, "n_test": 1000}
+COPY, HUMAN, PLAIN, CHAT = "source copied", "human rewrite", "as it is", "as it is, chat form"
+SENTENCES, NEW_TOKENS, SAMPLES = 40, 24, 6   # a direction; written at most; kept as text, the first and not the best
+
+
+class Rewrites(Comparison):
+    """What is stored: one record an arm, seed and direction: scores, hits (1: the wanted style), samples."""
+
+    @property
+    def directions(self) -> list[str]:
+        return list(dict.fromkeys(record["direction"] for record in self.records))
+
+    def values(self, name: str, direction: str) -> dict[str, list[float]]:
+        """Arm -> one score of each seed, in one direction; arms without the score are left out."""
+        found: dict[str, list[float]] = {}
+        for r in sorted(self.records, key=lambda r: r["seed"]):
+            if r["direction"] == direction and name in r["scores"]:
+                found.setdefault(r["arm"], []).append(r["scores"][name])
+        return {arm: found[arm] for arm in self.arms if arm in found}
+
+    def mean(self, name: str, direction: str, arm: str) -> float:
+        """One score of an arm, averaged over its seeds."""
+        return float(np.mean(self.values(name, direction)[arm]))
+
+    def points(self, direction: str, x: str = "self_bleu", y: str = "accuracy"
+               ) -> dict[str, list[tuple[float, float]]]:
+        """Arm -> (x, y) of each seed, for two scores."""
+        across, up = self.values(x, direction), self.values(y, direction)
+        return {arm: list(zip(across[arm], up[arm], strict=True)) for arm in across}
+
+    def table(self, direction: str) -> pd.DataFrame:
+        """One row an arm: seeds, and the mean of every score over them."""
+        names = list(dict.fromkeys(name for r in self.records for name in r["scores"]))
+        by_arm = {name: {arm: float(np.mean(v)) for arm, v in self.values(name, direction).items()} for name in names}
+        frame = pd.DataFrame(by_arm, index=self.arms)
+        frame = in_words(frame)
+        frame.insert(0, "seeds", [len(v) for v in self.values("accuracy", direction).values()])
+        return frame.rename_axis("arm")
+
+    def samples(self, direction: str, seed: int = 0) -> pd.DataFrame:
+        """The first sentences of the test rows: source, human rewrite, and what every arm wrote."""
+        of = {r["arm"]: r for r in self.records if r["direction"] == direction and r["seed"] == seed}
+        return pd.DataFrame({arm: of[arm]["samples"] for arm in self.arms})
+
+    def accuracy_interval(self, arm: str, direction: str, level: float = 0.95) -> tuple[float, float]:
+        """The middle `level` of the accuracy over resampled sentences, seeds averaged."""
+        hits = np.mean([r["hits"] for r in self.records if r["arm"] == arm and r["direction"] == direction], axis=0)
+        draws = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
+        low, high = np.quantile(hits[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def line(self) -> str:
+        """One sentence on where the numbers come from."""
+        a = self.about
+        return (f"stored rewrites: {a['backbone']}, {a['training']['steps']} steps of {a['training']['batch_size']} "
+                f"instructions, {a['sentences']} sentences a direction; {made_on(a['machine'])}")
+
+
+def in_words(scores: pd.DataFrame) -> pd.DataFrame:
+    """A table of `score_transfer`'s numbers with names to read, which a narrow page can break: "self_bleu" becomes
+    "self bleu", "perplexity.3-gram" "perplexity 3-gram"."""
+    return scores.rename(columns=lambda name: name.replace("_", " ").replace(".", " ", 1))
+
+
+def train(seeds: Iterable[int] = range(2), folder: Path | str | None = None, *, tuned: Mapping[str, Method] = TUNED,
+          backbone: str = BACKBONE, sentences: int = SENTENCES, data: str = "yelp-transfer",
+          judge: Mapping[str, Any] = JUDGE, on_arm: Callable[[str, int], None] | None = None,
+          **training: Any) -> Rewrites:
+    """Tune, rewrite and score; the file is written anew after each model.
+
+    seeds: of the tuned arms; the others do not depend on any.
+    """
+    from ..models.backbones import load_backbone
+    from ..tasks.load import load_transfer
+    from ..tasks.readers import TRANSFERS
+    from ..tasks.style_transfer import transfer
+
+    path, training = Path(folder or references_folder()) / FILE, {**TUNING, **training}
+    frame, styles = load_transfer(data, n=sentences), TRANSFERS[data].classifier
+    classifier = train_classifier(styles, **judge)
+    model, tokenizer = load_backbone(backbone)
+    judges = _language_models(styles, model, tokenizer, backbone)
+    about = {"name": path.stem, "data": data, "backbone": backbone, "sentences": sentences, "new_tokens": NEW_TOKENS,
+             "training": asdict(train_config(PROFILE, **training)), "longest": LONGEST,
+             "tuned": {arm: fit_to_profile(method, PROFILE).to_dict() for arm, method in tuned.items()},
+             "classifier": {**classifier.described, "accuracy": classifier.accuracy, "rows": classifier.rows},
+             "machine": machine()}
+    records: list[dict[str, Any]] = []
+
+    def keep(arm: str, seed: int, written: pd.DataFrame, **more: Any) -> None:
+        records.extend(_scored(arm, seed, written, classifier, judges, more))
+        write(path, about, records)
+        if on_arm is not None:
+            on_arm(arm, seed)
+
+    keep(COPY, 0, frame.assign(written=frame["source"]))
+    if all(frame["references"].map(len)):
+        keep(HUMAN, 0, frame.assign(written=[many[0] for many in frame["references"]]))
+    for arm, prompt in ((PLAIN, "alpaca"), (CHAT, "chat")):
+        keep(arm, 0, transfer(model, tokenizer, frame, prompt=prompt, max_new_tokens=NEW_TOKENS))
+    for seed in seeds:
+        for arm, method in tuned.items():
+            found = _tuned(method, backbone, seed, training)
+            written = transfer(found.model, found.tokenizer, frame, max_new_tokens=NEW_TOKENS)
+            loss = [round(value, 4) for value in found.run.series("loss")[1]]
+            keep(arm, seed, written, loss=loss, ranks=found.run.ranks,
+                 parameters=found.run.parameters, seconds=found.run.seconds, notes=found.run.notes)
+    return Rewrites(about, records)
+
+
+def _tuned(method: Method, backbone: str, seed: int, training: Mapping[str, Any]) -> Any:
+    return trained(method, "alpaca", backbone, PROFILE, seed, score=False, longest=LONGEST, **training)
+
+
+def _language_models(styles: str, model: Any, tokenizer: Any, name: str) -> list[Any]:
+    """Two judges of fluency: word groups counted in the style's own reviews, and the causal model before tuning."""
+    from ..tasks.load import load_task
+    from ..tasks.style_transfer import CausalLM, NGram
+
+    reviews = load_task(styles).train
+    return [NGram.from_texts(reviews["text"][:20_000]), CausalLM(model, tokenizer, name)]
+
+
+def _scored(arm: str, seed: int, frame: pd.DataFrame, classifier: Any, judges: list[Any],
+            more: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One record a direction."""
+    from ..tasks.style_transfer import score_transfer
+
+    records = []
+    for direction, part in frame.groupby("direction", sort=False):
+        codes = classifier.predict(part["written"].tolist())
+        hits = [int(bool(text) and code == want)
+                for text, code, want in zip(part["written"], codes, part["wanted"], strict=True)]
+        scores = {name: round(value, 5) for name, value in score_transfer(part, classifier, judges).items()}
+        records.append({"arm": arm, "seed": seed, "direction": direction, "scores": scores, "hits": hits,
+                        "samples": part["written"].head(SAMPLES).tolist(), **more})
+    return records
+
+
+def load(folder: Path | str | None = None) -> Rewrites:
+    """What is stored.
+
+    Raises:
+        FileNotFoundError: it has not been made here.
+    """
+    path = Path(folder or references_folder()) / FILE
+    return Rewrites(*read(path,
+                          f"{FILE} is not there; make it: python -m lowrank_teach.reproduction.rewriting"))
+
+
+# ---- style_classifier ------------------------------------------------------------------------------------
+# A classifier of styles, trained here and kept: the judge of style transfer, with its own accuracy beside it.
+@dataclass
+class StyleClassifier:
+    """accuracy: on `rows` held-out sentences (the task's test rows, else its validation rows).
+
+    described: task, backbone, method, training and seed, and where the sentences are from.
+    """
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    accuracy: float
+    rows: int
+    described: dict[str, Any]
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str], batch_size: int = 64) -> list[int]:
+        """The class code of each text, read as a row of the training is."""
+        place, found = next(self.model.parameters()).device, []
+        frame = pd.DataFrame({self.task.text[0]: list(texts), self.task.label: 0})
+        rows, collate = encode(frame, self.task, self.tokenizer), Collate(self.tokenizer, self.task)
+        for start in range(0, len(rows), batch_size):
+            batch = {k: v.to(place) for k, v in collate(rows[start:start + batch_size]).items() if k != "labels"}
+            found += self.model(**batch).logits.argmax(dim=-1).tolist()
+        return found
+
+
+def train_classifier(task: str, backbone: str = "minilm-l6", profile: str | None = None, *,
+                     method: Method | None = None, seed: int = 0, cache: bool = True, store: Store | None = None,
+                     **training: Any) -> StyleClassifier:
+    """Train a classifier of the classes of a task, or take the one that was kept.
+
+    task, backbone, profile, seed, training: as in `fit`.  method: LoRA of rank 8 where None.
+    cache: keep what was trained (factors and head, beside the runs) and take it up the next time.
+
+    Raises:
+        ValueError: something in the configuration is refused, or the task has no classes.
+    """
+    data_config = train_config(profile, **training)
+    method = method or LoRA(r=8)
+    made_from = identity(task, str(backbone))
+    data = load_task(task, n_train=data_config.n_train, n_validation=data_config.n_validation,
+                     n_test=data_config.n_test, seed=seed)
+    if data.task.kind != "classification":
+        raise ValueError(f"'{task}' is a {data.task.kind} task; a judge of styles needs one whose rows have a class")
+    described = {"task": task, "backbone": str(backbone), "method": method.to_dict(), "seed": seed,
+                 "training": dataclasses.asdict(data_config), "source": data.source}
+    model, tokenizer = load_for(str(backbone), data, seed)
+    adapters = adapt(model, method, seed=seed)
+    key = config_key(described, made_from)
+    path = (store or Store()).folder / "classifiers" / f"{key}.safetensors"
+    kept = _read(path, adapters) if cache else None
+    if kept is None:
+        kept = _train(adapters, data, tokenizer, data_config, seed)
+        if cache:
+            _write(path, adapters, kept)
+    model.eval()
+    return StyleClassifier(model, tokenizer, data.task, kept["accuracy"], int(kept["rows"]), described)
+
+
+def _train(adapters: Adapters, data: TaskData, tokenizer: Any, config: TrainConfig, seed: int) -> dict[str, float]:
+    rows = Rows(data, tokenizer, config, encoder_decoder=False)
+    Trainer(adapters, rows.train, rows.collate, config, seed=seed).run()
+    held_out = data.validation if data.test is None else data.test
+    return {"accuracy": rows.score(adapters.model, "test")["accuracy"], "rows": len(held_out)}
+
+
+def _write(path: Path, adapters: Adapters, kept: dict[str, float]) -> None:
+    tensors, values = adapters.state_dict()
+    checkpoint.write(path, tensors, {"kept": json.dumps(kept), "values": json.dumps(values)})
+
+
+def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
+    """The kept classifier put into the adapters, and its accuracy; None where there is none, or a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        tensors, header, whole = checkpoint.read(path)
+        if not whole:
+            raise ValueError("its content is not what was written")
+        adapters.load_state_dict(tensors, json.loads(header["values"]))
+        return json.loads(header["kept"])
+    except checkpoint.UNREADABLE as error:
+        warnings.warn(f"the kept classifier {path.name} is damaged ({error}); it is trained again", stacklevel=3)
+        return None
+
+
+def seen_here(stored: Taggers, asked: Rewrites) -> pd.DataFrame:
+    """What the stored runs say, one statement a row, with the verdict computed from them: "holds" or "not seen"."""
+    means = {arm: float(np.mean(values)) for arm, values in stored.values().items()}
+    rival = max((arm for arm in means if arm != "autolora"), key=means.__getitem__)
+    lead = np.array(stored.differences("autolora", rival))
+    ranges = [float(np.ptp([np.mean(v) for v in stored.values(name).values()]))
+              for name in ("entity_f1", "token_accuracy")]
+    rows = [("methods differ more in entity F1 than in token accuracy", ranges[0] > ranges[1],
+             f"range {ranges[0]:.3f} against {ranges[1]:.3f}"),
+            ("AutoLoRA tags best, with every seed", bool((lead > 0).all()),
+             f"{lead.mean():+.3f} beside {rival}, better in {(lead > 0).sum()} of {len(lead)} seeds")]
+    rows += [_copying(asked), *(_tuning(asked, arm, *score) for arm in asked.arms if arm in TUNED
+                                for score in (("accuracy", "transfer accuracy rises"),
+                                              ("self_bleu", "more of the source stays")))]
+    told = [(statement, "holds" if holds else "not seen", how) for statement, holds, how in rows]
+    return pd.DataFrame(told, columns=["statement", "verdict", "measured"]).set_index("statement")
+
+
+def _copying(asked: Rewrites) -> tuple[str, bool, str]:
+    models = [arm for arm in asked.arms if arm not in (COPY, HUMAN)]
+    pairs = [(asked.mean("bleu", way, COPY), max(asked.mean("bleu", way, arm) for arm in models))
+             for way in asked.directions]
+    return ("copying is nearer to the human rewrite (BLEU) than any model, in both directions",
+            all(copied > best for copied, best in pairs),
+            ", ".join(f"{copied:.2f} against {best:.2f}" for copied, best in pairs))
+
+
+def _tuning(asked: Rewrites, arm: str, name: str, words: str) -> tuple[str, bool, str]:
+    change = [asked.mean(name, way, arm) - asked.mean(name, way, PLAIN) for way in asked.directions]
+    seeds = len(asked.values(name, asked.directions[0])[arm])
+    return (f"{arm} on Alpaca, {words} in both directions", min(change) > 0,
+            f"{', '.join(f'{x:+.2f}' for x in change)} ({seeds} seed{'s' * (seeds > 1)})")
+
+
+def main() -> None:
+    """The command line: how many seeds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    train(range(parser.parse_args().seeds), on_arm=lambda *done: print(*done, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,570 @@
+"""Where the numbers of a claim come from: the stored studies, read seed by seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis.statistics import LEVEL, SEEDS, paired_bootstrap
+from . import arms as arms_module
+from . import results, studies
+from . import studies as texts
+from .results import references_folder
+
+# ---- claims.verdicts -------------------------------------------------------------------------------------
+# How a verdict is reached: from differences paired by seed, through one interval, by a rule without judgement.
+#
+# Taught in 11.
+HOLDS, OPPOSITE, OPEN = "holds", "opposite", "not separable here"
+NO_RUNS, UNTESTABLE = "no runs yet", "not testable here"
+EXACT, BROKEN = "holds exactly", "fails exactly"
+VERDICTS = (HOLDS, OPPOSITE, OPEN, EXACT, BROKEN, NO_RUNS, UNTESTABLE)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the runs say about one claim.
+
+    differences: one a seed; the claim is about the side of zero that their mean lies on.
+    interval: (low, high) of what was measured without seeds, such as a time over repeats; else None.
+    ours: arm -> its values, one a seed, to be shown.  setting: what was trained on what.
+    over: what the differences were repeated over; "repeats" of a measurement are no "seeds".
+    """
+
+    differences: Sequence[float]
+    ours: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    setting: str = ""
+    interval: tuple[float, float] | None = None
+    over: str = "seeds"
+
+
+def verdict(differences: Sequence[float], side: str, margin: float = 0.0) -> tuple[str, tuple[float, float] | None]:
+    """The verdict on a claim and the interval it rests on, None for fewer than SEEDS differences. As `judge`."""
+    if len(differences) < SEEDS:
+        return NO_RUNS, None
+    interval = paired_bootstrap(differences)
+    return judge(interval, side, margin), interval
+
+
+def of_every(differences: Mapping[str, Sequence[float]]) -> tuple[str, tuple[float, float] | None]:
+    """For a claim about every one of several: which has the lowest mean, and an interval for the least difference.
+
+    Its low end is the lowest of their low ends: above zero only if each interval is. Its high end is the lowest of
+    their high ends, at level 1 − (1 − LEVEL) / n for n of them: below zero only if some one speaks against the claim,
+    with a chance of 5 % at most over all. None where some one has fewer than SEEDS differences.
+
+    Args:
+        differences: name -> one a seed; one name or more.
+    """
+    worst = min(differences, key=lambda name: float(np.mean(differences[name])))
+    if min(map(len, differences.values())) < SEEDS:
+        return worst, None
+    strict = 1 - (1 - LEVEL) / len(differences)
+    return worst, (min(paired_bootstrap(d)[0] for d in differences.values()),
+                   min(paired_bootstrap(d, strict)[1] for d in differences.values()))
+
+
+def judge(interval: tuple[float, float], side: str, margin: float = 0.0) -> str:
+    """The rule: holds if the interval lies wholly on the claimed side, opposite if wholly on the other.
+
+    Args:
+        side: ">" above zero, "<" below it, "≈" within ± margin of it.
+
+    Raises:
+        ValueError: another side.
+    """
+    low, high = interval
+    if side == "≈":
+        inside, outside = -margin <= low and high <= margin, low > margin or high < -margin
+    elif side in (">", "<"):
+        inside, outside = (low > 0, high < 0) if side == ">" else (high < 0, low > 0)
+    else:
+        raise ValueError(f"side {side!r} must be '>', '<' or '≈'")
+    return HOLDS if inside else OPPOSITE if outside else OPEN
+
+
+# ---- claims.rows -----------------------------------------------------------------------------------------
+# The three kinds of claim, and what each becomes: a row of the ledger.
+Folder = Path | str | None
+Measure = Callable[[Folder], Evidence]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim with its verdict.
+
+    key: such as "COLA 3".  where: table or figure.  says: the paper's number, "–" where none is verified.
+    ours: mean and spread by arm.  differences: one a seed, in `unit`.  interval: 95 %, as `paired_bootstrap`.
+    side, margin: what the claim says of the difference.  over: as in `Evidence`.
+    why: setting, or the reason for there being no verdict.
+    """
+
+    key: str
+    paper: str
+    where: str
+    statement: str
+    says: str
+    ours: str
+    differences: Sequence[float]
+    interval: tuple[float, float] | None
+    verdict: str
+    why: str
+    unit: str = ""
+    side: str = ""
+    margin: float = 0.0
+    over: str = "seeds"
+
+    @property
+    def difference(self) -> float | None:
+        """Mean of the differences, or the middle of an interval that was measured without seeds."""
+        if len(self.differences):
+            return float(np.mean(self.differences))
+        return None if self.interval is None else sum(self.interval) / 2
+
+    def interval_words(self) -> str:
+        """Such as "−0.30 [−1.20, 0.60] points"; without an interval the mean alone, "–" without runs."""
+        if self.difference is None:
+            return "–"
+        ends = "" if self.interval is None else " [{}, {}]".format(*map(number, self.interval))
+        return f"{number(self.difference)}{ends} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A claim about which side of zero something lies on, over seeds.
+
+    measure: folder of the studies -> Evidence; FileNotFoundError where there are no runs.
+    side: ">", "<", or "≈" for within ± margin.  unit: of the differences, scaled by `scale` for reading.
+    """
+
+    where: str
+    statement: str
+    measure: Measure
+    side: str = ">"
+    says: str = "–"
+    margin: float = 0.0
+    unit: str = "points"
+    scale: float = 100.0
+    note: str = ""
+
+    def row(self, key: str, paper: str, folder: Folder) -> Row:
+        try:
+            found = self.measure(folder)
+        except FileNotFoundError as missing:
+            return Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS,
+                       str(missing), self.unit, self.side, self.margin)
+        scaled = [self.scale * d for d in found.differences]
+        if found.interval is None:
+            said, interval = verdict(scaled, self.side, self.margin)
+        else:
+            interval = (self.scale * found.interval[0], self.scale * found.interval[1])
+            said = judge(interval, self.side, self.margin)
+        few = f"{len(scaled)} of {SEEDS} seeds" if said == NO_RUNS else ""
+        why = "; ".join(filter(None, (few, found.setting, self.note)))
+        return Row(key, paper, self.where, self.statement, self.says, ours(found.ours, self.scale), scaled, interval,
+                   said, why, self.unit, self.side, self.margin, found.over)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A statement about the method itself: computed on the spot, in float64, with no seeds to average over.
+
+    check: the largest violation found; it holds up to `tolerance`.  how: what was computed.
+    """
+
+    where: str
+    statement: str
+    check: Callable[[], float]
+    how: str
+    says: str = "–"
+    tolerance: float = 1e-12
+
+    def row(self, key: str, paper: str, folder: Folder) -> Row:
+        gap = self.check()
+        said = EXACT if gap <= self.tolerance else BROKEN
+        return Row(key, paper, self.where, self.statement, self.says, f"largest violation {gap:.0e}" if gap else
+                   "no violation", (), None, said, self.how)
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """A statement that nothing here can speak to. needs: the model, data or metric that is missing."""
+
+    where: str
+    statement: str
+    needs: str
+    says: str = "–"
+    note: str = ""
+
+    def row(self, key: str, paper: str, folder: Folder) -> Row:
+        why = "; ".join(filter(None, (f"needs {self.needs}", self.note)))
+        return Row(key, paper, self.where, self.statement, self.says, "–", (), None, UNTESTABLE, why)
+
+
+Claim = Compared | Exact | Beyond
+
+
+def rows(paper: str, claims: Sequence[Claim], folder: Folder = None) -> list[Row]:
+    """Every claim of a paper with its verdict, in the paper's order."""
+    return [claim.row(f"{paper} {i}", paper, folder) for i, claim in enumerate(claims, 1)]
+
+
+def number(x: float) -> str:
+    """Two or three digits that count, and a true minus sign."""
+    size = abs(x := 0.0 if abs(x) < 1e-9 else x)   # rounding
+    how = ",.0f" if size >= 1000 else ".1f" if size >= 10 else ".2f" if size >= 0.1 or not x else ".1g"
+    return f"{x:{how}}".replace("-", "−")
+
+
+def ours(by_arm: Mapping[str, Sequence[float]], scale: float) -> str:
+    """ "LoRA: 72.1 ± 0.8; COLA: 71.9 ± 0.5": mean and standard deviation over seeds."""
+    def words(values: Sequence[float]) -> str:
+        v = scale * np.asarray(values, dtype=float)
+        return number(float(v.mean())) + (f" ± {number(float(v.std(ddof=1)))}" if len(v) > 1 else "")
+
+    return "; ".join(f"{arm}: {words(values)}" for arm, values in by_arm.items() if len(values)) or "–"
+
+
+# ---- claims.evidence -------------------------------------------------------------------------------------
+
+Record = Mapping[str, Any]
+Arm = tuple[str, str]   # study, arm
+Value = Callable[[Record], float]
+
+FULL: Arm = ("fine_tuning", "full fine-tuning")
+TURNED: Arm = ("fine_tuning", "FT‡, cosine kept")
+
+
+@dataclass(frozen=True)
+class FromRuns:
+    """A measure, and the runs that it reads, so that they can be made again.
+
+    arms: of stored studies.  find: as `rows.Measure`.
+    """
+
+    arms: tuple[Arm, ...]
+    find: Measure
+
+    def __call__(self, folder: Folder) -> Evidence:
+        return self.find(folder)
+
+
+@dataclass(frozen=True)
+class FromBench:
+    """A measure read from figures/data.  command: what measures it.  find: as `rows.Measure`."""
+
+    command: str
+    find: Measure
+
+    def __call__(self, folder: Folder) -> Evidence:
+        return self.find(folder)
+
+
+def score(record: Record) -> float:
+    """The headline metric on the test rows."""
+    return float(next(iter(record["test"].values())))
+
+
+def between(first: Arm, second: Arm, value: Value = score) -> FromRuns:
+    """first − second on each seed that both have.
+
+    Args:
+        first, second: (study, arm); two studies may be paired, since all share task, backbone and order of rows.
+        value: a run's record -> the number compared.
+    """
+    def measure(folder: Folder) -> Evidence:
+        a, b = runs(first, folder), runs(second, folder)
+        both = sorted(a.keys() & b.keys())
+        ours = {label(first): [value(a[s]) for s in both], label(second): [value(b[s]) for s in both]}
+        one, two = ours.values()
+        return Evidence([x - y for x, y in zip(one, two, strict=True)], ours, setting(first[0], folder))
+
+    return FromRuns((first, second), measure)
+
+
+def spread(first: Arm, second: Arm, value: Value = score) -> FromRuns:
+    """Distance from the arm's median, first − second: is the first less scattered over seeds?
+
+    The scores are paired by seed as everywhere here; absolute deviations from the median are what Brown and Forsythe
+    (1974) compare spreads by.
+    """
+    def measure(folder: Folder) -> Evidence:
+        found = between(first, second, value)(folder)
+        one, two = ([abs(x - statistics.median(values)) for x in values] for values in found.ours.values())
+        return Evidence([x - y for x, y in zip(one, two, strict=True)],
+                        dict(zip(found.ours, (one, two), strict=True)), found.setting)
+
+    return FromRuns((first, second), measure)
+
+
+def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
+    """One number a run, less what the claim compares it with (a number, or one read from the record)."""
+    def measure(folder: Folder) -> Evidence:
+        found = [record for _, record in sorted(runs(arm, folder).items())]
+        values = [value(record) for record in found]
+        aims = [aim(record) if callable(aim) else aim for record in found]
+        return Evidence([v - a for v, a in zip(values, aims, strict=True)], {name or label(arm): values},
+                        setting(arm[0], folder))
+
+    return FromRuns((arm,), measure)
+
+
+def ratio(first: Arm, second: Arm, value: Value, aim: float = 1.0) -> FromRuns:
+    """first / second on each seed that both have, less `aim`."""
+    def measure(folder: Folder) -> Evidence:
+        found = between(first, second, value)(folder)
+        quotients = [x / y for x, y in zip(*found.ours.values(), strict=True)]
+        return Evidence([q - aim for q in quotients], {f"{label(first)} / {label(second)}": quotients},
+                        found.setting)
+
+    return FromRuns((first, second), measure)
+
+
+def step_time(first: str, second: str, aim: float = 1.0) -> FromBench:
+    """Quotient of two step times of figures/data/bench_steps.json, less `aim`; its interval is over repeats.
+
+    Both stand there as quotients to one reference, taken in turns: median and quartiles. A median's 95 % interval is
+    ± 1.57 (q3 − q1) / √n (McGill, Tukey and Larsen 1978); the two relative widths add as if independent.
+    """
+    command = "python tests/benchmarks steps"
+
+    def measure(folder: Folder) -> Evidence:
+        bench = _bench("bench_steps", folder, command)
+        one, two = (bench["to_reference"][name] for name in (first, second))
+        n = bench["settings"]["repeats"]
+        widths = [1.57 * (x["q3"] - x["q1"]) / math.sqrt(n) / x["median"] for x in (one, two)]
+        middle = one["median"] / two["median"]
+        half = middle * math.hypot(*widths)
+        return Evidence((), {f"{first} / {second}": [middle]}, _bench_setting(bench),
+                        (middle - half - aim, middle + half - aim), over="repeats")
+
+    return FromBench(command, measure)
+
+
+def peak_memory(first: str, second: str) -> FromBench:
+    """By how many percent one candidate's peak of figures/data/bench_memory.json is above another's, one a repeat.
+
+    Each repeat measures each candidate in a process of its own, in turns.
+    """
+    command = "python tests/benchmarks/peak_memory.py"
+
+    def measure(folder: Folder) -> Evidence:
+        bench = _bench("bench_memory", folder, command)
+        one, two = (bench["peak_bytes"][name] for name in (first, second))
+        ours = {f"{name}, MiB": [x / 2**20 for x in bench["peak_bytes"][name]] for name in (first, second)}
+        return Evidence([100 * (x / y - 1) for x, y in zip(one, two, strict=True)], ours,
+                        f"{_bench_setting(bench)}, each in a process of its own", over="repeats")
+
+    return FromBench(command, measure)
+
+
+def _bench(name: str, folder: Folder, command: str) -> Mapping[str, Any]:
+    path = (Path(folder).parent if folder else references_folder()) / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"not measured yet; measure it: {command}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _bench_setting(bench: Mapping[str, Any]) -> str:
+    s = bench["settings"]
+    return f"{s['backbone']}, {s['rows']} rows of {s['tokens']} tokens, {s['device']}, {s['repeats']} repeats in turn"
+
+
+def runs(arm: Arm, folder: Folder) -> dict[int, Record]:
+    """Seed -> record of one arm; none where the study has no run of it yet.
+
+    Raises:
+        FileNotFoundError: the study has no file.
+    """
+    return {record["seed"]: record for record in studies.load(arm[0], folder).records if record["arm"] == arm[1]}
+
+
+def label(arm: Arm) -> str:
+    """The arm's name, with what varies where the name is a bare number."""
+    bare = arm[1].replace(".", "").isdigit()
+    return f"{arms_module.STUDIES[arm[0]].varies} = {arm[1]}" if bare else arm[1]
+
+
+def setting(study: str, folder: Folder) -> str:
+    """What was trained on what, in a few words."""
+    about = studies.load(study, folder).about
+    return f"{about['backbone']} on {about['task']}, {about['training']['steps']} steps"
+
+
+# -- numbers read from one record
+
+def last(name: str) -> Value:
+    """The last value of a series of the whole model."""
+    return lambda record: float(record["series"][name][1][-1])
+
+
+def site_mean(name: str) -> Value:
+    """The mean over sites of a name's last value."""
+    return lambda record: statistics.fmean(record["sites"][name].values())
+
+
+def mean_rank(letters: tuple[str, ...] = ()) -> Value:
+    """Mean rank over the sites whose matrix is one of these letters; over all for none."""
+    def value(record: Record) -> float:
+        return statistics.fmean(r for site, r in record["ranks"].items()
+                                if not letters or site.rpartition(".")[2] in letters)
+
+    return value
+
+
+def log10(value: Value) -> Value:
+    return lambda record: math.log10(max(value(record), 1e-12))
+
+
+def seconds(record: Record) -> float:
+    """Seconds spent in steps: of the search, where there is one, and of the training."""
+    return float(record["seconds"]["training"] + record["seconds"].get("search", 0.0))
+
+
+# ---- claims.over_tasks -----------------------------------------------------------------------------------
+# Claims over tasks: differences of the study `side_by_side`, paired by task and seed.
+#
+# Every task weighs the same. The interval is over seeds, of which each gives one number over all tasks: it says what
+# another draw of seeds would change on these tasks, not what other tasks would.
+TASKS_STUDY = "side_by_side"
+GLUE = ("sst2", "stsb", "mrpc", "rte", "cola")   # of its tasks
+
+Found = results.SideBySide
+TasksNumbers = Callable[[Found], Evidence]
+
+
+def on_average(first: str, second: str) -> FromRuns:
+    """first − second: the mean over tasks, in points."""
+    def numbers(found: Found) -> Evidence:
+        ours = {arm: found.average(arm) for arm in (first, second)}
+        return Evidence(found.difference(first, second), ours, tasks_setting(found, found.tasks))
+
+    return _from_tasks(first, second, numbers)
+
+
+def ahead_on_most(first: str, second: str) -> FromRuns:
+    """Tasks on which the first is ahead (a tie is half a task), less half of the tasks: 0 for two equal methods.
+
+    A task on which the two tie at every seed says nothing and is not counted: there, both are at chance.
+    """
+    def numbers(found: Found) -> Evidence:
+        counted = found.telling(first, second)
+        wins = found.ahead(first, second, counted)
+        return Evidence([n - len(counted) / 2 for n in wins], {f"ahead on, of {len(counted)} tasks": wins},
+                        tasks_setting(found, counted))
+
+    return _from_tasks(first, second, numbers)
+
+
+def ahead_on_every(first: str, second: str, tasks: Sequence[str]) -> FromRuns:
+    """The least difference over tasks, in points, as `of_every`. Shown are the seeds of the lowest task."""
+    def numbers(found: Found) -> Evidence:
+        counted = found.telling(first, second, tasks)
+        by_task = {task: found.differences(first, second, task) for task in counted}
+        if not by_task:
+            return Evidence((), {}, tasks_setting(found, tasks))
+        worst, interval = of_every(by_task)
+        shown = by_task[worst][:min(map(len, by_task.values()))]   # fewer than five on any task give no verdict
+        return Evidence(shown, {f"lowest, on {worst}": shown}, tasks_setting(found, counted), interval)
+
+    return _from_tasks(first, second, numbers)
+
+
+def average_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
+    """first > second on average over the tasks."""
+    return Compared(where, statement, on_average(first, second), says=says, unit="points over tasks", scale=1.0,
+                    note=note)
+
+
+def most_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
+    """first > second on more than half of the tasks."""
+    return Compared(where, statement, ahead_on_most(first, second), says=says, unit="tasks", scale=1.0, note=note)
+
+
+def every_claim(where: str, statement: str, first: str, second: str) -> Compared:
+    """first > second on every one of GLUE's tasks."""
+    return Compared(where, statement, ahead_on_every(first, second, GLUE), unit="points, lowest task", scale=1.0)
+
+
+def tasks_setting(found: Found, tasks: Sequence[str]) -> str:
+    """What was trained on what, in a few words."""
+    about = found.about
+    return (f"{about['backbone']} on {', '.join(tasks)}, {about['training']['steps']} steps, rates "
+            "chosen on validation rows")
+
+
+def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
+    def measure(folder: Folder) -> Evidence:
+        return numbers(studies.load_across(TASKS_STUDY, folder))
+
+    return FromRuns(((TASKS_STUDY, first), (TASKS_STUDY, second)), measure)
+
+
+# ---- claims.over_texts -----------------------------------------------------------------------------------
+# Claims on texts: what stored runs wrote for E2E (`lowrank_teach.reproduction.studies`), paired by seed.
+#
+# All arms wrote for the same test inputs. The interval is over seeds of the training: what other inputs would change
+# is not in it, and is taught in 08.
+TEXTS_STUDY = "e2e"   # of `text_studies.TEXT_STUDIES`
+FIVE = ("bleu", "nist", "meteor", "rougeL", "cider")   # of the papers' tables; high is good in all
+
+TextsNumbers = Callable[[texts.Texts], Evidence]
+
+
+def folder_of(studies: Folder) -> Path | None:
+    """Where the texts lie that belong to a folder of studies: the one above it."""
+    return Path(studies).parent if studies else None
+
+
+def by_bleu(first: str, second: str) -> FromRuns:
+    """first − second by BLEU of all texts, of 1 at most."""
+    def numbers(found: texts.Texts) -> Evidence:
+        a, b = found.paired(first, second, "bleu")
+        return Evidence([x - y for x, y in zip(a, b, strict=True)], {first: a, second: b}, texts_setting(found))
+
+    return _from_texts(first, second, numbers)
+
+
+def by_every_score(first: str, second: str) -> FromRuns:
+    """The least gain over the five scores, in percent of the second's mean, as `of_every`."""
+    def numbers(found: texts.Texts) -> Evidence:
+        gains = {}
+        for name in (name for name in FIVE if name not in found.about["left_out"]):
+            a, b = (np.array(scores) for scores in found.paired(first, second, name))
+            gains[name] = (100 * (a - b) / b.mean()).tolist()
+        worst, interval = of_every(gains)
+        return Evidence(gains[worst], {f"lowest, by {worst}": gains[worst]},
+                        f"{texts_setting(found)}; {', '.join(gains)}",
+                        interval)
+
+    return _from_texts(first, second, numbers)
+
+
+def bleu_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
+    """first > second by BLEU."""
+    return Compared(where, statement, by_bleu(first, second), says=says, unit="BLEU", note=note)
+
+
+def every_score_claim(where: str, statement: str, first: str, second: str, says: str = "–") -> Compared:
+    """first > second by every one of the five scores."""
+    return Compared(where, statement, by_every_score(first, second), says=says, unit="%, lowest score", scale=1.0)
+
+
+def texts_setting(found: texts.Texts) -> str:
+    """What was trained on what, in a few words."""
+    about = found.about
+    chosen = ", rates chosen on validation rows" if len(about["rates"]) > 1 else ""
+    return (f"{about['backbone']} on {about['task']}, {about['training']['steps']} steps, "
+            f"{about['inputs']} inputs{chosen}")
+
+
+def _from_texts(first: str, second: str, numbers: TextsNumbers) -> FromRuns:
+    return FromRuns(((TEXTS_STUDY, first), (TEXTS_STUDY, second)),
+                    lambda folder: numbers(texts.load_texts(TEXTS_STUDY, folder_of(folder))))

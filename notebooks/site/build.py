@@ -1,0 +1,120 @@
+"""Build the course as a static site: the notebooks as committed, with their stored outputs, and the README.
+
+    python notebooks/site/build.py                  # `make book`: into notebooks/site/_build/html
+    python notebooks/site/build.py --out FOLDER        # FOLDER/html
+
+The sources are laid out afresh under FOLDER/source as they lie in the repository, so that links between them
+hold. Nothing is executed, and nothing is fetched. A warning, such as a link that leads nowhere, fails the build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from sphinx.cmd.build import build_main
+
+from lowrank_teach.course.contents import NOTEBOOKS
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ON_THE_FIRST_PAGE = ("One idea", "Citations")    # sections of the README; the others are on the page of the toolkit
+BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, where they exist
+LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--out", type=Path, default=HERE / "_build")
+    arguments.add_argument("--notebooks", type=Path, default=ROOT / "notebooks")
+    chosen = arguments.parse_args()
+    return build(chosen.notebooks, chosen.out.resolve())
+
+
+def build(notebooks: Path, out: Path) -> int:
+    """The site of these notebooks under out/html; Sphinx's exit status, 0 for no warning at all."""
+    for old in ("source", "html", "doctrees", "jupyter_execute"):
+        shutil.rmtree(out / old, ignore_errors=True)
+    lay_out(notebooks, out / "source")
+    status = build_main(["-b", "html", "-c", str(HERE), "-d", str(out / "doctrees"), "--fail-on-warning",
+                         "--keep-going", "--quiet", str(out / "source"), str(out / "html")])
+    if status == 0:
+        print(f"open {out / 'html' / 'index.html'}")
+    return status
+
+
+def lay_out(notebooks: Path, source: Path) -> None:
+    """Write the sources of all pages."""
+    pages = {path.stem: path for path in sorted(notebooks.glob("*.ipynb")) if path.stem in NOTEBOOKS}
+    beside = [name for name in BESIDE if (notebooks / f"{name}.md").is_file()]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    top, *rest = re.split(r"^## ", readme, flags=re.MULTILINE)
+    sections = {text.partition("\n")[0]: f"## {text}" for text in rest}
+    first = [sections[name] for name in ON_THE_FIRST_PAGE if name in sections]
+    others = [text for name, text in sections.items() if name not in (*ON_THE_FIRST_PAGE, "The course")]
+    write(source, "index.md", "\n".join([top, course(list(pages)), *first, contents(list(pages), beside)]))
+    write(source, "toolkit.md", "\n".join(["# The toolkit\n", *others]))
+    for name in beside:
+        write(source, f"notebooks/{name}.md", (notebooks / f"{name}.md").read_text(encoding="utf-8"))
+    (source / "notebooks").mkdir(exist_ok=True)
+    for name, path in pages.items():
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.pop("jupytext", None)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = local(source, f"notebooks/{name}.ipynb", cell.source)
+        nbformat.write(notebook, source / "notebooks" / f"{name}.ipynb")
+
+
+def course(pages: list[str]) -> str:
+    """The course as a table: every question, and a link where the notebook is there."""
+    rows = [f"| [{name}](notebooks/{name}.ipynb) | {question} |" if name in pages else
+            f"| {name} *(to come)* | {question} |" for name, question in NOTEBOOKS.items()]
+    return "\n".join(["## The course\n", "| notebook | question |", "|---|---|", *rows, "",
+                      "Every page is a notebook with the outputs of one run. To change a line or to move a slider, "
+                      "run `make lab` in a checkout.\n"])
+
+
+def contents(pages: list[str], beside: list[str]) -> str:
+    """What the side bar lists, in the order of the course."""
+    def tree(caption: str, names: list[str]) -> str:
+        return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
+
+    ordered = [f"notebooks/{name}" for name in NOTEBOOKS if name in pages]
+    return tree("The course", ordered) + tree("Beside it", [*(f"notebooks/{name}" for name in beside), "toolkit"])
+
+
+def write(source: Path, name: str, text: str) -> None:
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / name).write_text(local(source, name, text), encoding="utf-8")
+
+
+def local(source: Path, page: str, text: str) -> str:
+    """The text of a page with what it links to laid out beside it: program files as pages, others as they are."""
+    for target in set(targets(text)):
+        inside = (ROOT / page).parent.joinpath(target).resolve()
+        if not inside.is_file() or not inside.is_relative_to(ROOT) or inside.suffix in (".ipynb", ".md"):
+            continue                      # pages of their own; and what is missing is for Sphinx to complain about
+        copy = source / inside.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if inside.suffix == ".py":
+            listing = inside.read_text(encoding="utf-8")
+            copy.with_name(f"{copy.name}.md").write_text(
+                f"---\norphan: true\n---\n# `{inside.relative_to(ROOT).as_posix()}`\n\n"
+                f"~~~~python\n{listing}~~~~\n", encoding="utf-8")
+        else:
+            shutil.copyfile(inside, copy)
+    return LINK.sub(lambda found: found[0] + ".md" if found[2].endswith(".py") else found[0], text)
+
+
+def targets(text: str) -> Iterator[str]:
+    return (found[2] for found in LINK.finditer(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

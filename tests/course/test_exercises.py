@@ -1,0 +1,111 @@
+"""Exercises: the library's solution passes, typical mistakes fail with the hint that helps, nothing ever stops."""
+
+from __future__ import annotations
+
+import picture_checks  # noqa: F401  (it imports every chapter)
+import pytest
+import torch
+from wrong_answers import RIGHT, WRONG
+
+from lowrank_teach.course import exercise as engine
+from lowrank_teach.course.chapters import lora
+from lowrank_teach.course.exercise import EXERCISES, Exercise, exercise
+
+
+def made(name: str, attempt) -> Exercise:
+    found = Exercise(attempt, EXERCISES[name])
+    found.__name__ = name  # a lambda's would be <lambda>
+    return found
+
+
+@pytest.mark.parametrize(("name", "hint"), [(name, hint) for name, wrong in WRONG.items() for hint in wrong])
+def test_a_typical_mistake_fails_with_its_hint(name, hint):
+    verdict = made(name, WRONG[name][hint]).examine()
+    assert not verdict.right
+    assert hint.lower() in verdict.says.lower()
+
+
+def test_every_exercise_has_three_mistakes_and_a_right_answer_here():
+    assert set(WRONG) == set(RIGHT) == set(EXERCISES)
+    assert all(len(wrong) >= 3 for wrong in WRONG.values())
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_right_answer_and_the_library_s_own_pass(name):
+    for attempt in (RIGHT[name], EXERCISES[name].reference):
+        exercise_ = made(name, attempt)
+        assert exercise_.examine().right
+        assert exercise_.attempt is attempt
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_no_recorded_mistake_is_right_or_says_two_things(name):
+    task = EXERCISES[name]
+    for arguments in task.cases():
+        wanted = engine._array(task.reference(*arguments))
+        assert not any(engine._same(wanted, engine._array(wrong(*arguments))) for _, wrong in task.mistakes)
+
+
+def test_a_wrong_stub_goes_on_with_the_library_and_a_right_one_with_itself():
+    calls = []
+    wrong = made("count_parameters", lambda d, k, r: 0)
+    assert wrong(10, 20, 3) == 90
+    right = made("count_parameters", lambda d, k, r: calls.append(1) or r * (d + k))
+    right.examine()
+    before = len(calls)
+    assert right(10, 20, 3) == 90
+    assert len(calls) == before + 1
+
+
+def test_solutions_are_swapped_in(monkeypatch):
+    @exercise
+    def lora_merge(W, lora_A, lora_B, lora_alpha):
+        raise NotImplementedError
+
+    assert not lora_merge.examine().right
+    monkeypatch.setenv("LOWRANK_SOLUTIONS", "1")
+    assert exercise(lora_merge.attempt).examine().right
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(KeyError, match="lora_forward"):
+        @exercise
+        def loraforward(x):
+            return x
+
+
+def test_the_decorator_takes_a_hint_of_its_own():
+    @exercise(hint="look at the picture")
+    def count_parameters(d, k, r):
+        return 7
+
+    assert count_parameters.examine().says == "look at the picture"
+
+
+def test_check_says_it_and_draws_it(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lowrank_teach.analysis.style.show", lambda fig, caption, alt: drawn.append((fig, alt)))
+    made("lora_forward", lora.lora_forward).check()
+    assert capsys.readouterr().out.startswith("✓ lora_forward")
+    torn = made("lora_forward", WRONG["lora_forward"]["scale is missing"])
+    torn.check()
+    out = capsys.readouterr().out
+    assert out.startswith("✗ lora_forward, not there yet: the scale is missing")
+    assert "solution(lora_forward)" in out
+    assert len(drawn) == 2
+    assert "scale is missing" in drawn[1][1]
+
+
+def test_the_solution_is_the_library_s_source(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
+    engine.solution("lora_merge")
+    assert "def merge(self)" in shown[0]
+    assert "self.scaling * self.lora_B * self.settled_gate()" in shown[0]
+
+
+def test_the_learner_s_tensors_are_not_the_library_s():
+    W, A, B, alpha = EXERCISES["lora_merge"].cases()[0]
+    before = W.clone()
+    lora.lora_merge(W, A, B, alpha)
+    assert torch.equal(W, before)

@@ -1,0 +1,335 @@
+"""Explorers: pure functions of their state, pictures that change, in time, and strips of the same picture.
+
+Those of a paper have their tests beside it; here are the first three, the run browser, and what holds for all.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import picture_checks
+import pytest
+from benchmarks import sliders
+from picture_checks import EXPLORERS
+from PIL import Image
+
+from lowrank_teach.analysis import style
+from lowrank_teach.course import contents, exercise, explorer
+from lowrank_teach.course.chapters import lora, playground
+from lowrank_teach.course.chapters.playground import Card, from_store, from_studies
+from lowrank_teach.experiments.runs import HISTORY, Run, Store
+
+BUDGET = 0.050   # seconds of the kernel's own time for one move; three times that by the clock
+SHARED = 250     # milliseconds by the clock for one move of any explorer, whatever else the machine does
+PLAYGROUND = Path(__file__).resolve().parents[2] / "notebooks" / "text" / "10_playground.py"
+ON_STORED = [name for name in EXPLORERS if name != "EntityThreshold"]   # that one asks for a tagger
+
+
+def shelf() -> dict[str, dict[str, dict[int, Card]]]:
+    """Two collections, unlike in everything: arms, seeds, matrices and what is known of them."""
+    def card(name: str, score: float, **sites) -> Card:
+        return Card(f"{name} on rt with a network", ("accuracy", score), ([5, 15, 25], [0.7, 0.6, score]), sites)
+
+    flat, grown = {"0.q": 8, "0.v": 8}, {"0.q": 1.5, "0.v": 7.5}
+    return {"study one": {"LoRA": {s: card("LoRA", 0.5 + 0.1 * s, rank=flat, effective_rank=grown) for s in (1, 0)},
+                          "SaLoRA": {0: card("SaLoRA", 0.55, rank={"0.q": 0, "0.k": 3, "1.v": 5})}},
+            "study two": {"head": {0: card("head only", 0.4)}}}
+
+
+def pictures() -> dict[str, explorer.Picture]:
+    g = np.random.default_rng(0)
+    factors = {f"{layer}.{m}": (g.standard_normal((384, 8)) * np.arange(8, 0, -1), g.standard_normal((8, 384)))
+               for layer in range(6) for m in "qv"}
+    steps = np.arange(60)
+    keys = [(r, a) for r in (1, 4, 16) for a in (4.0, 16.0, 64.0)]
+    return {"ring": lora.RankOfAPicture(), "cut": lora.Truncation(factors),
+            "runs": playground.RunBrowser(shelf()),
+            "grid": lora.RankAlpha({(r, a): (steps, np.exp(-steps / r / a)) for r, a in keys},
+                                        {(r, a): r / a for r, a in keys}, "validation loss")}
+
+
+PICTURES = pictures()
+CONTROLS = [(name, control) for name, picture in PICTURES.items() for control in picture.controls]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_arrays_are_a_pure_function_of_the_state(name):
+    picture_checks.arrays_are_pure(PICTURES[name])
+
+
+@pytest.mark.parametrize(("name", "control"), CONTROLS, ids=lambda v: getattr(v, "name", v))
+def test_every_slider_changes_the_picture_and_the_words_and_comes_back(name, control):
+    picture_checks.a_slider_moves(PICTURES[name], control)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_move_stays_within_its_time(name, capsys):
+    picture, control = PICTURES[name], PICTURES[name].controls[-1]
+    own, clock = [], []
+    for value in np.resize(np.arange(control.low, control.high + 1), 25).tolist():
+        start, wall = time.process_time(), time.perf_counter()
+        picture.png(**{**picture.start(), control.name: value})
+        picture.words(**{**picture.start(), control.name: value})
+        own.append(time.process_time() - start)
+        clock.append(time.perf_counter() - wall)
+    with capsys.disabled():
+        print(f"\n{name}: a move takes {1000 * statistics.median(own):.0f} ms of the kernel "
+              f"({1000 * statistics.median(clock):.0f} ms by the clock)", end="")
+    assert statistics.median(own) <= BUDGET
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_strip_is_made_of_what_the_slider_shows(name):
+    picture = PICTURES[name]
+    states = [{**picture.start(), picture.controls[-1].name: value}
+              for value in (picture.controls[-1].low, picture.controls[-1].high)]
+    buffer = io.BytesIO()
+    explorer.strip(picture, states).savefig(buffer, format="png", dpi=style.DPI)
+    drawn = np.asarray(Image.open(buffer).convert("RGB"))
+    height = drawn.shape[0] // 2
+    for i, state in enumerate(states):
+        shown = np.asarray(Image.open(io.BytesIO(picture.png(**state))))
+        np.testing.assert_array_equal(drawn[i * height:(i + 1) * height], shown)
+
+
+def test_cuts_are_exact():
+    ring, cut = PICTURES["ring"], PICTURES["cut"]
+    np.testing.assert_allclose(ring.arrays(i=0)["matrix"], 0)
+    u, s, vh = cut.svd["0.q"]
+    whole = ((u * s) @ vh)[:48, :48]
+    np.testing.assert_allclose(cut.arrays(matrix=0, i=8)["matrix"], whole / np.abs(whole).max(), atol=1e-9)
+    assert "keeps 100.0%" in cut.words(matrix=0, i=8)
+    assert "keeps 0.0%" in cut.words(matrix=0, i=0)
+    assert "Site 5.v" in cut.words(matrix=11, i=3)
+
+
+def test_the_grid_snaps_and_says_so():
+    grid = PICTURES["grid"]
+    assert grid.snap(3, 20) == (4, 16.0)
+    assert grid.snap(1, 64) == (1, 64.0)
+    assert "Asked r = 3, α = 20; shown r = 4, α = 16" in grid.words(rank=3, alpha=20)
+    assert grid.kind == explorer.SNAPPED
+
+
+def test_a_slider_its_box_and_the_sentence_move_together():
+    pytest.importorskip("ipywidgets")
+    page = explorer.explore(PICTURES["cut"])
+    (_, second), image, text = page.children[:2], page.children[-2], page.children[-1]
+    slider, box = second.children
+    before, said = image.value, text.value
+    slider.value = 2
+    assert box.value == 2
+    assert image.value != before
+    assert text.value != said
+    box.value = 5
+    assert slider.value == 5
+    assert "rank 5" in text.value
+    assert explorer.LIVE in text.value
+
+
+def test_an_error_in_a_picture_is_seen_on_the_page():
+    pytest.importorskip("ipywidgets")
+
+    class Broken(lora.RankOfAPicture):
+        def words(self, **state):
+            return f"{1 / (2 - state['i'])}"
+
+    picture = Broken()
+    picture.controls = (explorer.Control("i", "i", 0, 5, 1),)
+    page = explorer.explore(picture)
+    with pytest.raises(ZeroDivisionError):
+        page.children[0].children[0].value = 2
+    assert "could not be drawn" in page.children[-1].value
+
+
+@pytest.mark.parametrize("yours", [None, np.ones((2, 3)), np.ones(4)])
+def test_your_own_result_is_drawn_whatever_it_is(yours):
+    assert len(style.png_bytes(exercise.own_result(yours, np.zeros((2, 3))))) > 1000
+
+
+# ---- the run browser ----------------------------------------------------------------------------------------
+
+
+def test_the_browser_shows_the_run_that_was_asked_for():
+    browser = PICTURES["runs"]
+    assert [(c.name, c.high) for c in browser.controls] == [("collection", 1), ("arm", 1), ("seed", 1)]
+    shown = browser.arrays(arm=0, seed=1)
+    assert shown["titles"] == ("blue: LoRA, seed 1", "Effective rank")   # the rank is one for all: it tells nothing
+    assert shown["line"] == ([5, 15, 25], [0.7, 0.6, 0.6])
+    assert np.isnan(shown["others"][0]).sum() == 3                       # three runs in this collection
+    words = browser.words(arm=0, seed=1)
+    assert words.startswith("Study one, LoRA, seed 1: LoRA on rt with a network; test accuracy 0.600, place 1 of 3")
+    ranks = browser.arrays(arm=1)
+    assert ranks["titles"][1] == "Rank kept"
+    np.testing.assert_equal(ranks["table"], [[0, np.nan], [3, np.nan], [np.nan, 5]])
+
+
+def test_the_browser_snaps_and_says_so():
+    browser = PICTURES["runs"]
+    assert browser.kind == explorer.SNAPPED
+    words = browser.words(collection=1, arm=1, seed=1)
+    assert words.startswith("There is no arm 1 and no seed 1 here, so the last is shown. Study two, head, seed 0")
+    assert browser.arrays(collection=1)["titles"][1] == "nothing kept by matrix"
+    assert "There is no" not in browser.words(collection=0, arm=1, seed=0)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"runs": {}}, {"runs": {"lora": {}}}])
+def test_an_empty_shelf_is_a_sentence(nothing):
+    browser = playground.RunBrowser(nothing)
+    assert browser.controls == ()
+    assert "No run is stored here yet" in browser.words()
+    assert Image.open(io.BytesIO(browser.png())).format == "PNG"
+    pytest.importorskip("ipywidgets")
+    assert "No run is stored" in explorer.explore(browser).children[-1].value
+
+
+def test_an_empty_store_and_no_studies_give_nothing(tmp_path, monkeypatch):
+    assert from_store(Store(tmp_path / "none")) == {}
+    monkeypatch.setattr("lowrank_teach.reproduction.studies.references_folder", lambda: tmp_path)
+    assert from_studies() == {}
+    assert playground.RunBrowser().collections == {}
+
+
+def test_runs_of_the_store_are_on_the_shelf(tmp_path):
+    history = [*((i, "", "loss", 1 / i) for i in range(1, 41)),
+               (40, "0.q", "cosine", 0.5), (40, "0.v", "cosine", 1.0)]
+    store = Store(tmp_path)
+    for seed in (1, 0):
+        store.put(Run({"method": {"method": "cola", "chain": 2, "r": 8}, "task": "rt", "backbone": "x/some-net",
+                       "seed": seed, "training": {"steps": 40}}, pd.DataFrame(history, columns=HISTORY),
+                      {"test": {"accuracy": 0.75}}, {"0.q": 8, "0.v": 8}, {}, {}))
+    (arm, by_seed), = from_store(store)["this machine's runs on rt with some-net"].items()
+    assert arm == "cola-2, r = 8, 40 steps"
+    assert sorted(by_seed) == [0, 1]
+    assert by_seed[0].about == "COLA, chain of 2 on rt with some-net"
+    name, angles = by_seed[0].matrices()
+    assert name == "turned"
+    assert angles == pytest.approx({"0.q": 60.0, "0.v": 0.0})
+
+
+def test_a_collection_has_axes_of_its_own():
+    """A long training of a deep network beside a short one of a shallow one."""
+    def card(layers, steps):
+        return Card("LoRA", ("accuracy", 0.5), ([1, steps], [1.0, 0.5]),
+                    {"rank": {f"{i}.q": i + 1 for i in range(layers)}})
+
+    browser = playground.RunBrowser({"small": {"a": {0: card(3, 40)}}, "large": {"a": {0: card(30, 900)}}})
+    first = browser.frame(collection=0).copy()
+    assert browser.axes[0].get_xlim()[1] < 50
+    assert len(browser.axes[1].get_xticks()) == 3
+    large = browser.frame(collection=1).copy()
+    assert browser.axes[0].get_xlim()[1] > 900
+    assert 10 < len(browser.axes[1].get_xticks()) <= 16
+    assert browser.axes[1].get_title() == "Rank kept (yellow: 30)"
+    assert not np.array_equal(first, large)
+    assert np.array_equal(browser.frame(collection=0), first)   # and back, to the pixel
+
+
+def test_every_stored_study_is_on_the_shelf():
+    stored = from_studies()
+    assert {"study chain", "study salora_parts", "study autolora_parts"} <= stored.keys()
+    browser = playground.RunBrowser(stored)
+    for collection, arms in enumerate(stored.values()):
+        for arm in range(len(arms)):
+            assert len(browser.png(collection=collection, arm=arm)) > 1000
+            assert "test accuracy" in browser.words(collection=collection, arm=arm)
+
+
+# ---- what holds for all -------------------------------------------------------------------------------------
+
+
+def test_every_explorer_is_in_the_playground_and_in_the_benchmark():
+    page = PLAYGROUND.read_text(encoding="utf-8")
+    assert set(sliders.pictures()) == set(EXPLORERS)
+    for name in ON_STORED:
+        assert re.search(rf"= (\w+\.)?{name}\(", page)
+    assert page.count("explorer.explore(") == page.count("explorer.strip(") == len(ON_STORED)
+    assert page.count("**Try:**") == len(ON_STORED) + 2   # and two methods at once, and the training
+
+
+def test_what_needs_a_trained_tagger_stands_where_one_is_trained():
+    page = (PLAYGROUND.parent / "09_more_tasks.py").read_text(encoding="utf-8")
+    assert "= EntityThreshold(" in page
+    assert "EntityThreshold" not in ON_STORED
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_explorer_answers_in_time(name):
+    taken = sliders.measure(sliders.pictures()[name](), 5)
+    assert sliders.summary(taken)["median"] <= SHARED
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_slider_of_the_course_follows_its_box_and_changes_the_sentence(name):
+    pytest.importorskip("ipywidgets")
+    picture = sliders.pictures()[name]()
+    *rows, image, text = explorer.explore(picture).children
+    assert len(rows) == len(picture.controls) >= 1
+    for row, control in zip(rows, picture.controls, strict=True):
+        slider, box = row.children
+        before, said = image.value, text.value
+        box.value = control.low if slider.value == control.high else control.high
+        assert slider.value == box.value
+        assert (image.value != before, text.value != said) == (True, True)
+        assert image.tooltip in text.value.replace("&#x27;", "'").replace("&gt;", ">").replace("&lt;", "<")
+        assert picture.kind in text.value
+
+
+def test_whole_numbers_and_fractions_get_their_own_sliders():
+    w = pytest.importorskip("ipywidgets")
+    whole, fraction = explorer.Control("i", "i", 0, 5, 1), explorer.Control("b", "b", -0.5, 0.5, 0.0, 0.1)
+    assert (whole.whole, fraction.whole, explorer.Control("x", "x", 0, 1, 0.5).whole) == (True, False, False)
+    seen = []
+
+    class Fine(lora.RankOfAPicture):
+        def words(self, **state):
+            seen.append(state)
+            return str(state)
+
+    picture = Fine()
+    picture.arrays = lambda **state: lora.RankOfAPicture.arrays(picture, i=2)
+    picture.controls = (whole, fraction)
+    (first, _), (second, box) = (row.children for row in explorer.explore(picture).children[:2])
+    assert isinstance(first, w.IntSlider)
+    assert isinstance(second, w.FloatSlider)
+    assert second.step == box.step == 0.1
+    second.value = 0.1 + 0.2                                   # what three steps add up to in the browser
+    assert box.value == 0.3
+    assert seen[-1] == {"i": 1, "b": 0.3}
+
+
+def test_an_image_has_a_name_that_its_view_can_show():
+    """ipywidgets 8 fails in the browser on an image with a title and no description."""
+    pytest.importorskip("ipywidgets")
+    image = explorer.named_image()
+    image.tooltip = "what is seen"
+    assert image.get_state()["description"] == ""
+    assert image.get_state()["_model_name"] == "ImageModel"
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_no_text_of_a_table_is_markup():
+    """Of cells, labels, the names of both axes, the table's name and the formats."""
+    odd = '<b>&"'
+    cells = {odd: [odd, [odd]], "n a": [1.0, 2.0], "m": [0.5, 0.25]}
+    frame = pd.DataFrame(cells, index=pd.Index([odd, "x"], name=odd))
+    frame.columns.name = odd
+    page = contents.readable(frame, odd, n_a="{:.2f}" + odd).to_html()
+    for several in (frame.T, frame.set_index(["m", "n a"], append=True)):
+        page += contents.readable(several, odd).to_html()
+    text = page.partition("<table")[2]
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;&quot;" in text
+    assert "&amp;amp;" not in page   # once
+    assert "&amp;lt;" not in page
+    assert "1.00&lt;b&gt;&amp;&quot;" in text
+    assert "0.500000" in text   # what no format is given for is shown as before
+    assert re.search(r'<table id="T_[\w-]+">', page)

@@ -1,0 +1,93 @@
+"""The chain's explorer: pure, in time, true to the toy, and its words say what is drawn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+from lowrank_teach.analysis import style
+from lowrank_teach.analysis import toy_problems as toy
+from lowrank_teach.course import explorer
+from lowrank_teach.course.chapters import cola
+
+
+@pytest.fixture(scope="module")
+def picture() -> cola.ColaChain:
+    return cola.ColaChain()
+
+
+def test_arrays_are_the_toy_s_and_a_pure_function(picture):
+    state = {"links": 3, "r": 2}
+    first = picture.arrays(**state)
+    picture.png(links=1, r=1)
+    for key, value in picture.arrays(**state).items():
+        np.testing.assert_equal(value, first[key])
+    chain, one = toy.fit_chain(picture.problem, 3, 2), toy.fit_chain(picture.problem, 1, 6)
+    np.testing.assert_allclose(first["errors"], [chain.seen, chain.hidden, one.seen, one.hidden])
+    np.testing.assert_allclose(first["s"], np.linalg.svd(chain.W, compute_uv=False)[:16])
+    assert first["knots"] == chain.knots == [8, 16]
+    assert first["rank"] == 6
+
+
+@pytest.mark.parametrize("control", ["links", "r"])
+def test_a_slider_changes_picture_and_words_and_comes_back(picture, control):
+    low, high = ({**picture.start(), control: end} for end in
+                 next((c.low, c.high) for c in picture.controls if c.name == control))
+    first = picture.png(**low)
+    assert picture.png(**high) != first
+    assert picture.words(**low) != picture.words(**high)
+    assert picture.png(**low) == first
+
+
+def test_knots_are_drawn_where_they_are_and_only_those(picture):
+    for links in (1, 4):
+        found = picture.arrays(links=links, r=1)
+        picture.update(found)
+        inside = [mark.get_xdata()[0] for mark in picture.knots if mark.get_xdata()[0] >= 0]
+        assert inside == found["knots"]
+        assert len(inside) == links - 1
+
+
+def test_the_words_carry_the_last_errors(picture):
+    errors = picture.arrays(links=2, r=1)["errors"][:, -1]
+    said = picture.words(links=2, r=1)
+    assert all(f"{error:.2f}" in said for error in errors)
+    assert said.startswith("2 links of rank 1, 24 sweeps in all, add up to rank 2")
+    assert picture.words(links=1, r=2).startswith("One link of rank 2")
+
+
+def test_a_single_link_is_its_own_rival(picture):
+    seen, hidden, one_seen, one_hidden = picture.arrays(links=1, r=3)["errors"]
+    np.testing.assert_array_equal(seen, one_seen)
+    np.testing.assert_array_equal(hidden, one_hidden)
+
+
+def test_a_move_stays_within_its_time(picture):
+    own = []
+    for links in (1, 2, 3, 4, 5, 6):
+        for r in (1, 2, 3, 4):
+            start = time.process_time()
+            picture.png(links=links, r=r)
+            picture.words(links=links, r=r)
+            own.append(time.process_time() - start)
+    assert statistics.median(own) <= 0.050
+
+
+def test_a_small_problem_can_be_explored_too():
+    small = cola.ColaChain(toy.completion(6, 8, rank=2), sweeps=8, most=(3, 4))
+    assert "rank 6 reaches" in small.words(links=3, r=4)
+    assert explorer.strip(small, [{"links": 1, "r": 1}, {"links": 3, "r": 4}]).get_figheight() > 0
+
+
+def test_the_drawings_are_made_of_what_they_are_given():
+    assert len(style.png_bytes(cola.chain_idea())) > 1000
+    fig = cola.powers({"measured": ([1, 10], [4.0, 2.0])}, bounds={"bound": ([1, 10], [8.0, 4.0])}, xlabel="T",
+                          ylabel="gap")
+    ax, = fig.axes
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    bars = cola.saving_bars({"a": {2: 0.01, 8: 0.0}, "b": {2: 0.001, 8: 0.0}}, xlabel="saved").axes[0]
+    assert sorted(round(patch.get_width(), 6) for patch in bars.patches) == [0, 0, 0.1, 1]

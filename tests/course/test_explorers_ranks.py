@@ -1,0 +1,107 @@
+"""The explorer and the drawings of 01: exact cuts, scores that snap, in time; every panel dressed."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lowrank_teach.analysis import style
+from lowrank_teach.course import explorer
+from lowrank_teach.course.chapters import ranks
+from lowrank_teach.course.chapters.ranks import CutNetwork
+
+BUDGET = 0.050   # seconds of the kernel's own time for one move
+CUTS = (0, 1, 2, 4, 8, 16, 32, 64, 384)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    g = np.random.default_rng(0)
+    return {f"{layer}.{m}": np.linalg.svd(g.standard_normal((384, 384)) / (1 + np.arange(384)), full_matrices=False)
+            for layer in range(2) for m in "qv"}
+
+
+@pytest.fixture(scope="module")
+def picture(parts):
+    return CutNetwork(parts, {i: 0.8 - 0.2 / (1 + i) for i in CUTS}, dict.fromkeys(CUTS, 0.03), "test accuracy")
+
+
+def test_the_picture_is_the_cut_itself(picture, parts):
+    u, s, vh = parts["1.q"]
+    whole = ((u * s) @ vh)[:40, :40]
+    for i in (0, 3, 64):
+        exact = ((u[:, :i] * s[:i]) @ vh[:i])[:40, :40] / np.abs(whole).max()
+        np.testing.assert_allclose(picture.arrays(matrix=2, i=i)["matrix"], exact, atol=1e-12)
+    assert len(picture.arrays(matrix=0, i=5)["kept"]) == 5
+
+
+def test_the_energy_said_is_that_of_the_directions_kept(picture, parts):
+    _, s, _ = parts["0.v"]
+    assert f"keeps {(s[:7] ** 2).sum() / (s ** 2).sum():.1%} of the energy" in picture.words(matrix=1, i=7)
+    assert f"in {7 * 768:,} numbers instead of {384 * 384:,}" in picture.words(matrix=1, i=7)
+
+
+@pytest.mark.parametrize(("asked", "shown"), [(0, 0), (1, 1), (5, 4), (7, 8), (12, 16), (50, 64), (384, 384)])
+def test_the_score_snaps_to_the_nearest_cut_and_says_which(picture, asked, shown):
+    assert picture.snap(asked) == shown
+    says = picture.words(matrix=0, i=asked)
+    assert ("no ΔW cut" if shown == 384 else f"cut to rank {shown}, ") in says
+    assert f"{picture.scores[shown]:.3f}" in says
+    assert "snapped" in picture.kind
+    assert "live" in picture.kind
+
+
+def test_a_move_changes_the_picture_and_comes_back_in_time(picture, capsys):
+    start = picture.start()
+    first = picture.png(**start)
+    own = []
+    for i in np.resize(np.arange(65), 25).tolist():
+        begun = time.process_time()
+        picture.png(**{**start, "i": i})
+        picture.words(**{**start, "i": i})
+        own.append(time.process_time() - begun)
+    for control, value in (("i", 0), ("i", 64), ("matrix", 3)):
+        assert picture.png(**{**start, control: value}) != first
+    assert picture.png(**start) == first
+    with capsys.disabled():
+        print(f"\na move takes {1000 * statistics.median(own):.0f} ms of the kernel", end="")
+    assert statistics.median(own) <= BUDGET
+
+
+def test_a_strip_and_a_page_are_made_of_it(picture):
+    pytest.importorskip("ipywidgets")
+    buffer = io.BytesIO()
+    explorer.strip(picture, [{"matrix": 0, "i": 1}, {"matrix": 0, "i": 8}]).savefig(buffer, dpi=style.DPI)
+    assert Image.open(buffer).height == 2 * Image.open(io.BytesIO(picture.png(**picture.start()))).height
+    page = explorer.explore(picture)
+    assert picture.kind in page.children[-1].value
+    page.children[1].children[0].value = 3
+    assert "rank 3 of 384" in page.children[-1].value
+
+
+def test_the_sum_of_directions_ends_in_the_matrix():
+    u, s, vh = np.linalg.svd(np.outer([1.0, 2.0, 3.0], [1.0, 0.0, 1.0, 0.0]) + np.eye(3, 4), full_matrices=False)
+    fig = ranks.sum_of_directions(u, s, vh, 3)
+    shown = [ax.images[0].get_array() for ax in fig.axes if ax.images]
+    np.testing.assert_allclose(shown[5], (u * s) @ vh)          # the last below: all of it
+    np.testing.assert_allclose(shown[0] + shown[1], shown[4])   # and on the way there
+    assert fig.axes[0].get_title().startswith("direction 1")
+
+
+def test_scores_stand_at_their_rank_and_each_seed_is_seen():
+    scores = {"first": {"0": [0.5, 0.6, 0.7], "8": [0.7, 0.8, 0.9], "all": [0.8, 0.8, 0.8]},
+              "rest": {"8": [0.5, 0.6, 0.7]}}
+    fig = ranks.scores_by_rank(scores, ylabel="Accuracy", half={"0": 0.1, "8": 0.1, "all": 0.1})
+    ax = fig.axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "8", "all"]
+    means, *dots = (line for line in ax.lines if len(line.get_xdata()) == 3)
+    np.testing.assert_allclose(means.get_ydata(), [0.6, 0.8, 0.8])
+    assert len(dots) >= 3
+    rest = next(line for line in ax.lines if line.get_label() == "rest")
+    assert list(rest.get_xdata()) == [1]
+    assert len(style.png_bytes(fig)) > 1000

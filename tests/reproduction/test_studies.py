@@ -1,0 +1,223 @@
+"""Studies: balanced by seed, kept as they go, paired by seed; and the committed ones agree with their definition."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from tiny_models import data_folder, model_folder
+
+from lowrank_teach.experiments import fit as experiment
+from lowrank_teach.experiments.runs import Run, Store
+from lowrank_teach.methods import COLA, LoRA
+from lowrank_teach.models.backbones import load_backbone
+from lowrank_teach.reproduction import arms, studies
+from lowrank_teach.reproduction import studies as engine
+from lowrank_teach.reproduction.arms import STUDIES, Arm, Study
+from lowrank_teach.reproduction.results import references_folder
+from lowrank_teach.reproduction.studies import Results
+from lowrank_teach.training.config import PROFILES, fit_to_profile, train_config
+
+STORED = sorted(path for path in (references_folder() / "studies").glob("*.json") if path.stem in STUDIES)
+
+
+def made_up(score: float, seed: int, method: dict | None = None) -> Run:
+    """A run as `fit` leaves it, of a made-up training."""
+    rows = [(step, "", "loss", 1.0 / step) for step in range(1, 101)] + [(100, "0.q", "norm", 2.0 + seed)]
+    return Run(config={"method": method or {"method": "lora"}, "seed": seed},
+               history=pd.DataFrame(rows, columns=["step", "site", "name", "value"]),
+               metrics={"test": {"accuracy": score, "loss": 0.5}, "validation": {"accuracy": score, "loss": 0.4}},
+               ranks={"0.q": 8}, parameters={"adapter": 10}, seconds={"training": 1.0, "total": 2.0})
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """`fit` replaced by a list of what it was asked for; arm b scores seed / 100 above arm a."""
+    asked: list[tuple] = []
+
+    def fit(method, task, backbone, profile, seed, **values):
+        arm = "b" if method.r == 4 else "a"
+        asked.append((arm, seed, values))
+        return made_up(0.7 + (0.01 * seed if arm == "b" else 0), seed)
+
+    small = Study("Does it?", "rank", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4), {"lr": 0.1})}, seeds=3,
+                  sites=("norm",))
+    monkeypatch.setattr(engine, "fit", fit)
+    monkeypatch.setitem(STUDIES, "small", small)
+    return asked
+
+
+# ---- training -----------------------------------------------------------------------------------------------
+
+
+def test_training_goes_seed_by_seed_over_all_arms(trained, tmp_path):
+    found = studies.train("small", tmp_path)
+    assert [(arm, seed) for arm, seed, _ in trained] == [(arm, seed) for seed in range(3) for arm in "ab"]
+    assert found.values() == {"a": [0.7] * 3, "b": pytest.approx([0.7, 0.71, 0.72])}
+
+
+def test_an_arm_s_own_training_values_win(trained, tmp_path):
+    studies.train("small", tmp_path, seeds=[0], batch_size=4)
+    (_, _, a), (_, _, b) = trained
+    assert (a["steps"], a["batch_size"], "lr" in a) == (arms.TRAINING["steps"], 4, False)
+    assert b["lr"] == 0.1
+
+
+def test_some_arms_can_be_trained_alone(trained, tmp_path):
+    found = studies.train("small", tmp_path, arms=["b"], seeds=[1])
+    assert [(arm, seed) for arm, seed, _ in trained] == [("b", 1)]
+    assert found.arms == ["b"]
+
+
+def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
+    """A run found in the store may be older than the file."""
+    def found(method, task, backbone, profile, seed, **values):
+        run = made_up(0.7, seed)
+        run.machine = {"commit": f"c{seed}"}
+        return run
+
+    monkeypatch.setattr(engine, "fit", found)
+    monkeypatch.setitem(STUDIES, "small", Study("?", "rank", {"a": Arm(LoRA(r=2))}, seeds=2))
+    studies.train("small", tmp_path)
+    assert studies.load("small", tmp_path).about["commits"] == ["c0", "c1"]
+
+
+def test_the_file_is_whole_after_each_seed(trained, tmp_path):
+    """Interrupted in the middle of a seed, the file holds the seeds before it, each with every arm."""
+    def stop(label, seed, run):
+        if (label, seed) == ("a", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        studies.train("small", tmp_path, on_run=stop)
+    kept = studies.load("small", tmp_path)
+    assert [(r["arm"], r["seed"]) for r in kept.records] == [(arm, seed) for seed in (0, 1) for arm in "ab"]
+
+
+def test_what_is_loaded_is_what_was_trained(trained, tmp_path):
+    found = studies.train("small", tmp_path)
+    kept = studies.load("small", tmp_path)
+    assert kept.values() == found.values()
+    assert kept.about["question"] == "Does it?"
+    assert {"machine", "task", "backbone", "training", "profile"} <= set(kept.about)
+    assert kept.line().startswith("stored study 'small': 6 runs, minilm-l3 on rt, 100 steps")
+
+
+def test_the_same_call_finds_its_runs(monkeypatch, tmp_path):
+    """With a real model: the second call trains nothing, one over more seeds only what is missing."""
+    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(data_folder(tmp_path / "data")))
+    monkeypatch.setitem(STUDIES, "real", Study("?", "rank", {"1": Arm(LoRA(r=1)), "2": Arm(COLA(r=2))}, seeds=1))
+    trainings: list[str] = []
+    monkeypatch.setattr(experiment, "load_backbone",
+                        lambda name, **values: trainings.append(name) or load_backbone(name, **values))
+    setting = {"backbone": str(model_folder(tmp_path / "model")), "profile": "tiny", "steps": 4, "batch_size": 8,
+               "store": Store(tmp_path / "runs")}
+    first = studies.train("real", tmp_path / "out", **setting)
+    assert len(trainings) == 2
+    assert studies.train("real", tmp_path / "out", **setting).records == first.records
+    assert len(trainings) == 2
+    more = studies.train("real", tmp_path / "out", seeds=range(2), **setting)
+    assert len(trainings) == 4
+    assert more.records[:2] == first.records
+    assert set(more.records[0]["sites"]) == {"cosine", "effective_rank", "norm"}
+    assert list(more.series("1")[0]) == [1, 2, 3, 4]
+
+
+# ---- reading ------------------------------------------------------------------------------------------------
+
+
+def test_load_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(KeyError, match="no study 'chains'; there are chain, delta"):
+        studies.load("chains")
+    with pytest.raises(FileNotFoundError, match="lowrank-teach study chain"):
+        studies.load("chain", tmp_path)
+
+
+def test_differences_pair_by_seed(trained, tmp_path):
+    found = studies.train("small", tmp_path)
+    assert found.differences("b", "a") == pytest.approx([0.0, 0.01, 0.02])
+    half = Results(found.about, [r for r in found.records[::-1] if (r["arm"], r["seed"]) != ("a", 0)])
+    assert half.differences("b", "a") == pytest.approx([0.01, 0.02])
+    assert half.differences("b", "a", "loss") == [0.0, 0.0]
+    assert half.differences("b", "c") == []
+
+
+def test_one_run_s_numbers(trained, tmp_path):
+    found = studies.train("small", tmp_path)
+    steps, loss = found.series("a", seed=1)
+    assert steps[:3] == [5.5, 15.5, 25.5]                   # means of ten steps
+    assert loss[0] == pytest.approx(sum(1 / i for i in range(1, 11)) / 10, abs=1e-5)
+    assert found.by_site("b", "norm", seed=2) == {"0.q": 4.0}
+    with pytest.raises(KeyError, match="no run of 'a' with seed 9"):
+        found.record("a", 9)
+
+
+def test_the_frame_has_a_row_an_arm(trained, tmp_path):
+    frame = studies.train("small", tmp_path).frame()
+    assert list(frame.index) == ["a", "b"]
+    assert frame.loc["b", "seeds"] == 3
+    assert frame.loc["b", "test accuracy"] == pytest.approx(0.71)
+    assert frame.loc["b", "± (seeds)"] == pytest.approx(0.01)
+
+
+# ---- the definitions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_is_a_valid_configuration_of_its_own(name):
+    study = STUDIES[name]
+    assert study.seeds >= 3
+    assert study.question
+    assert study.varies
+    described = []
+    for arm in study.arms.values():
+        train_config(arms.PROFILE, **{**arms.TRAINING, **arm.training})
+        method = fit_to_profile(arm.method, arms.PROFILE)
+        assert type(method).from_dict(method.to_dict()) == method
+        described.append(json.dumps([method.to_dict(), dict(arm.training)], sort_keys=True))
+    assert len(set(described)) == len(described), "two arms train the same"
+
+
+def test_rates_of_the_controls_are_of_the_profile():
+    lr = PROFILES[arms.PROFILE].lr
+    arm = STUDIES["delta"].arms["LoRA, rate × 1.5"]
+    assert dict(arm.training) == {"lr": 1.5 * lr, "head_lr": lr}
+    assert dict(STUDIES["delta_strong"].arms["LoRA, rate × 3"].training) == {"lr": 3 * lr, "head_lr": lr}
+
+
+# ---- the committed ones -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_study_agrees_with_its_definition(path):
+    found, study = studies.load(path.stem), STUDIES[path.stem]
+    about = found.about
+    assert (about["name"], about["task"], about["backbone"], about["profile"]) == (
+        path.stem, arms.TASK, arms.BACKBONE, arms.PROFILE)
+    assert about["training"] == arms.TRAINING
+    assert about["question"] == study.question
+    assert found.arms == list(study.arms)
+    seeds = sorted({r["seed"] for r in found.records})
+    assert seeds == list(range(len(seeds)))
+    assert len(seeds) <= study.seeds
+    assert [(r["seed"], r["arm"]) for r in found.records] == [(s, arm) for s in seeds for arm in study.arms]
+    for record in found.records:
+        wanted = fit_to_profile(study.arms[record["arm"]].method, arms.PROFILE).to_dict()
+        assert record["method"] == json.loads(json.dumps(wanted)), record["arm"]
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_study_holds_what_it_says(path):
+    found, study = studies.load(path.stem), STUDIES[path.stem]
+    for record in found.records:
+        assert 0.4 < record["test"]["accuracy"] <= 1
+        members = record["method"]["method"].split("+")
+        gates, links = arms.GATES if "salora" in members else (), ("link",) if "cola" in members else ()
+        wanted = {"loss", *gates, *links} & set(study.series)
+        assert wanted <= set(record["series"])
+        assert all(len(steps) == len(values) for steps, values in record["series"].values())
+        assert record["seconds"]["steps.training"] == arms.TRAINING["steps"]
+    keys = [r["key"] for r in found.records]
+    assert len(set(keys)) == len(keys)
+    assert "+changes" not in found.about["machine"]["commit"]
