@@ -26,7 +26,7 @@ from .precision import WideHead, refuse_short, wide
 from .sites import Site, head_names, select
 
 
-# ---- export_plain ----------------------------------------------------------------------------------------
+# ---- save_pretrained of an adapted model -------------------------------------------------------------------
 # `save_pretrained` of an adapted model: a plain checkpoint where that is right, a refusal where it is not.
 #
 #     adapters.merge()
@@ -96,7 +96,7 @@ def refuse_attached(model: Any, *args: Any, **kwargs: Any) -> None:
                     "is, else keep adapters.state_dict(), which load_state_dict reads back")
 
 
-# ---- plan ------------------------------------------------------------------------------------------------
+# ---- the table of what was matched -------------------------------------------------------------------------
 # The table that `adapters.plan()` shows: what was matched, and how many parameters that is. Taught in 02.
 @dataclass(frozen=True)
 class Plan:
@@ -139,7 +139,7 @@ class Plan:
         return f"<table>{line(self.TITLES, 'th')}{body}</table><p>{html.escape(self.summary())}</p>"
 
 
-# ---- adapters --------------------------------------------------------------------------------------------
+# ---- adapt a model -----------------------------------------------------------------------------------------
 
 def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
           head: Sequence[str] | None = None) -> Adapters:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 
-# ---- cli_options -----------------------------------------------------------------------------------------
+# ---- options that several commands share -------------------------------------------------------------------
 # What the commands share: their options, and how words of a command line become a run's arguments.
 Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
 
@@ -178,7 +178,7 @@ def value(pair: str) -> tuple[str, Any]:
     return name, tuple(found) if isinstance(found, list) else found
 
 
-# ---- cli_presets -----------------------------------------------------------------------------------------
+# ---- presets: cells of the papers --------------------------------------------------------------------------
 # `lowrank-teach presets | plan`: what a paper's cell consists of, and what a method would do to a model.
 CellName = Annotated[str, typer.Argument(help="one cell in full; or the beginning of names, to list fewer")]
 
@@ -303,7 +303,7 @@ def memory_plan(chosen: Chosen, length: int | None = None, card: float = 24.0, a
     return None
 
 
-# ---- cli_reproduce ---------------------------------------------------------------------------------------
+# ---- reproduce: a claim once more --------------------------------------------------------------------------
 # `lowrank-teach reproduce CLAIM`: the runs behind one row of the ledger, made again.
 MOST_STEPS = 2**31 - 1
 QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
@@ -382,7 +382,7 @@ def said(*values: Any) -> None:
         print(f"{words}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)
 
 
-# ---- cli_sweep -------------------------------------------------------------------------------------------
+# ---- sweep: a grid of runs ---------------------------------------------------------------------------------
 # `lowrank-teach sweep`: a grid of runs from one line, on this machine's processes or on a Ray cluster.
 Methods = Annotated[list[str], typer.Option("--method", "-m", help="may be repeated; cola+salora is one")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="may be repeated")]
@@ -492,7 +492,7 @@ def summary(configs: list[RunConfig], runs: list[Run]) -> Table:
     return shown
 
 
-# ---- cli -------------------------------------------------------------------------------------------------
+# ---- the commands ------------------------------------------------------------------------------------------
 
 class Interruptible(TyperGroup):
     """Ctrl-C reaches `main` with its words, which typer would drop."""

@@ -57,7 +57,7 @@ class _Shown(reprlib.Repr):
 shown = _Shown().repr
 
 
-# ---- methods.checks --------------------------------------------------------------------------------------
+# ---- checks of what a configuration holds ------------------------------------------------------------------
 # What a configuration may hold: every field is checked against its own type when the configuration is built.
 WORDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text",
          "None": "null"}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .precision import Wide, product, to_multiply, under_autocast, wide_copy
 
 
-# ---- packed ----------------------------------------------------------------------------------------------
+# ---- quantised layers --------------------------------------------------------------------------------------
 # Layers whose weight is kept as integer codes (bitsandbytes' 4-bit and 8-bit ones): what can be known of it.
 #
 # Such a W can be multiplied with and read, and nothing can be written into it. So a method that keeps what it learns
@@ -50,7 +50,7 @@ def size(parameter: Tensor) -> int:
     return parameter.numel() if state is None else state.shape.numel()
 
 
-# ---- lowrank ---------------------------------------------------------------------------------------------
+# ---- the layer ---------------------------------------------------------------------------------------------
 
 INITS = ("kaiming", "gaussian", "unit_rows")  # how A can start
 

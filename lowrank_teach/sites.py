@@ -202,7 +202,7 @@ def _whole(names: list[str], room: int) -> str:
     return ", ".join(said)
 
 
-# ---- heads -----------------------------------------------------------------------------------------------
+# ---- the head of a model -----------------------------------------------------------------------------------
 # The head of a model: what is new for a task, and trains as it is, whatever the method freezes.
 HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
 

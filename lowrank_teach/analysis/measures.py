@@ -279,7 +279,7 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-# ---- svd -------------------------------------------------------------------------------------------------
+# ---- singular values of thin products ----------------------------------------------------------------------
 # A matrix as a sum of directions: its singular value decomposition, cut to a rank, and its unstructured twin.
 #
 #     ΔW = U diag(σ) Vᵀ = Σ σ_j u_j v_jᵀ           u_j (d,), v_j (k,) of length 1, σ_1 ≥ σ_2 ≥ … ≥ 0
@@ -321,7 +321,7 @@ def random_twin(delta: Tensor, seed: int = 0) -> Tensor:
     return noise * (delta.detach().cpu().double().norm() / noise.norm())
 
 
-# ---- timing ----------------------------------------------------------------------------------------------
+# ---- times of a step ---------------------------------------------------------------------------------------
 # What one training step costs: seconds and bytes, measured side by side. Taught in 02.
 #
 # Two candidates are stepped in turn, so that whatever else the machine does meanwhile falls on both alike.

@@ -229,7 +229,7 @@ def _solve(A: np.ndarray, rest: np.ndarray, seen: np.ndarray, ridge: float) -> n
 
 
 
-# ---- toys.beams ------------------------------------------------------------------------------------------
+# ---- greedy writing and beams ------------------------------------------------------------------------------
 # Four short texts with known probabilities, written greedily and by beam search: greedy need not find the likeliest.
 #
 # A model gives p(word | words before). A text's probability is the product; to take the likeliest word each time is
@@ -273,7 +273,7 @@ def best(width: int, tree: Tree = TREE) -> Beam:
     return search(width, tree)[-1][0]
 
 
-# ---- toys.best_of ----------------------------------------------------------------------------------------
+# ---- the best of several -----------------------------------------------------------------------------------
 # What choosing does to a comparison: runs of one method that differ by chance, and the best of them reported.
 #
 #     validation score  =  √shared · run  +  √(1 − shared) · noise of the validation rows
@@ -332,7 +332,7 @@ def expected(rates: int, seeds: int, shared: float) -> dict[str, float]:
     return dict(zip(WAYS, (gain, shared * gain, 0.0), strict=True))
 
 
-# ---- toys.bilevel ----------------------------------------------------------------------------------------
+# ---- two levels --------------------------------------------------------------------------------------------
 # Two-level optimisation with one inner number w and one outer number β, so that it can be drawn as a surface.
 #
 # The model has two outputs and shares w out between them by selection weights, as AutoLoRA shares an update out
@@ -409,7 +409,7 @@ def _leaf(value: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(value, dtype=torch.float64))
 
 
-# ---- toys.budget -----------------------------------------------------------------------------------------
+# ---- gates under a budget ----------------------------------------------------------------------------------
 # SaLoRA's budget at work with no network: gates whose task gradient is noise, and the library's own rule.
 #
 # What presses is λ (C − b)² alone (Hu et al. 2023, eq. 12 without the task loss); the noise stands for the task. It
@@ -443,7 +443,7 @@ def gates_alone(method: SaLoRA, noise: float, *, sites: int = 12, steps: int = 1
     return C, lam
 
 
-# ---- toys.least_squares ----------------------------------------------------------------------------------
+# ---- low-rank least squares --------------------------------------------------------------------------------
 # Delta-LoRA on a least-squares problem, solved in milliseconds and by the letter: W is written at every step.
 #
 #     loss(W*) = ½ · mean over n of ‖W* x − y‖²          W* = W + s B A,   s = α / r

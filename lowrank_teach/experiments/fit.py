@@ -41,7 +41,7 @@ from ..training.trainer import Trainer
 from .identity import identity
 from .runs import HISTORY, Run, Store, config_key, machine
 
-# ---- site_measures ---------------------------------------------------------------------------------------
+# ---- what is measured of each matrix -----------------------------------------------------------------------
 # What each matrix has become: how far it turned, and the spectrum of its change.
 #
 # Of a low-rank branch this is read through its factors; of a weight that trained itself (full fine-tuning, FT‡) from
@@ -90,7 +90,7 @@ def _shared(name: str, cosine: float, sigma: Tensor) -> list[Measured]:
             (name, "norm", float(sigma.square().sum().sqrt())), *spectrum]
 
 
-# ---- experiment ------------------------------------------------------------------------------------------
+# ---- fit ---------------------------------------------------------------------------------------------------
 
 def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbone: str = "minilm-l6",
         profile: str | None = None, seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (),

@@ -337,6 +337,3 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD")[:12] + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-# ---- run_config ------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from .fit import RunConfig
 from .runs import Run, Store
 
 
-# ---- sweeps.labels ---------------------------------------------------------------------------------------
+# ---- short names of runs -----------------------------------------------------------------------------------
 # What to call the runs of a sweep: by the values in which they differ.
 def varied(configs: Sequence[RunConfig]) -> list[str]:
     """Of each run the values in which runs of its method differ, such as "r=4, lr=0.001"."""
@@ -68,7 +68,7 @@ def _plain(config: RunConfig) -> dict[str, Any]:
     return {name: one for values in (*members, method, config.described["training"]) for name, one in values.items()}
 
 
-# ---- sweeps.estimate -------------------------------------------------------------------------------------
+# ---- how long it would take --------------------------------------------------------------------------------
 # What a sweep would take, before it is started: from stored runs like its own.
 @dataclass(frozen=True)
 class Estimate:
@@ -159,7 +159,7 @@ def _records(store: Store) -> Iterator[dict[str, Any]]:
             continue  # damaged: `Store.get` warns of it
 
 
-# ---- sweeps.work -----------------------------------------------------------------------------------------
+# ---- what a worker does ------------------------------------------------------------------------------------
 # What a worker does, wherever it runs: train the runs of one group, and say how each is doing.
 #
 # A group is what is trained together. It reaches a worker by cloudpickle: a method or a task that was defined in a
@@ -373,7 +373,7 @@ def ending(key: str, end: Run | Exception) -> Message:
     return Message(key, "failed", words=words_of(end), trace="".join(traceback.format_exception(end)))
 
 
-# ---- sweeps.processes ------------------------------------------------------------------------------------
+# ---- processes of this machine -----------------------------------------------------------------------------
 # Groups of runs on the processes of one machine: each worker trains one group at a time, on threads of its own.
 #
 # A worker is started anew (spawn). One that dies is replaced and its group is taken up again: finished runs of it are
@@ -564,7 +564,7 @@ def _set_up(log: str) -> None:
     os.dup2(file, 2)
 
 
-# ---- sweeps.cluster --------------------------------------------------------------------------------------
+# ---- a Ray cluster -----------------------------------------------------------------------------------------
 # Groups of runs on a Ray cluster: a task each, one core each; Ray starts a task anew whose worker or node died.
 #
 # Where the nodes see the run store's folder, records and checkpoints are written there, and a run goes on from its
@@ -706,7 +706,7 @@ def _train_remotely(given: bytes, keys: list[str], folder: str, token: str, mail
     return said
 
 
-# ---- sweeps.view -----------------------------------------------------------------------------------------
+# ---- what is shown -----------------------------------------------------------------------------------------
 # How far a sweep is: a bar for all runs and one for each in progress; plain lines where there is no terminal.
 SHOWN = 16   # runs in progress, on a cluster there may be many
 
@@ -776,7 +776,7 @@ class View:
         print(words, file=sys.stderr, flush=True)
 
 
-# ---- sweeps.engine ---------------------------------------------------------------------------------------
+# ---- sweep -------------------------------------------------------------------------------------------------
 
 OnRun = Callable[[RunConfig, Run], None]
 ALL = 1 << 20   # more replicas than any grid has: `fit_many` then plans by memory
@@ -960,4 +960,3 @@ class Tally:
         raise SweepError([self.runs.get(key) for key in self.keys],
                          [(self.by_key[m.key], m.words) for m in heard], [m.trace for m in heard],
                          [self.labels[m.key] for m in heard])
-

@@ -45,7 +45,7 @@ from ..training.trainer import Batch, RuleLoop, start_from
 from .peft_format import ExportError, save_peft, why_not
 
 
-# ---- hf_arguments ----------------------------------------------------------------------------------------
+# ---- TrainingArguments that are refused --------------------------------------------------------------------
 # What `LowRankTrainer` makes of transformers' TrainingArguments: refusals, lengths, rows, a TrainConfig.
 class TrainerError(Refusal, ValueError):
     """The arguments ask for something that a method cannot be trained with; the message says what to change."""
@@ -164,7 +164,7 @@ def config_of(args: TrainingArguments, total: int, head_lr: float | None) -> Tra
                                     or getattr(args, "gradient_checkpointing", False)))
 
 
-# ---- hf_trainer ------------------------------------------------------------------------------------------
+# ---- the trainer -------------------------------------------------------------------------------------------
 
 class LowRankTrainer(RuleLoop, transformers.Trainer):
     """A `transformers.Trainer` of one method on one model.

@@ -335,7 +335,7 @@ def tied_outside(model: nn.Module, path: str) -> list[str]:
             if id(parameter) in own and not plain_name(name).startswith(f"{path}.")]
 
 
-# ---- export_load -----------------------------------------------------------------------------------------
+# ---- reading an adapter ------------------------------------------------------------------------------------
 # `load_peft`: an adapter that `peft` trained (or `save_peft` wrote) as adapters of this package, trainable further.
 #
 #     adapters = lt.load_peft(model, "out/")           # model: the pretrained model, with the head that was trained

@@ -38,7 +38,7 @@ from ..precision import wide
 from ..sites import Site
 
 
-# ---- peft_backed.library ---------------------------------------------------------------------------------
+# ---- peft, imported when it is needed ----------------------------------------------------------------------
 # The way to peft: imported late, with a sentence where it is missing; and its random starts, from our seeds.
 def peft() -> Any:
     """The library.
@@ -70,7 +70,7 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
             torch.set_default_dtype(kept)
 
 
-# ---- peft_backed.prompts ---------------------------------------------------------------------------------
+# ---- prefix and prompt tuning ------------------------------------------------------------------------------
 
 DETOURED = ("forward", "generate")
 
@@ -319,7 +319,7 @@ def widths(config: Any, prefix: bool) -> dict[str, int]:
     return found
 
 
-# ---- peft_backed.adalora ---------------------------------------------------------------------------------
+# ---- AdaLoRA -----------------------------------------------------------------------------------------------
 # AdaLoRA: as LoRA with singular values, and the least important ones are dropped until a budget of ranks is met
 # (Zhang et al. 2023, ICLR, arXiv 2303.10512).
 #
@@ -554,4 +554,3 @@ def one_name(sites: list[Site]) -> str:
     """The name of a layer: its site's; "0.qkv" for a fused one."""
     first = sites[0].name
     return first if len(sites) == 1 else f"{first.rpartition('.')[0]}.{''.join(site.letter for site in sites)}"
-

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 
-# ---- methods.asked ---------------------------------------------------------------------------------------
+# ---- values that were asked for ----------------------------------------------------------------------------
 # Which values of a configuration were asked for, and which were left alone.
 #
 # A value that equals its default can be asked for, too; a profile (`config.fit_to_profile`) and a composition set
@@ -95,7 +95,7 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
     return made or value is field.default
 
 
-# ---- methods.attach --------------------------------------------------------------------------------------
+# ---- modules beside the matrices ---------------------------------------------------------------------------
 # What a rule may put on a model besides low-rank branches: modules of its own, or a library's.
 #
 # Bottleneck adapters, AdaLoRA and prompts use these hooks; a rule that only has branches leaves all of them alone.
@@ -137,7 +137,7 @@ class Attachments:
         return []
 
 
-# ---- methods.moments -------------------------------------------------------------------------------------
+# ---- Adam's moments ----------------------------------------------------------------------------------------
 # Adam's moments where a rule changes parameters under the optimizer: forgotten, or taken over by others.
 def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
     """Zero the moments and the step counts of these parameters, in place; all others keep theirs."""
@@ -157,7 +157,7 @@ def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: 
                                 for name, value in state.items()}
 
 
-# ---- methods.registry ------------------------------------------------------------------------------------
+# ---- the registry ------------------------------------------------------------------------------------------
 # Short name -> configuration of a method. A name may be listed before its file is imported.
 #
 # Methods that stand on another library are kept out of the core: only their names and homes are listed here, and
@@ -203,7 +203,7 @@ class Registry(MutableMapping[str, "type[Method]"]):
         return len(self._made)
 
 
-# ---- methods.base ----------------------------------------------------------------------------------------
+# ---- the contract of a method ------------------------------------------------------------------------------
 
 METHODS = Registry()  # short name -> configuration, in teaching order
 
@@ -535,7 +535,7 @@ def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> I
                                        f"{tolerance:g}: the function should have stayed the same")
 
 
-# ---- methods.asks ----------------------------------------------------------------------------------------
+# ---- gradients that a rule asks for ------------------------------------------------------------------------
 # Gradients that a rule asks for before its step, one request at a time.
 #
 # A rule whose step needs passes of its own (AutoLoRA's) says which as a generator: it yields an `Ask` and is sent the

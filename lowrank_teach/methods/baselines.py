@@ -111,7 +111,7 @@ class PartOfALayer(NoBranch):
         self._hooks = []
 
 
-# ---- methods.bottleneck ----------------------------------------------------------------------------------
+# ---- bottleneck adapters -----------------------------------------------------------------------------------
 # Adapters: a small network of its own after a sub-layer, rather than a change of its matrices.
 #
 #     h  ←  h + U f(D h + b_D) + b_U          D: (m, d)   U: (d, m)   f a nonlinearity

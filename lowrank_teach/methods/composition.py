@@ -43,7 +43,7 @@ from ..sites import Site
 from .base import METHODS, Clock, Invariant, Loop, Method, Rule
 
 
-# ---- methods.composed_rule -------------------------------------------------------------------------------
+# ---- the rule of several methods ---------------------------------------------------------------------------
 # The running side of a composition: the members' rules, each called when its turn is.
 #
 # The rule by which contracts combine is written down in `compose.py`. Taught in 10.
@@ -209,7 +209,7 @@ class ComposedRule(Rule):
             rule.load_state_dict({**own, "generator": state["generator"]})
 
 
-# ---- methods.compose -------------------------------------------------------------------------------------
+# ---- the configuration -------------------------------------------------------------------------------------
 
 SHARED = tuple(f.name for f in dataclasses.fields(Method))
 SOLE = {

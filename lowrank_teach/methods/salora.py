@@ -113,7 +113,7 @@ WIDEST = 100     # |gamma| and zeta
 PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/benchmarks/gate_window.py
 
 
-# ---- methods.salora_rule ---------------------------------------------------------------------------------
+# ---- the rule ----------------------------------------------------------------------------------------------
 # The running side of SaLoRA: the gate window, the ascent of λ, pruning, and what follows it. Taught in 04.
 class SaLoRARule(Rule):
     """Opens the gate window, samples, ascends λ, prunes and folds."""

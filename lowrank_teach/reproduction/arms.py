@@ -161,7 +161,7 @@ STUDIES: dict[str, Study] = {
 }
 
 
-# ---- studies.over_tasks ----------------------------------------------------------------------------------
+# ---- studies over tasks ------------------------------------------------------------------------------------
 # The studies over tasks: which methods stand side by side, on what, at which rates.
 #
 # Sized for a CPU: MiniLM-L3, 100 steps of 8 rows, 48 tokens a row at most. The papers' grids span a factor of 12
@@ -187,7 +187,7 @@ TASK_STUDIES: dict[str, TaskStudy] = {
 }
 
 
-# ---- studies.text_studies --------------------------------------------------------------------------------
+# ---- studies of texts --------------------------------------------------------------------------------------
 # The studies of texts: which arms write for which task, trained how, at which rates. Made by `generation`.
 TEXTS_BACKBONE, TEXTS_PROFILE = "smollm2-135m", "laptop"
 # equal s = α/r everywhere but in the control; Delta-LoRA's closed form, since a small step of W rounds away in bf16

@@ -308,7 +308,7 @@ def lora_count() -> float:
     return abs(2 * layers * sum(p.numel() for p in LowRank(width, width, 8, device="meta").parameters()) - 294_912)
 
 
-# ---- claims.reported -------------------------------------------------------------------------------------
+# ---- numbers that the papers report ------------------------------------------------------------------------
 # The papers' own numbers that the ledger quotes: only those that were found in a text, a table or a repository.
 #
 # Numbers remembered, or read off a figure, are not here. A test holds each against the list they were taken from.
@@ -371,7 +371,7 @@ def says(name: str) -> str:
     return REPORTED[name].text
 
 
-# ---- claims.autolora -------------------------------------------------------------------------------------
+# ---- AutoLoRA ----------------------------------------------------------------------------------------------
 # Claims of AutoLoRA (Zhang et al. 2024, NAACL, arXiv 2403.09113), and the control it lacks.
 AUTO, AUTOLORA_BASELINE = ("autolora_parts", "AutoLoRA"), ("autolora_parts", "LoRA, r = 4")
 BESIDE, ADA = ("adalora", "AutoLoRA"), ("adalora", "AdaLoRA, 8 to 4")   # trained in turns: their seconds compare
@@ -462,7 +462,7 @@ AUTOLORA_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-# ---- claims.cola -----------------------------------------------------------------------------------------
+# ---- COLA --------------------------------------------------------------------------------------------------
 # Claims of COLA (Xia, Qin and Hazan 2024, arXiv 2401.04151).
 _COMPLETION = "matrix completion in three units of measurement, exact answers"
 COLA_BASELINE, TWO, THREE = ("chain", "1"), ("chain", "2"), ("chain", "3")
@@ -506,7 +506,7 @@ COLA_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-# ---- claims.delta_lora -----------------------------------------------------------------------------------
+# ---- Delta-LoRA --------------------------------------------------------------------------------------------
 # Claims of Delta-LoRA (Zi et al. 2023, arXiv 2309.02411), and the controls its reviewers asked for.
 DELTA_LORA_BASELINE, DELTA = ("delta", "LoRA"), ("delta", "Delta-LoRA λ = 0.5")
 WET_LORA, WET_DELTA = ("delta", "LoRA, dropout 0.1"), ("delta", "Delta-LoRA, dropout 0.1")
@@ -575,7 +575,7 @@ DELTA_LORA_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-# ---- claims.lora -----------------------------------------------------------------------------------------
+# ---- LoRA --------------------------------------------------------------------------------------------------
 # Claims of LoRA (Hu et al. 2021, arXiv 2106.09685).
 LORA_CLAIMS: tuple[Claim, ...] = (
     Compared("T2", "LoRA matches full fine-tuning or beats it", between(("delta", "LoRA"), FULL),
@@ -594,7 +594,7 @@ LORA_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-# ---- claims.salora ---------------------------------------------------------------------------------------
+# ---- SaLoRA ------------------------------------------------------------------------------------------------
 # Claims of SaLoRA (Hu et al. 2023, Mathematics 11(20), 4317).
 ALL, SALORA_BASELINE = ("salora_parts", "all parts"), ("salora_parts", "LoRA, all six")
 FREE, LOOSE = ("salora_parts", "λ = 0"), ("salora_parts", "β = 0")
@@ -684,7 +684,7 @@ SALORA_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-# ---- published -------------------------------------------------------------------------------------------
+# ---- ranks that AutoLoRA reports ---------------------------------------------------------------------------
 # Numbers that authors printed themselves, with where they stand. Used by 06.
 #
 # They are read from figures/data and drawn beside ours; nothing here is measured.

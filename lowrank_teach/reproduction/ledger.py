@@ -246,7 +246,7 @@ def _change(again: Reproduction) -> str:
     return f"; a seed's difference changes by {again.gap:.3g} {again.new.unit} at most"
 
 
-# ---- claims.summary --------------------------------------------------------------------------------------
+# ---- the summary -------------------------------------------------------------------------------------------
 # Which claims held here and which did not, as a page of Markdown: nothing in it is typed.
 HEADS = {
     HOLDS: "Held here: the interval lies wholly on the claimed side",
@@ -300,7 +300,7 @@ def _keys(rows: Iterable[Row]) -> str:
     return "; ".join(f"{paper} {', '.join(numbers)}" for paper, numbers in papers.items()) + "."
 
 
-# ---- claims ----------------------------------------------------------------------------------------------
+# ---- the ledger --------------------------------------------------------------------------------------------
 # The claims ledger: every checkable statement of the papers, held against runs, with a verdict nobody typed.
 #
 #     claims.table("COLA")          # statement, the paper's number, ours, interval, verdict

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 
-# ---- presets.setting -------------------------------------------------------------------------------------
+# ---- a value and its source --------------------------------------------------------------------------------
 # A value, and where it is from.
 #
 # Three kinds of source are kept apart: `paper`, what its text says; `code`, what its authors' scripts say, or those
@@ -52,7 +52,7 @@ def ours(value: Any, why: str) -> Setting:
     return Setting(value, "ours", why)
 
 
-# ---- presets.cell ----------------------------------------------------------------------------------------
+# ---- a cell of a paper's table -----------------------------------------------------------------------------
 
 DEFAULT = "not given; the default here"
 WHERE_RUN = ("steps", "accumulation", "n_train", "n_validation", "n_test", "mixed_precision", "base_dtype",
@@ -242,7 +242,7 @@ def _shortened(training: Mapping[str, Any], profile: str) -> dict[str, Any]:
             "n_validation": p.n_validation, "n_test": p.n_test, "n_written": WRITTEN.get(profile, 64)}
 
 
-# ---- presets.cola ----------------------------------------------------------------------------------------
+# ---- COLA --------------------------------------------------------------------------------------------------
 # COLA, chain of LoRA (Xia, Qin and Hazan 2024, arXiv 2401.04151): OPT-1.3B (table 1) and Llama2-7B (table 2) on
 # SuperGLUE prompts, in the setting of MeZO (Malladi et al. 2023), which the paper says it follows.
 MEZO = "MeZO's code (princeton-nlp/MeZO), whose setting the paper follows"
@@ -298,7 +298,7 @@ def _cola_preset(backbone: str, task: str) -> Preset:
 COLA_PRESETS = [_cola_preset(backbone, task) for backbone in MEMORY for task in ROWS]
 
 
-# ---- presets.lora ----------------------------------------------------------------------------------------
+# ---- LoRA --------------------------------------------------------------------------------------------------
 # LoRA (Hu et al. 2021, arXiv 2106.09685): GLUE with RoBERTa (table 2), E2E with GPT-2 medium (table 3).
 #
 # Read from microsoft/LoRA@c4593f0: its scripts, and the two tables as pictures. GLUE's configuration is the one that
@@ -387,7 +387,7 @@ LORA_PRESETS = [*(_lora_glue(backbone, task, row) for backbone, rows in GLUE.ite
                 _E2E]
 
 
-# ---- presets.autolora ------------------------------------------------------------------------------------
+# ---- AutoLoRA ----------------------------------------------------------------------------------------------
 # AutoLoRA (Zhang et al. 2024, NAACL, arXiv 2403.09113): GLUE with RoBERTa-base (table 1), three tasks of it with
 # RoBERTa-large (figure 2), E2E and WebNLG with GPT-2 medium (table 2), BioNLP (table 3).
 #
@@ -446,7 +446,7 @@ AUTOLORA_PRESETS = [
 ]
 
 
-# ---- presets.delta_lora ----------------------------------------------------------------------------------
+# ---- Delta-LoRA --------------------------------------------------------------------------------------------
 # Delta-LoRA (Zi et al. 2023, arXiv 2309.02411): E2E (table 1) and WebNLG (table 2) with GPT-2 medium, XSum with
 # BART-large (table 3), GLUE with RoBERTa-base (table 4). It names λ and K, and for all else the configuration of
 # LoRA's or of AdaLoRA's authors, which is read from their scripts.
@@ -512,7 +512,7 @@ DELTA_LORA_PRESETS = [_generation("e2e", "table 1, E2E"), _generation("webnlg", 
            *(_delta_lora_glue(task, row) for task, row in GLUE["roberta-base"].items())]
 
 
-# ---- presets.salora --------------------------------------------------------------------------------------
+# ---- SaLoRA ------------------------------------------------------------------------------------------------
 # SaLoRA (Hu et al. 2023, Mathematics 11(20), 4317): GLUE with RoBERTa (table 1); LLaMA-7B trained on Alpaca, then
 # asked to change a text's style (table 2). Per-task rates, epochs and α were not found; where the paper names no
 # value of the training we take that of LoRA's scripts for the same cell.
@@ -576,7 +576,7 @@ SALORA_PRESETS = [*(_salora_glue(backbone, task, row) for backbone, rows in GLUE
            *(_llama(task) for task in ("alpaca", "yelp-transfer", "gyafc-transfer", "gyafc-music-transfer"))]
 
 
-# ---- presets ---------------------------------------------------------------------------------------------
+# ---- all by name -------------------------------------------------------------------------------------------
 # The cells of the papers' tables, each under one name: paper/backbone/task.
 #
 #     lowrank-teach train --preset salora/roberta-base/cola      # the table's cell

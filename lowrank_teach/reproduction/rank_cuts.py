@@ -43,7 +43,7 @@ from .results import made_on, read, references_folder, write
 from .studies import Results
 
 
-# ---- branch_cuts -----------------------------------------------------------------------------------------
+# ---- branches cut to a rank --------------------------------------------------------------------------------
 # A trained network with every branch cut to its first b directions, for as long as one looks. Taught in 07.
 #
 #     with cut_branches(adapters, 2, by_svd=True):
@@ -80,7 +80,7 @@ def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterato
                 branch.lora_B.copy_(kept[name][1])
 
 
-# ---- changes ---------------------------------------------------------------------------------------------
+# ---- full fine-tuning, cut to a rank -----------------------------------------------------------------------
 # Full fine-tuning's ΔW in hand: trained, subtracted, cut down to its first directions, and scored again.
 #
 # LoRA takes for granted that ΔW may be a product of two thin matrices. Here nothing is taken for granted: every
@@ -187,7 +187,7 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
     return FineTuned(model, rows, before, trained, outcome.history)
 
 
-# ---- cuts ------------------------------------------------------------------------------------------------
+# ---- cuts over seeds ---------------------------------------------------------------------------------------
 # Full fine-tuning cut to rank i, over seeds: stored numbers with their provenance.
 #
 # For each seed a network is trained whole (`changes.fine_tune`), then scored with parts of every ΔW only: its first
@@ -261,7 +261,7 @@ def load_cuts(folder: Path | str | None = None) -> Results:
                                 "lowrank_teach.reproduction.rank_cuts.train_cuts()"))
 
 
-# ---- playground ------------------------------------------------------------------------------------------
+# ---- what the sliders of 10 show ---------------------------------------------------------------------------
 
 RANKS, ALPHAS = (1, 4, 16), (4.0, 16.0, 64.0)
 SETTING: dict[str, Any] = {"task": "rt", "backbone": "minilm-l3", "profile": "laptop", "seed": 0}

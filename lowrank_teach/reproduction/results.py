@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 
-# ---- comparison ------------------------------------------------------------------------------------------
+# ---- scores by configuration and seed ----------------------------------------------------------------------
 # What a comparison leaves: runs of several arms over seeds, in one file of numbers with its provenance.
 @dataclass(frozen=True)
 class Comparison:
@@ -82,7 +82,7 @@ def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]
     return about, about.pop("records")
 
 
-# ---- studies.side_by_side --------------------------------------------------------------------------------
+# ---- results over tasks ------------------------------------------------------------------------------------
 
 POINTS = 100.0
 

@@ -192,7 +192,7 @@ def load(folder: Path | str | None = None) -> Rewrites:
                           f"{FILE} is not there; make it: python -m lowrank_teach.reproduction.rewriting"))
 
 
-# ---- style_classifier ------------------------------------------------------------------------------------
+# ---- the classifier of styles ------------------------------------------------------------------------------
 # A classifier of styles, trained here and kept: the judge of style transfer, with its own accuracy beside it.
 @dataclass
 class StyleClassifier:

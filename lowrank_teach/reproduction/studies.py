@@ -58,7 +58,7 @@ from .arms import (
 )
 from .results import Comparison, Scored, SideBySide, made_on, read, references_folder, write
 
-# ---- studies.across --------------------------------------------------------------------------------------
+# ---- a study over tasks ------------------------------------------------------------------------------------
 # A study over tasks: arms side by side, each at the rate that serves it best on validation rows.
 #
 # Task by task: every arm is trained at each rate of a grid with the first seeds, its rate is chosen by the headline
@@ -168,7 +168,7 @@ def record(task: str, label: str, seed: int, rate: float, run: Run) -> dict[str,
             "parameters": run.parameters, "ranks": run.ranks}
 
 
-# ---- studies.engine --------------------------------------------------------------------------------------
+# ---- a study on one task -----------------------------------------------------------------------------------
 # A study trained, stored as one file of numbers with its provenance, and read back.
 #
 # `train` goes seed by seed over all arms, so that an interrupted study is balanced; every run is kept in the run
@@ -273,7 +273,7 @@ def _short(curve: tuple[Sequence[float], Sequence[float]]) -> list[list[float]]:
     return [list(curve[0]), [round(float(value), 5) for value in curve[1]]]
 
 
-# ---- studies ---------------------------------------------------------------------------------------------
+# ---- stored studies ----------------------------------------------------------------------------------------
 # Sweeps and ablations over seeds, stored with their provenance: what bands and verdicts are drawn from.
 #
 #     found = studies.load("chain")
@@ -295,7 +295,7 @@ def load_across(name: str, folder: Path | str | None = None) -> SideBySide:
     return SideBySide(*read(path, missing))
 
 
-# ---- texts -----------------------------------------------------------------------------------------------
+# ---- texts that runs wrote ---------------------------------------------------------------------------------
 # Texts that stored runs wrote: their scores, what the choice of test inputs leaves open, samples with errors marked.
 #
 #     python -m lowrank_teach.reproduction.studies e2e webnlg   # makes them again
@@ -485,7 +485,7 @@ def main() -> None:
 
 
 
-# ---- studies.generation ----------------------------------------------------------------------------------
+# ---- training the writers ----------------------------------------------------------------------------------
 
 OnText = Callable[[str, int, Mapping[str, float]], None]   # arm, seed, what was measured
 

@@ -252,7 +252,7 @@ TAG_TASKS: dict[str, dict[str, Any]] = {   # rates at which LoRA learns both in 
 }
 
 
-# ---- taggers -----------------------------------------------------------------------------------------------------
+# ---- taggers over seeds ------------------------------------------------------------------------------------
 
 
 def letters(labels: Sequence[str]) -> dict[str, str]:

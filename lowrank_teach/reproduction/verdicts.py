@@ -18,7 +18,7 @@ from . import results, studies
 from . import studies as texts
 from .results import references_folder
 
-# ---- claims.verdicts -------------------------------------------------------------------------------------
+# ---- the rule ----------------------------------------------------------------------------------------------
 # How a verdict is reached: from differences paired by seed, through one interval, by a rule without judgement.
 #
 # Taught in 11.
@@ -90,7 +90,7 @@ def judge(interval: tuple[float, float], side: str, margin: float = 0.0) -> str:
     return HOLDS if inside else OPPOSITE if outside else OPEN
 
 
-# ---- claims.rows -----------------------------------------------------------------------------------------
+# ---- a row of the ledger -----------------------------------------------------------------------------------
 # The three kinds of claim, and what each becomes: a row of the ledger.
 Folder = Path | str | None
 Measure = Callable[[Folder], Evidence]
@@ -232,7 +232,7 @@ def ours(by_arm: Mapping[str, Sequence[float]], scale: float) -> str:
     return "; ".join(f"{arm}: {words(values)}" for arm, values in by_arm.items() if len(values)) or "–"
 
 
-# ---- claims.evidence -------------------------------------------------------------------------------------
+# ---- evidence from studies on one task ---------------------------------------------------------------------
 
 Record = Mapping[str, Any]
 Arm = tuple[str, str]   # study, arm
@@ -428,7 +428,7 @@ def seconds(record: Record) -> float:
     return float(record["seconds"]["training"] + record["seconds"].get("search", 0.0))
 
 
-# ---- claims.over_tasks -----------------------------------------------------------------------------------
+# ---- evidence over tasks -----------------------------------------------------------------------------------
 # Claims over tasks: differences of the study `side_by_side`, paired by task and seed.
 #
 # Every task weighs the same. The interval is over seeds, of which each gives one number over all tasks: it says what
@@ -507,7 +507,7 @@ def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
     return FromRuns(((TASKS_STUDY, first), (TASKS_STUDY, second)), measure)
 
 
-# ---- claims.over_texts -----------------------------------------------------------------------------------
+# ---- evidence from texts -----------------------------------------------------------------------------------
 # Claims on texts: what stored runs wrote for E2E (`lowrank_teach.reproduction.studies`), paired by seed.
 #
 # All arms wrote for the same test inputs. The interval is over seeds of the training: what other inputs would change

@@ -189,7 +189,7 @@ def _three_ways(task: Task, why: str) -> str:
     )
 
 
-# ---- tasks -----------------------------------------------------------------------------------------------
+# ---- the examples of a task --------------------------------------------------------------------------------
 # Tasks by short name: which columns are text, what is predicted, how it is scored, where the rows come from.
 #
 # Rows are looked for in one order everywhere: (1) a local folder, (2) packaged text, (3) the hub; the first that

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 
-# ---- synonyms --------------------------------------------------------------------------------------------
+# ---- METEOR's stems and synonyms ---------------------------------------------------------------------------
 # English synonyms for METEOR: those of WordNet 3.0, as they ride in the wheel of pycocoevalcap with METEOR 1.5.
 #
 # nltk fetches its own copy of WordNet from a server when it is asked to; this one needs no network after
@@ -146,7 +146,7 @@ def _porter():  # type: ignore[no-untyped-def]
     return PorterStemmer()
 
 
-# ---- text_metrics ----------------------------------------------------------------------------------------
+# ---- scores of written text --------------------------------------------------------------------------------
 # Scores of written text against one or more references, by sacrebleu, nltk, rouge-score and pycocoevalcap.
 #
 # References of one input count together (multi-reference): a text is right if it is like any of them. All lie on the
@@ -263,7 +263,7 @@ def need(module: str, what: str) -> Any:
         raise ImportError(f"{what}: {package} is missing; pip install 'lowrank-teach[text]'") from error
 
 
-# ---- metrics ---------------------------------------------------------------------------------------------
+# ---- the table of metrics ----------------------------------------------------------------------------------
 
 Scorer = Callable[..., float]  # (predictions, references), or (predictions, references, groups)
 

@@ -21,7 +21,7 @@ from ..models.packaged import data_folder, fetch
 from .task import Splits
 from .tokenize import REPAIR, cells, is_code, is_list, is_text_list, strings
 
-# ---- corpora ---------------------------------------------------------------------------------------------
+# ---- packaged text -----------------------------------------------------------------------------------------
 # Packaged text turned into rows: read, de-duplicated, then split, in this order, or the test set leaks.
 #
 # Each reader returns {"train", "validation", "test"} as data frames. A split is a fixed function of the text
@@ -154,7 +154,7 @@ def wnut16() -> Splits:
     return split_by(rows, key, "wnut16")
 
 
-# ---- tasks.prepare ---------------------------------------------------------------------------------------
+# ---- published tables, brought to the columns of a task ----------------------------------------------------
 
 PAPER_TRAIN, PAPER_VALIDATION, PAPER_TEST, SMALL_VALIDATION = 1000, 500, 1000, 100
 
@@ -362,7 +362,7 @@ def train_from_test(column: str) -> Callable[[Splits, int], Splits]:
     return cut
 
 
-# ---- tasks.gyafc -----------------------------------------------------------------------------------------
+# ---- GYAFC, a copy of your own -----------------------------------------------------------------------------
 # GYAFC, pairs of informal and formal sentences (Rao & Tetreault 2018): a copy of one's own, as it is published.
 #
 #     GYAFC_Corpus/Family_Relationships/train/{informal,formal}                  one sentence a line, in pairs
@@ -433,7 +433,7 @@ def _folder() -> Path:
     return root / FOLDER
 
 
-# ---- tasks.transfers -------------------------------------------------------------------------------------
+# ---- style transfer: which sentences, and the words that ask -----------------------------------------------
 # Style transfer: sentences to be rewritten in the other of two styles, both directions, and the words that ask.
 #
 # No training rows: Yelp has no pairs of the two styles, so nothing can be trained to map one to the other directly.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 
-# ---- fluency ---------------------------------------------------------------------------------------------
+# ---- judges of fluency -------------------------------------------------------------------------------------
 # How likely texts are under a language model that did not write them: an n-gram model, or a causal transformer.
 #
 #     NGram.from_texts(texts, order=3).perplexity(written)            # words; Witten-Bell, by nltk.lm
@@ -147,7 +147,7 @@ def _some(texts: Sequence[str]) -> Iterator[str]:
     return iter(texts)
 
 
-# ---- style_transfer --------------------------------------------------------------------------------------
+# ---- rewriting and its scores ------------------------------------------------------------------------------
 
 PROMPTS = ("alpaca", "chat")
 

@@ -257,7 +257,7 @@ class Collate:
         return torch.tensor(padded, dtype=kind, device="cpu")  # (B, T)
 
 
-# ---- rows ------------------------------------------------------------------------------------------------
+# ---- checks of the cells of a table ------------------------------------------------------------------------
 # Rows are checked before anything is trained on them: a bad cell found in an hour's run costs the hour.
 #
 # They are checked in the order of their file, and a refusal names the row as its owner numbers it: a frame's index is

@@ -54,7 +54,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)  # warnings that belong in the run's record
 
 
-# ---- progress --------------------------------------------------------------------------------------------
+# ---- a line of progress ------------------------------------------------------------------------------------
 # How far a training is, in one line that is replaced and goes in the end: a bar, the loss, the time that is left.
 #
 # It is there from the start, while rows and weights are read. On a terminal a bar of rich; in a notebook a bar of the

@@ -365,6 +365,3 @@ def newest_whole(folder: str, identity: str) -> str | None:
     if first:
         raise first
     return None
-
-
-# ---- state -----------------------------------------------------------------------------------------------

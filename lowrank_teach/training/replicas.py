@@ -33,7 +33,7 @@ from .callbacks import Outcome
 from .trainer import Batch, Trainer
 
 
-# ---- joint -----------------------------------------------------------------------------------------------
+# ---- clipping and AdamW over the tensors of all runs -------------------------------------------------------
 # Clipping and AdamW for many runs at once: torch's formulae over the tensors of all, in a dozen calls.
 #
 # Each run keeps its own optimizer, with its groups, rates and moments; only the loop over tensors is shared. On a GPU
@@ -120,7 +120,7 @@ def _adamw(moving: list[Moving], beta1: float, beta2: float, eps: float) -> None
                             [-m.rate / (1 - beta1 ** t) for m, t in zip(moving, steps, strict=True)])
 
 
-# ---- stacked ---------------------------------------------------------------------------------------------
+# ---- one pass over one frozen network ----------------------------------------------------------------------
 # One forward pass for R adapted models over one frozen base: their branches and heads, stacked.
 #
 #     shared = conductor(all_adapters)       # all adapted in the same way on models that share their weights
@@ -325,7 +325,7 @@ def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice
     return torch.cat([h[..., :part.start], h[..., part] + y, h[..., part.stop:]], -1)
 
 
-# ---- replicas --------------------------------------------------------------------------------------------
+# ---- the loop over runs ------------------------------------------------------------------------------------
 
 Rows = list[list[dict[str, Any]]]   # micro-batches of encoded rows
 

@@ -44,7 +44,7 @@ from .checkpoint import load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
 from .distributed import Team
 
-# ---- loop ------------------------------------------------------------------------------------------------
+# ---- what one step needs -----------------------------------------------------------------------------------
 # What a training loop gives to a method's rule, whoever drives it: `train.Trainer`, or transformers' own Trainer.
 #
 # The losses and logits that a rule may ask for, the optimizer's groups, the rates of a step, held-out rows, and what
@@ -305,7 +305,7 @@ def _starts(adapters: Adapters, seed: int) -> tuple[torch.Generator, dict[str, T
     return rule.generator, {name: branch.lora_A for name, branch in made.items() if branch is not None}
 
 
-# ---- train -----------------------------------------------------------------------------------------------
+# ---- the trainer -------------------------------------------------------------------------------------------
 
 class Trainer(RuleLoop):
     """One method on one model over one set of rows.
