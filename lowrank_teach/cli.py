@@ -520,6 +520,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
     with loading(not as_json):
+        from .experiments.compare import table
         from .experiments.fit import RunConfig, fit
 
         chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
@@ -527,7 +528,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
                          if name in ("method", "task", "backbone", "profile", "adjust")})
     if dry_run:
         return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
-    board = Board(f"{chosen.title}, seed {seed}", [chosen.label], asked.notes)
+    board = Board(f"{chosen.title}, seed {seed}", [chosen.label], table, asked.notes)
     with chosen.or_stand_in(), board.shown(not as_json):
         run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
         board.add(chosen.label, run)
@@ -546,7 +547,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
             ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
     with loading(not as_json):
-        from .experiments.compare import LINEUP
+        from .experiments.compare import LINEUP, table
         from .experiments.compare import compare as run_all
         from .experiments.fit import RunConfig
         from .reproduction.figures import check_folder, write_figures
@@ -555,7 +556,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
         check_folder(figures)
     training = settled(settings)
     notes = [note for method in LINEUP.values() for note in RunConfig(method, task, backbone, profile).notes]
-    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), notes)
+    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), table, notes)
     with board.shown(not as_json):
         runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
                        on_run=board.add, **training)

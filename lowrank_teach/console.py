@@ -114,11 +114,13 @@ def counted(runs: int, really: bool = True) -> Iterator[Callable[[], None]]:
 class Board:
     """The table of a command's runs as they come in, and under it a bar for the one that trains.
 
+    frame_of: makes the table of runs by label, as `experiments.compare.table` does.
     notes: said once, as the first training begins.
     """
 
-    def __init__(self, title: str, labels: list[str], notes: Sequence[str] = ()) -> None:
-        self.notes = list(notes)
+    def __init__(self, title: str, labels: list[str], frame_of: Callable[[dict[str, Any]], Any],
+                 notes: Sequence[str] = ()) -> None:
+        self.frame_of, self.notes = frame_of, list(notes)
         self.title, self.labels, self.runs = title, labels, dict[str, Any]()
         self.bar = bars(column("{task.fields[loss]}"))
         self.step, self.lines = 0, False
@@ -148,12 +150,10 @@ class Board:
 
     def add(self, label: str, run: Any) -> None:
         """A run is done, or was found."""
-        from .lineup import table
-
         self.runs[label] = run
         if self.lines:
             print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
-        frame = table(self.runs)
+        frame = self.frame_of(self.runs)
         times = {name: words for name, words in (("search s", "–"), ("total s", "found")) if name in frame}
         frame = frame.astype(dict.fromkeys(times, object))
         for name, words in times.items():   # what it once took, on whatever machine, says nothing of now

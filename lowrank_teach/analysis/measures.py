@@ -284,7 +284,7 @@ def reset_peak_memory() -> None:
 #
 #     ΔW = U diag(σ) Vᵀ = Σ σ_j u_j v_jᵀ           u_j (d,), v_j (k,) of length 1, σ_1 ≥ σ_2 ≥ … ≥ 0
 #
-# The first i terms are the nearest matrix of rank i (Eckart & Young 1936). `measure.py` has the same for a matrix
+# The first i terms are the nearest matrix of rank i (Eckart & Young 1936). `factor_svd` has the same for a matrix
 # that is given by thin factors; here it is dense. Taught in 01.
 # d out, k in, n = min(d, k), i directions kept
 

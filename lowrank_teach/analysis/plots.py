@@ -2,7 +2,7 @@
 
 Each function returns a new `matplotlib.figure.Figure`, made of what `style.py` holds; `show` puts it in a
 notebook, `save` in a file. `title` (None: no title) stands above the picture. The numbers come from
-`measure.py` and from the histories of runs. Used by every notebook.
+`measures.py` and from the histories of runs. Used by every notebook.
 """
 
 from __future__ import annotations

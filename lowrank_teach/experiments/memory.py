@@ -98,7 +98,7 @@ def plan_memory(method: Method, backbone: str, config: TrainConfig | None = None
 
     Args:
         method: any that puts branches on matrices, or full fine-tuning.
-        backbone: of `dimensions.DIMENSIONS`, or anything that `load_backbone` takes; only its configuration is read.
+        backbone: of `backbones.DIMENSIONS`, or anything that `load_backbone` takes; only its configuration is read.
         config: batch_size / accumulation rows at a time, base_dtype, gradient_checkpointing, max_length.
             Mixed precision is counted as if all were float32: an upper bound.
         length: tokens of every row, the longest text as well in an encoder-decoder; None is config.max_length.

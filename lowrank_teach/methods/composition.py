@@ -46,7 +46,7 @@ from .base import METHODS, Clock, Invariant, Loop, Method, Rule
 # ---- the rule of several methods ---------------------------------------------------------------------------
 # The running side of a composition: the members' rules, each called when its turn is.
 #
-# The rule by which contracts combine is written down in `compose.py`. Taught in 10.
+# The rule by which contracts combine is written down above. Taught in 10.
 class ComposedRule(Rule):
     """The rules of the first training's members, nested around the step.
 

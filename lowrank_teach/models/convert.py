@@ -1,6 +1,6 @@
 """Packaged weights that are not in transformers' own format: ONNX and GGUF, turned into safetensors once.
 
-`assets.py` brings the file; here it becomes a folder that `from_pretrained` reads (config, weights,
+`packaged.py` brings the file; here it becomes a folder that `from_pretrained` reads (config, weights,
 tokenizer), kept under `models/` in the cache folder. Equations: a linear layer is h = x W^T in torch and
 h = x M in ONNX, so W = M^T; an 8-bit tensor stands for w = (q - zero_point) * scale.
 """

@@ -207,7 +207,7 @@ RATE_OF = {"LoRA, α × 3": "Delta-LoRA"}   # what Delta-LoRA equals with K = 0,
 class TextStudy:
     """What is made of one task.
 
-    licence: of the samples.  scores: names of `text_metrics`.  inputs: written out.  seeds: how many.
+    licence: of the samples.  scores: names of scores in `metrics.py`.  inputs: written out.  seeds: how many.
     rates: a grid of learning rates, from which the first score of validation inputs chooses one, with the first seed;
     empty for that of TRAINING.
     """

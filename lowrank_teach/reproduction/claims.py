@@ -160,7 +160,7 @@ def flops_fall_with_the_second_rank() -> float:
 def frank_wolfe_gap(which: str, units: tuple[float, ...] = (0.1, 1.0, 10.0), steps: int = 200) -> float:
     """By what share the mean gap of Frank-Wolfe exceeds a bound, at worst over units of measurement.
 
-    which: "of the proof" or "as printed", as `frank_wolfe.gap_bound` says.
+    which: "of the proof" or "as printed", as `toy_problems.gap_bound` says.
     """
     excess = []
     for unit in units:

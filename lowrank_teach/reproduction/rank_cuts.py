@@ -84,7 +84,7 @@ def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterato
 # Full fine-tuning's ΔW in hand: trained, subtracted, cut down to its first directions, and scored again.
 #
 # LoRA takes for granted that ΔW may be a product of two thin matrices. Here nothing is taken for granted: every
-# matrix trains whole, ΔW = W after − W before, and the network is scored with a part of every ΔW only (`svd.py`).
+# matrix trains whole, ΔW = W after − W before, and the network is scored with a part of every ΔW only (`measures.directions`).
 # That a task needs few directions to change is argued by Aghajanyan et al. 2020 (arXiv 2012.13255) and taken up by
 # Hu et al. 2021 (arXiv 2106.09685). Taught in 01.
 # d out, k in
@@ -190,7 +190,7 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
 # ---- cuts over seeds ---------------------------------------------------------------------------------------
 # Full fine-tuning cut to rank i, over seeds: stored numbers with their provenance.
 #
-# For each seed a network is trained whole (`changes.fine_tune`), then scored with parts of every ΔW only: its first
+# For each seed a network is trained whole (`fine_tune`), then scored with parts of every ΔW only: its first
 # i directions, all but the first i, or i drawn at random. Stored in figures/data/01_cuts.json; drawn by 01.
 #
 #     cuts.load()      # what is stored

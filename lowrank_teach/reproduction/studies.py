@@ -437,7 +437,7 @@ class Texts(Comparison):
         return np.array(self.record(arm, seed)["slots"], dtype=float)
 
     def sample(self, i: int) -> tuple[str, list[str], dict[str, tuple[str, slots.Check]]]:
-        """The i-th sample: its data, its references, and of each arm the text and what the rule of `slots` says."""
+        """The i-th sample: its data, its references, and of each arm the text and what the rule of `slot_errors` says."""
         one = self.samples[i]
         checked = {arm: slots.Check(tuple(slots.Mark(**mark) for mark in said["marks"]), tuple(said["missing"]),
                                     said["slots"]) for arm, said in one["checks"].items()}
@@ -577,7 +577,7 @@ class Writer:
         return score([name], self.write(run), self.inputs.references, self.task)[name]
 
     def humans(self) -> dict[str, float]:
-        """What the rule of `slots` says of the references themselves, as shares of the fields there are."""
+        """What the rule of `slot_errors` says of the references themselves, as shares of the fields there are."""
         checks = [slot_errors.check(text, source, self.values)
                   for source, many in zip(self.inputs.sources, self.inputs.references, strict=True) for text in many]
         fields = sum(one.slots for one in checks)

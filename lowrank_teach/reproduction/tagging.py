@@ -236,7 +236,7 @@ def short_example(data: TaskData, tokenizer: Any, longest: int = 13) -> Cut:
 #     load_tags("jnlpba")          # what is stored, in figures/data
 #
 # Tags are stored a letter a word (upper case begins an entity), so that every figure and every resample of sentences
-# can be computed from the file; the words themselves stay in their data set. Style transfer stands in `rewrites.py`.
+# can be computed from the file; the words themselves stay in their data set. Style transfer stands in `rewriting.py`.
 # Taught in 09.
 PROFILE, BACKBONE = "laptop", "minilm-l3"
 SIX: dict[str, Any] = {"r": 8, "sites": "all"}

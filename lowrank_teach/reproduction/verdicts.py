@@ -512,7 +512,7 @@ def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
 #
 # All arms wrote for the same test inputs. The interval is over seeds of the training: what other inputs would change
 # is not in it, and is taught in 08.
-TEXTS_STUDY = "e2e"   # of `text_studies.TEXT_STUDIES`
+TEXTS_STUDY = "e2e"   # of `arms.TEXT_STUDIES`
 FIVE = ("bleu", "nist", "meteor", "rougeL", "cider")   # of the papers' tables; high is good in all
 
 TextsNumbers = Callable[[texts.Texts], Evidence]

@@ -194,7 +194,7 @@ def _three_ways(task: Task, why: str) -> str:
 #
 # Rows are looked for in one order everywhere: (1) a local folder, (2) packaged text, (3) the hub; the first that
 # has the task is used and named in `TaskData.source`. A new task is one more row of the table `TASKS`, and, if
-# its rows ride in a package, a reader in `corpora.py`. Tokenising and padding stand in `features.py`.
+# its rows ride in a package, a reader in `readers.py`. Tokenising and padding stand in `tokenize.py`.
 def require_task(name: str) -> None:
     """Refuse a name that no row of the table has.
 

@@ -36,7 +36,7 @@ class TrainConfig:
         n_written: inputs that a text is written for and scored at an evaluation (slow), all where None.
         validation_from_train: where the published test rows have no labels (GLUE), cut validation rows out of train
             and test on the published validation rows; for whatever is chosen on validation rows.
-        num_beams, length_penalty, no_repeat_ngram_size: how it is written; see `writing.Generation`.
+        num_beams, length_penalty, no_repeat_ngram_size: how it is written; see `tasks.generation.Generation`.
         mixed_precision: "no" or "bf16".  gradient_checkpointing: recompute activations in the backward pass.
         base_dtype: how the frozen weights are held: "float32", "bfloat16", or "4bit" (NF4 through bitsandbytes,
             on a GPU). Branches and a new head are float32 whatever this says.

@@ -77,7 +77,7 @@ class Team:
         return min(accumulation, rows // self.size or rows)
 
     def shares(self, batches: Sequence[Batch], model: Any) -> list[float]:
-        """Each micro-batch's share of the mean loss over the batch of all; see `steps.shares`."""
+        """Each micro-batch's share of the mean loss over the batch of all; see `batches.shares`."""
         if self.size == 1:
             return shares(batches, model)
         counts = [int(counted(batch, model)) for batch in batches]

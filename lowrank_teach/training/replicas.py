@@ -2,7 +2,7 @@
 
 Every replica is a `Trainer` with its own branches, head, rule, optimizer, rows, rates and clock; all it does alone is
 what it does in a run of its own. What is shared is the costly part: W x and its backward pass, once for the rows of
-all (`stacked`). So a replica's trajectory is that of the single run, up to the rounding of a batched product; with
+all. So a replica's trajectory is that of the single run, up to the rounding of a batched product; with
 dropout in the base it is equal in distribution only, since one mask generator serves all rows.
 
     outcomes = train_together(trainers)     # an Outcome each, or the error that ended that one

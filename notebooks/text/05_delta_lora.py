@@ -736,7 +736,7 @@ assert min(freed.values()) > 2 * strong.r
 # **Open.** (1) With λ falling the rank is high at last. Is it of use? Say which baseline would be fair, then
 # compare over three seeds. (2) On average over many dropout masks, does the gradient identity come back? Average
 # the gradients of section 9 over 64 masks before you compare. (3) Replace AdamW by plain SGD in
-# `least_squares.solve`. What becomes of the equality with LoRA at $(1 + λ) α$, and which rate would restore it?
+# `toy_problems.solve`. What becomes of the equality with LoRA at $(1 + λ) α$, and which rate would restore it?
 #
 # ## 12 · Claims against measurements
 #
