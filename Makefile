@@ -29,7 +29,7 @@ test: $(READY)
 # opens at the first notebook; runs are kept in the package's cache folder. The package comes first, so that every
 # kernel inherits how torch's threads wait. A notebook that is saved keeps the kernel's names that it had
 lab: $(READY)
-	$(BIN)/python -c "import lowrank_teach; from jupyterlab.labapp import main; main()" notebooks/00_start_here.ipynb --ContentsManager.pre_save_hook=lowrank_teach.course.keep_kernel
+	$(BIN)/python -c "import lowrank_teach; from jupyterlab.labapp import main; main()" notebooks/00_start_here.ipynb --ContentsManager.pre_save_hook=lowrank_teach.course.contents.keep_kernel
 
 # executes every notebook from its text in notebooks/text and moves the outputs over only if all passed
 notebooks: $(READY)
@@ -41,7 +41,7 @@ book: $(READY)
 
 # the page of all letters, from the rows the notebooks use
 glossary: $(READY)
-	$(BIN)/python -c "from lowrank_teach import glossary; print(glossary.page(), end='')" > notebooks/GLOSSARY.md
+	$(BIN)/python -c "from lowrank_teach.course import glossary; print(glossary.page(), end='')" > notebooks/GLOSSARY.md
 
 # what the repository ships in figures/, drawn again from its numbers; with TRAIN=1 the numbers are made again first
 figures: $(READY)

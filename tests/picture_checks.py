@@ -12,7 +12,8 @@ from lowrank_teach.course.explorer import Picture
 
 CHAPTERS = [import_module(f"{chapters.__name__}.{found.name}") for found in pkgutil.iter_modules(chapters.__path__)]
 EXPLORERS = sorted(name for chapter in CHAPTERS for name, value in vars(chapter).items()
-                   if isinstance(value, type) and issubclass(value, Picture) and value.__module__ == chapter.__name__)
+                   if isinstance(value, type) and issubclass(value, Picture) and value.__module__ == chapter.__name__
+                   and not name.startswith("_"))
 
 
 def arrays_are_pure(picture):

@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,10 @@ class LiveCurve(Callback):
 
 def load_reference(name: str) -> tuple[dict[str, Curve], str]:
     """Curves of a stored reference and a line that says where they were made; none and why, if there is no file."""
-    folders = [Path(os.environ.get("LOWRANK_REFERENCES") or "."), references_folder()]
-    path = next((folder / f"{name}.json" for folder in folders if (folder / f"{name}.json").exists()), None)
-    if path is None:
+    path = Path(os.environ.get("LOWRANK_REFERENCES") or ".") / f"{name}.json"
+    with suppress(FileNotFoundError):   # an installed package has none
+        path = path if path.exists() else references_folder() / f"{name}.json"
+    if not path.exists():
         return {}, f"no stored reference {name} beside this package: your curve stands alone"
     stored = json.loads(path.read_text(encoding="utf-8"))
     c = stored["config"]

@@ -343,8 +343,8 @@ class Method(Asked):
     paper: ClassVar[str] = ""
     trains_base: ClassVar[bool] = False  # whether pretrained parameters train (`base_parameters`)
     held_out: ClassVar[float] = 0.0  # share of the training rows that the rule takes for itself
-    # what `compose` asks: what it must be the only one to do (keys of composition.SOLE; None: it shares no branch), why
-    # nothing can go with it, and whether what it learned stands in W (True), beside W (False), or either (None)
+    # what `compose` asks: what it must be the only one to do (keys of composition.SOLE; None: it shares no branch),
+    # why nothing can go with it, and whether what it learned stands in W (True), beside W (False), or either (None)
     owns: ClassVar[frozenset[str] | None] = None
     alone: ClassVar[str] = ""
     writes_base: ClassVar[bool | None] = None

@@ -84,9 +84,9 @@ def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterato
 # Full fine-tuning's ΔW in hand: trained, subtracted, cut down to its first directions, and scored again.
 #
 # LoRA takes for granted that ΔW may be a product of two thin matrices. Here nothing is taken for granted: every
-# matrix trains whole, ΔW = W after − W before, and the network is scored with a part of every ΔW only (`measures.directions`).
-# That a task needs few directions to change is argued by Aghajanyan et al. 2020 (arXiv 2012.13255) and taken up by
-# Hu et al. 2021 (arXiv 2106.09685). Taught in 01.
+# matrix trains whole, ΔW = W after − W before, and the network is scored with a part of every ΔW only
+# (`measures.directions`). That a task needs few directions to change is argued by Aghajanyan et al. 2020 (arXiv
+# 2012.13255) and taken up by Hu et al. 2021 (arXiv 2106.09685). Taught in 01.
 # d out, k in
 
 

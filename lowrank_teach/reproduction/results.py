@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+
+from ..models.packaged import expanded
+
+RECORDS = "LOWRANK_TEACH_RECORDS"   # names the folder of the stored records in the environment
 
 
 # ---- scores by configuration and seed ----------------------------------------------------------------------
@@ -186,5 +191,16 @@ class SideBySide(Comparison):
 
 
 def references_folder() -> Path:
-    """Where the stored reference numbers stand: figures/data of the checkout."""
-    return Path(__file__).resolve().parents[1] / "figures" / "data"
+    """Return the folder of the stored records: that of LOWRANK_TEACH_RECORDS, else figures/data of the checkout.
+
+    Raises:
+        FileNotFoundError: the package was installed without its repository, and the variable names no folder.
+    """
+    if named := os.environ.get(RECORDS):
+        return expanded(named, RECORDS)
+    folder = Path(__file__).resolve().parents[2] / "figures" / "data"
+    if not folder.is_dir():
+        raise FileNotFoundError("the stored records come with the repository and not with the installed package: "
+                                f"clone the repository, and set {RECORDS} to its folder figures/data, or give "
+                                "`folder=` one of your own")
+    return folder

@@ -437,7 +437,7 @@ class Texts(Comparison):
         return np.array(self.record(arm, seed)["slots"], dtype=float)
 
     def sample(self, i: int) -> tuple[str, list[str], dict[str, tuple[str, slots.Check]]]:
-        """The i-th sample: its data, its references, and of each arm the text and what the rule of `slot_errors` says."""
+        """The i-th sample: its data, its references, and of each arm the text and what `slot_errors` says of it."""
         one = self.samples[i]
         checked = {arm: slots.Check(tuple(slots.Mark(**mark) for mark in said["marks"]), tuple(said["missing"]),
                                     said["slots"]) for arm, said in one["checks"].items()}

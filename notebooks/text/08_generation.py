@@ -231,9 +231,9 @@ print(f"{same} of {len(asked)} texts are the same alone and in a batch")
 assert same >= len(asked) - 1, "rounding may turn a tie; padding must not turn texts"
 
 # %% [markdown]
-# **The rule for errors is not fooled by a reference.** A *slot error* is a field that the text leaves out, or a value
-# that it makes up. The rule looks for the written forms of each value (`slot_errors.FORMS`), and for values of the task's
-# list that do not belong there. People leave fields out, too:
+# **The rule for errors is not fooled by a reference.** A *slot error* is a field that the text leaves out, or a
+# value that it makes up. The rule looks for the written forms of each value (`slot_errors.FORMS`), and for
+# values of the task's list that do not belong there. People leave fields out, too:
 
 # %%
 human = e2e.about["human"]

@@ -22,7 +22,7 @@ def live():
 
 
 def paper_of(symbol: str) -> str:
-    return next(paper for paper, part in glossary.PARTS.items() if symbol in part.SYMBOLS)
+    return next(paper for paper, part in glossary.PARTS.items() if symbol in part[0])
 
 
 def dimensions(shape: str, sizes: dict) -> tuple[int, ...]:
@@ -33,13 +33,13 @@ def dimensions(shape: str, sizes: dict) -> tuple[int, ...]:
 def test_every_paper_s_objects_are_named_and_can_tell_its_dimensions_apart(live):
     assert set(PARTS) == set(glossary.PARTS)
     for paper, (objects, sizes) in live.items():
-        assert set(objects) >= set(glossary.PARTS[paper].OBJECTS)
+        assert set(objects) >= set(glossary.PARTS[paper][1])
         plain = [size for name, size in sizes.items() if name != "*"]
         assert len(set(plain)) == len(plain)
 
 
 def test_no_symbol_stands_in_two_papers():
-    assert len(SYMBOLS) == sum(len(part.SYMBOLS) for part in glossary.PARTS.values())
+    assert len(SYMBOLS) == sum(len(part[0]) for part in glossary.PARTS.values())
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)
@@ -55,7 +55,7 @@ def test_code_name_and_shape_are_live(symbol, live):
 
 def test_values_are_what_the_words_say(live):
     objects, _ = live["LoRA"]
-    get = {s: eval(row.code, {}, dict(objects)) for s, row in glossary.PARTS["LoRA"].SYMBOLS.items()}
+    get = {s: eval(row.code, {}, dict(objects)) for s, row in glossary.PARTS["LoRA"][0].items()}
     assert (get["r"], get["α"], get["s"]) == (R, ALPHA, ALPHA / R)
     assert bool((get["g"] == 1).all())
     assert not get["B"].any()

@@ -12,7 +12,7 @@ from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import COLA, LoRA
 from lowrank_teach.models.backbones import load_backbone
-from lowrank_teach.reproduction import arms, studies
+from lowrank_teach.reproduction import arms, results, studies
 from lowrank_teach.reproduction import studies as engine
 from lowrank_teach.reproduction.arms import STUDIES, Arm, Study
 from lowrank_teach.reproduction.results import references_folder
@@ -221,3 +221,15 @@ def test_a_stored_study_holds_what_it_says(path):
     keys = [r["key"] for r in found.records]
     assert len(set(keys)) == len(keys)
     assert "+changes" not in found.about["machine"]["commit"]
+
+
+def test_stored_records_are_found_by_one_setting(tmp_path, monkeypatch):
+    """Where the package was installed without its repository, the sentence says what to do."""
+    monkeypatch.setenv("LOWRANK_TEACH_RECORDS", str(tmp_path))
+    assert references_folder() == tmp_path
+    with pytest.raises(FileNotFoundError, match="has no numbers yet|not been trained|train it"):
+        studies.load("chain")
+    monkeypatch.delenv("LOWRANK_TEACH_RECORDS")
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "lowrank_teach" / "reproduction" / "results.py"))
+    with pytest.raises(FileNotFoundError, match="clone the repository, and set LOWRANK_TEACH_RECORDS"):
+        studies.load("chain")
