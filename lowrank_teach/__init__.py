@@ -45,7 +45,7 @@ _WHERE = {
     "Run": "experiments.runs", "Store": "experiments.runs", "compare": "experiments.compare",
     "table": "experiments.compare",
     # grids of runs
-    "fit_many": "experiments.fit_many", "RunConfig": "experiments.runs", "grid": "experiments.runs",
+    "fit_many": "experiments.fit_many", "RunConfig": "experiments.fit", "grid": "experiments.fit",
     "sweep": "experiments.sweep",
     # the papers' cells, and what a training would hold in memory
     "PRESETS": "reproduction.presets", "preset": "reproduction.presets", "plan_memory": "experiments.memory",

@@ -27,14 +27,11 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach.analysis import plots, style
-from lowrank_teach.analysis.measures import in_turns, training_step
+from lowrank_teach.analysis import measures, plots, style, toy_problems
 from lowrank_teach.analysis.statistics import by_chance, mean_correlation
-from lowrank_teach.analysis.toy_problems import Bilevel
 from lowrank_teach.course import contents, glossary
 from lowrank_teach.course.chapters import autolora
 from lowrank_teach.course.chapters import lora as lora_chapter
-from lowrank_teach.course.chapters.autolora import Probe
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
@@ -91,7 +88,7 @@ style.show(
 # training rows and the held-out rows want different values of them.
 
 # %%
-toy = Bilevel()
+toy = toy_problems.Bilevel()
 ETA = 0.3
 beta_axis, w_axis = np.linspace(-3, 3.5, 240), np.linspace(0, 3.3, 200)
 paths = {
@@ -487,7 +484,7 @@ assert all(1 <= rank <= k for ranks in theirs.values() for rank in ranks.values(
 
 # %%
 outcome = search.run()
-probe = Probe(search, rows=8, pairs=3)
+probe = autolora.Probe(search, rows=8, pairs=3)
 size = float(probe.gradient("unrolled", eta=1e-3).norm())
 print(f"after {outcome.step} steps: ‖∇_β‖ = {size:.1e} over {matrices * k} entries")
 
@@ -665,7 +662,7 @@ assert chance[1.0].mean() < listed.mean() < chance[0.03].mean()
 fresh = lt.load_backbone(BACKBONE, **SHAPE)[0]
 lora = lt.adapt(fresh, lt.LoRA(r=4, lora_alpha=8.0), seed=0)
 timed = {
-    "LoRA": training_step(lora.model, probe.pairs[0][0]),
+    "LoRA": measures.training_step(lora.model, probe.pairs[0][0]),
     "search, unrolled": probe.search_step("unrolled", 1e-4, method.eta_beta),
     "search, first order": probe.search_step("first_order", 1e-4, method.eta_beta),
 }
@@ -685,11 +682,11 @@ else:
     for part in found.head_names:
         ada.get_base_model().get_parameter(part).requires_grad_(True)
     allocate = ada.base_model.update_and_allocate
-    timed["AdaLoRA"] = training_step(ada, probe.pairs[0][0], after=allocate)
+    timed["AdaLoRA"] = measures.training_step(ada, probe.pairs[0][0], after=allocate)
     print("AdaLoRA of peft: width", masks["init_r"], "masked down to", masks["target_r"])
 
 # %%
-taken = in_turns(timed, repeats=4)
+taken = measures.in_turns(timed, repeats=4)
 step_cost = {label: statistics.median(of) for label, of in taken.items()}
 print("ms a step:", {label: round(1000 * cost_of) for label, cost_of in step_cost.items()})
 one, share = step_cost["LoRA"], method.search_steps

@@ -28,17 +28,14 @@ import numpy as np
 import pandas as pd
 from lowrank_teach.analysis import plots, style, toy_problems
 from lowrank_teach.analysis import statistics as statistics_module
-from lowrank_teach.analysis.statistics import smooth
 from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import autolora, ranks, side_by_side
-from lowrank_teach.course.chapters.side_by_side import BestOfGrid
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows
 from lowrank_teach.experiments.fit_many import fit_many
-from lowrank_teach.reproduction import ledger, studies, verdicts
-from lowrank_teach.reproduction.rank_cuts import cut_branches
+from lowrank_teach.reproduction import ledger, rank_cuts, studies, verdicts
 from lowrank_teach.training import config
 from lowrank_teach.training.callbacks import ProgressLine
 from safetensors.torch import save_file
@@ -308,8 +305,8 @@ for name, method in {"cola-2": lt.COLA(chain=2), "delta_lora": lt.DeltaLoRA()}.i
     print(f"{name}: {took}", flush=True)
 style.show(
     plots.learning_curves(
-        {name: smooth(one.series("loss")) for name, one in live_runs.items()},
-        reference={name: smooth(curve) for name, curve in reference.items()},
+        {name: statistics_module.smooth(one.series("loss")) for name, one in live_runs.items()},
+        reference={name: statistics_module.smooth(curve) for name, curve in reference.items()},
         ylabel="Training loss (mean of 10 steps)",
     ),
     "Three methods, one seed; grey is LoRA with another seed. Are two methods further "
@@ -607,7 +604,7 @@ def cut_dylora(b):
 
 
 def cut_lora(b, by_svd):
-    with cut_branches(lora, b, by_svd=by_svd):
+    with rank_cuts.cut_branches(lora, b, by_svd=by_svd):
         return lora_loss()
 
 
@@ -647,7 +644,7 @@ assert lost["LoRA, first b"] > max(lost["DyLoRA, first b"], lost["LoRA, best b (
 # the scatter of our own runs, measured in section 6.
 
 # %%
-game = BestOfGrid(scatter, "points")
+game = side_by_side.BestOfGrid(scatter, "points")
 states = [{**game.start(), "rates": 3, "seeds": 2}, {**game.start(), "rates": 20}]
 style.show(
     strip(game, states),

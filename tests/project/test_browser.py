@@ -38,7 +38,7 @@ ENTITIES = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from benchmarks.sliders import entity_threshold
-from lowrank_teach.widgets import explore
+from lowrank_teach.course.explorer import explore
 explore(entity_threshold())
 """
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

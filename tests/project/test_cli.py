@@ -294,7 +294,7 @@ def test_many_runs_say_what_is_kept(place, monkeypatch, tmp_path):
 
 HANGS = """
 import sys, time
-from lowrank_teach import cli, experiment
+from lowrank_teach import cli; from lowrank_teach.experiments import fit as experiment
 def hang(*arguments, **options):
     print("go", flush=True)
     time.sleep(600)

@@ -31,7 +31,7 @@ def test_what_is_stored_is_whole():
 
 
 def test_without_the_files_it_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"playground\.train\(\)"):
+    with pytest.raises(FileNotFoundError, match=r"rank_cuts\.train_explorer_data\(\)"):
         rank_cuts.load_explorer_data(tmp_path)
 
 

@@ -19,7 +19,7 @@ from lowrank_teach.reproduction.results import SideBySide, references_folder
 from lowrank_teach.reproduction.studies import train_across
 from lowrank_teach.tasks import load, table
 from lowrank_teach.tasks.readers import validation_cut_from_train
-from lowrank_teach.training.config import TrainConfig, fit_to_profile, train_config
+from lowrank_teach.training.config import fit_to_profile, train_config
 
 STORED = references_folder() / "studies" / "side_by_side.json"
 SMALL = TaskStudy("Which?", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4)), "like a": Arm(LoRA(r=8))},
@@ -168,11 +168,6 @@ def test_a_task_that_trains_on_another_s_rows_takes_its_cut(monkeypatch, tmp_pat
     assert sorted(own.validation["premise"]) == sorted(other.validation["premise"])
     assert len(own.train) == len(other.train) == 200 - len(own.validation)
     assert len(load.load_task("mnli-mm", validation_from_train=True, n_test=5).test) == 5
-
-
-def test_older_runs_keep_their_keys():
-    assert "validation_from_train" not in TrainConfig().to_dict()
-    assert TrainConfig(validation_from_train=True).to_dict()["validation_from_train"]
 
 
 # ---- what it says -------------------------------------------------------------------------------------------

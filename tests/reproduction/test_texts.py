@@ -171,7 +171,7 @@ def test_the_task_is_the_packaged_one_where_rows_cannot_be_had(tmp_path, monkeyp
     name, why = task_here("e2e", packaged="bbc-headline")
     assert name == "bbc-headline"
     assert "no rows of e2e" in why
-    with pytest.raises(FileNotFoundError, match=r"python -m lowrank_teach\.texts webnlg"):
+    with pytest.raises(FileNotFoundError, match=r"python -m lowrank_teach\.reproduction\.studies webnlg"):
         studies.load_texts("webnlg", tmp_path)
 
 

@@ -24,7 +24,7 @@ from lowrank_teach.tasks.table import TASKS
 CHILD = """
 import json, sys, time
 import lowrank_teach as lt
-from lowrank_teach.identity import data_fingerprint
+from lowrank_teach.experiments.identity import data_fingerprint
 time.sleep = lambda seconds: None
 lt.load_task
 for name in sys.argv[1:]:
