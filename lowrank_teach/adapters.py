@@ -422,8 +422,8 @@ def read_adapters(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]
     for name, branch in adapters.items():
         tensors |= {f"branch.{name}.{key}": value.detach() for key, value in branch.state_dict().items()}
         in_base = branch.in_base and adapters.state == "adapted"
-        values[name] = {"scaling": branch.scaling, "echo": branch.echo, "in_base": in_base}
-        if phase := getattr(branch._gate, "phase", None):
+        values[name] = {"scaling": branch.scaling, "merged_share": branch.merged_share, "in_base": in_base}
+        if phase := getattr(branch.gate_module, "phase", None):
             values[name]["phase"] = phase
         if in_base:
             tensors[f"base.{name}"] = adapters.owner(name).slice_of(name).clone(memory_format=torch.contiguous_format)
@@ -445,14 +445,15 @@ def write_adapters(adapters: Adapters, tensors: Mapping[str, Tensor], values: Ma
     for name, branch in adapters.items():
         stored = {key.removeprefix(f"branch.{name}."): value for key, value in tensors.items()
                   if key.startswith(f"branch.{name}.")}
-        branch.drift = stored.pop("drift").to(branch.lora_A).clone() if "drift" in stored else None
+        update = stored.pop("accumulated_update", None)
+        branch.accumulated_update = None if update is None else update.to(branch.lora_A).clone()
         for key, value in stored.items():
             inside, _, leaf = key.rpartition(".")
             own = getattr(branch.get_submodule(inside), leaf)
             own.data = value.to(own).clone()
-        branch.scaling, branch.echo = values[name]["scaling"], values[name]["echo"]
+        branch.scaling, branch.merged_share = values[name]["scaling"], values[name]["merged_share"]
         if "phase" in values[name]:
-            vars(branch._gate)["phase"] = values[name]["phase"]
+            vars(branch.gate_module)["phase"] = values[name]["phase"]
         if name in held:
             adapters.owner(name).keep_pretrained()
             adapters.owner(name).slice_of(name).copy_(held[name])

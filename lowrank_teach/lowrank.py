@@ -63,9 +63,11 @@ class LowRank(Wide):
     Some methods write what they learned into W (COLA at a knot, Delta-LoRA at every step). The branch keeps
     the factors of all of it, so that the total change is always known exactly and W can always be given back:
 
-        W* − W  =  (1 + echo) · s · B diag(g) A  +  fixed_left fixed_right  (+ drift)
+        W* − W  =  (1 + merged_share) · s · B diag(g) A  +  fixed_left fixed_right  (+ accumulated_update)
 
-    `in_base` says whether W holds the echo, the fixed terms and the drift, or the forward pass adds them.
+    merged_share: how much of the live product stands in W beside the branch: λ of Delta-LoRA, else 0.
+    accumulated_update: the sum of updates that no factors hold (Delta-LoRA under a λ schedule), else None.
+    in_base: whether W holds these terms, or the forward pass adds them.
 
     Args:
         k: input width.  d: output width.  r: rank, 1 ≤ r ≤ min(d, k).
@@ -79,7 +81,7 @@ class LowRank(Wide):
 
     fixed_left: Tensor   # (d, m)
     fixed_right: Tensor  # (m, k)
-    drift: Tensor | None  # (d, k)
+    accumulated_update: Tensor | None  # (d, k)
 
     def __init__(self, k: int, d: int, r: int, scaling: float = 2.0, *, dropout: float = 0.0,
                  init: str = "kaiming", gate: nn.Module | None = None, dtype: torch.dtype = torch.float32,
@@ -89,11 +91,11 @@ class LowRank(Wide):
             raise ValueError(f"rank {r} is outside 1 .. min(d, k) = {min(d, k)}; choose r ≤ {min(d, k)}")
         self.lora_A = nn.Parameter(initial_A(r, k, init, generator).to(device=device, dtype=dtype))  # (r, k)
         self.lora_B = nn.Parameter(torch.zeros(d, r, dtype=dtype, device=device))                    # (d, r)
-        self.scaling, self.dropout, self._gate = float(scaling), float(dropout), gate
+        self.scaling, self.dropout, self.gate_module = float(scaling), float(dropout), gate
         self.register_buffer("fixed_left", torch.zeros(d, 0, dtype=dtype, device=device))
         self.register_buffer("fixed_right", torch.zeros(0, k, dtype=dtype, device=device))
-        self.register_buffer("drift", None)
-        self.echo, self.in_base = 0.0, False
+        self.register_buffer("accumulated_update", None)
+        self.merged_share, self.in_base = 0.0, False
 
     @property
     def r(self) -> int:
@@ -102,20 +104,20 @@ class LowRank(Wide):
 
     def gate(self) -> Tensor:
         """g (r,): ones where the method has no gate."""
-        return torch.ones_like(self.lora_A[:, 0]) if self._gate is None else self._gate()
+        return torch.ones_like(self.lora_A[:, 0]) if self.gate_module is None else self.gate_module()
 
     def settled_gate(self) -> Tensor:
         """g (r,) without a step's noise: what is deployed, and what is written into W."""
-        settled = getattr(self._gate, "settled", self.gate)
+        settled = getattr(self.gate_module, "settled", self.gate)
         return settled()
 
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
         """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
-        held = not self.in_base and (self.echo or self.fixed_left.shape[1])
+        held = not self.in_base and (self.merged_share or self.fixed_left.shape[1])
         h = self._add_with_held(h, x, rows) if held else self._add_live(h, x, rows)
-        if self.in_base or self.drift is None:
+        if self.in_base or self.accumulated_update is None:
             return h
-        return _add_product(h, to_multiply(x, self.drift), self.drift, 1.0, rows)
+        return _add_product(h, to_multiply(x, self.accumulated_update), self.accumulated_update, 1.0, rows)
 
     def _add_live(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
         """h[..., rows] + s · B diag(g) A x."""
@@ -124,15 +126,16 @@ class LowRank(Wide):
         if self.dropout and self.training:
             x = F.dropout(to_multiply(x, self.lora_A), self.dropout)
         z = product(x, self.lora_A)                                                                  # (*, r)
-        return _add_product(h, z if self._gate is None else z * self._gate(), self.lora_B, self.scaling, rows)
+        z = z if self.gate_module is None else z * self.gate_module()
+        return _add_product(h, z, self.lora_B, self.scaling, rows)
 
     def _add_with_held(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
         """The same and what W would hold: constants for the factors, but not for x. One product where none drops."""
-        left, right = self.held_factors()                                                            # (d, R), (R, k)
+        left, right = self.factors_in_base()                                                         # (d, R), (R, k)
         if self.dropout and self.training:
             h = self._add_live(h, x, rows)
         else:
-            B = self.lora_B if self._gate is None else self.lora_B * self._gate()
+            B = self.lora_B if self.gate_module is None else self.lora_B * self.gate_module()
             left, right = torch.cat([self.scaling * B, left], 1), torch.cat([self.lora_A, right], 0)
         return _add_product(h, product(x, right), left, 1.0, rows) if len(right) else h  # all may be closed
 
@@ -146,11 +149,11 @@ class LowRank(Wide):
         return self.scaling * self.lora_B * self.settled_gate(), self.lora_A.detach().clone()
 
     @torch.no_grad()
-    def held_factors(self) -> tuple[Tensor, Tensor]:
-        """(d, R) and (R, k) of what W holds when `in_base`: the echo and the fixed terms."""
+    def factors_in_base(self) -> tuple[Tensor, Tensor]:
+        """(d, R) and (R, k) of what W holds when `in_base`: the merged share of the product, and the fixed terms."""
         left, right = self.live_factors()
-        echo = (self.echo * left, right) if self.echo else (left[:, :0], right[:0])
-        return torch.cat([echo[0], self.fixed_left], 1), torch.cat([echo[1], self.fixed_right], 0)
+        merged = (self.merged_share * left, right) if self.merged_share else (left[:, :0], right[:0])
+        return torch.cat([merged[0], self.fixed_left], 1), torch.cat([merged[1], self.fixed_right], 0)
 
     @torch.no_grad()
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -159,18 +162,18 @@ class LowRank(Wide):
         Raises:
             ValueError: Delta-LoRA under a λ schedule has no such form; `delta()` still answers.
         """
-        if self.drift is not None:
+        if self.accumulated_update is not None:
             raise ValueError("this update was made under a λ schedule and has no low-rank form; use delta()")
         left, right = self.live_factors()
-        left = torch.cat([(1 + self.echo) * left, self.fixed_left], 1)                               # (d, R)
+        left = torch.cat([(1 + self.merged_share) * left, self.fixed_left], 1)                       # (d, R)
         return left, torch.cat([right, self.fixed_right], 0)                                         # (R, k)
 
     @torch.no_grad()
     def delta(self) -> Tensor:
         """W* − W as a dense (d, k) matrix: the deployed matrix less the pretrained one."""
         left, right = self.live_factors()
-        total = (1 + self.echo) * left @ right + self.fixed_left @ self.fixed_right                  # (d, k)
-        return total if self.drift is None else total + self.drift
+        total = (1 + self.merged_share) * left @ right + self.fixed_left @ self.fixed_right          # (d, k)
+        return total if self.accumulated_update is None else total + self.accumulated_update
 
     def extra_repr(self) -> str:
         return f"k={self.lora_A.shape[1]}, d={self.lora_B.shape[0]}, r={self.r}, scaling={self.scaling:g}"
@@ -262,13 +265,13 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def write_held(self, name: str) -> None:
-        """Write into W, cast once, what the branch says that W holds (COLA's knots, Delta-LoRA's echo)."""
+        """Write into W, cast once, what the branch says that W holds: COLA's knots, Delta-LoRA's share."""
         self.keep_pretrained()
         branch = self.branches[name]
         total = wide_copy(self.pretrained_of(name))                                            # (d, k)
-        left, right = branch.held_factors()
+        left, right = branch.factors_in_base()
         total.addmm_(left.to(total), right.to(total))
-        self.slice_of(name).copy_(total if branch.drift is None else total + branch.drift)
+        self.slice_of(name).copy_(total if branch.accumulated_update is None else total + branch.accumulated_update)
         branch.in_base = True
 
     @torch.no_grad()

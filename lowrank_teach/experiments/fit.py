@@ -55,7 +55,7 @@ def site_measures(adapters: Adapters) -> list[Measured]:
     out: list[Measured] = []
     for name, branch in adapters.items():
         pretrained = adapters.owner(name).pretrained_of(name).float()
-        if branch.drift is not None:
+        if branch.accumulated_update is not None:
             delta = branch.delta().float()
             sigma, cosine = torch.linalg.svdvals(delta), measures.cosine(pretrained, pretrained + delta)
         else:
@@ -115,21 +115,21 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
     config = RunConfig(method, task, backbone, profile, seed, training, adjust)  # type: ignore[arg-type]
     store, team = store or Store(), Team.here()
     key = config.on(team).key
-    if cache and (found := team.told(lambda: store.get(key))):
+    if cache and (found := team.broadcast(lambda: store.get(key))):
         found.notes, found.found = list(dict.fromkeys([*notes, *found.notes])), True
         return found
     store.check()
-    if progress and team.leads:
+    if progress and team.is_main:
         for note in config.notes:
             print(note, flush=True)
     callbacks = [*callbacks, *([ProgressLine()] if progress else [])]
     try:
-        with watched(callbacks if team.leads else (), config.label):
+        with watched(callbacks if team.is_main else (), config.label):
             run = _to_the_end(Job(config, store, cache, callbacks, autosave))
     except KeyboardInterrupt as stop:   # not with the trace of whatever was at work
         raise KeyboardInterrupt(str(stop) or _kept(store, key)) from None
     run.notes = [*notes, *run.notes]
-    if team.leads:
+    if team.is_main:
         store.put(run)
         store.forget_checkpoints(key)
     return run
@@ -225,7 +225,7 @@ class Job:
             part = "training" if stage is None else "search"
             seconds[part] = outcome.seconds
             seconds[f"steps.{part}"] = outcome.step
-        metrics = {split: self.team.told(lambda split=split: rows.score(model, split))  # type: ignore[misc]
+        metrics = {split: self.team.broadcast(lambda split=split: rows.score(model, split))  # type: ignore[misc]
                    for split in ("validation", "test")}
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
@@ -247,7 +247,7 @@ class Job:
     def _trainer(self, adapters: Adapters, rows: Rows, stage: Method) -> Trainer:
         key, which = self.key, config_key(stage.to_dict())
         checkpoint = self.store.checkpoint(f"{key}.{which[:6]}")
-        if not self.cache and self.team.leads:
+        if not self.cache and self.team.is_main:
             checkpoint.unlink(missing_ok=True)
         return Trainer(adapters, rows.train, rows.collate, self.config.train, seed=self.config.seed,
                        callbacks=self.callbacks, evaluate=lambda model: rows.score(model, "validation"),
@@ -320,7 +320,7 @@ def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int)
 
 
 def _factors(adapters: Adapters) -> dict[str, Any]:
-    found = {name: branch.factors() for name, branch in adapters.items() if branch.drift is None}
+    found = {name: branch.factors() for name, branch in adapters.items() if branch.accumulated_update is None}
     return found | {name: update[1:] for name, update in adapters.rule.own_updates().items()}
 
 

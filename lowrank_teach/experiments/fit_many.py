@@ -65,7 +65,7 @@ class Kept(Materials):
 
 
 @dataclass
-class InTheMaking:
+class PendingRun:
     """A run between two of its stages: the trainer that is to run next, or its end."""
 
     config: RunConfig
@@ -156,7 +156,7 @@ class Many:
                 done += len(chosen)
 
     def _pass(self, configs: Sequence[RunConfig], materials: Materials) -> list[tuple[RunConfig, Run | Exception]]:
-        making = [InTheMaking(config, self._job(config, materials).stages()) for config in configs]
+        making = [PendingRun(config, self._job(config, materials).stages()) for config in configs]
         for one in making:
             one.go_on(None)
         while waiting := [one for one in making if one.trainer is not None]:
@@ -168,9 +168,9 @@ class Many:
         mine = self.callbacks(config) if self.callbacks else ()
         alone = type(materials) is Materials
         return Job(config, self.store, self.cache, mine, self.autosave, materials,
-                   form=(lambda method: method) if alone else methodcaller("beside"), alone=alone)
+                   form=(lambda method: method) if alone else methodcaller("with_frozen_base"), alone=alone)
 
-    def _stage(self, making: list[InTheMaking]) -> None:
+    def _stage(self, making: list[PendingRun]) -> None:
         """The next stage of some runs: in one pass if they can share it, else one after another."""
         trainers = [one.trainer for one in making if one.trainer is not None]
         if len(making) > 1:
@@ -198,16 +198,16 @@ def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 def _key(config: RunConfig) -> Any:
     c, task = config.train, TASKS[config.task]
-    method = config.adjusted.beside()
+    method = config.adjusted.with_frozen_base()
     if method.writes_base or method.trains_base:  # it needs a network of its own
         return config.key
     return (config.backbone, task.kind, len(task.labels or ()), c.batch_size, c.accumulation, c.mixed_precision,
             c.base_dtype, c.gradient_checkpointing, c.max_length)
 
 
-def _alike(making: Sequence[InTheMaking]) -> list[list[InTheMaking]]:
+def _alike(making: Sequence[PendingRun]) -> list[list[PendingRun]]:
     """Those whose next stage can share a pass, together."""
-    found: dict[Any, list[InTheMaking]] = {}
+    found: dict[Any, list[PendingRun]] = {}
     for i, one in enumerate(making):
         assert one.trainer is not None
         alone = why_not(one.trainer.adapters)
@@ -241,7 +241,7 @@ def _added(configs: Sequence[RunConfig]) -> int:
     largest = max(configs, key=lambda config: config.adjusted.r)
     task = TASKS[largest.task]
     kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)
-    found = plan_memory(largest.adjusted.beside(), largest.backbone, largest.train, kind=kind,
+    found = plan_memory(largest.adjusted.with_frozen_base(), largest.backbone, largest.train, kind=kind,
                         labels=max(len(task.labels or ()), 2))
     return found.total - found.weights
 

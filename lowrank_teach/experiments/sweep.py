@@ -832,7 +832,7 @@ def sweep(configs: Iterable[RunConfig], processes: int | None = None, ray: str |
     view = View(progress)
     for note in dict.fromkeys(note for config in configs for note in config.notes):
         view.note(note)
-    tally = Tally(configs, store, on_run, view)
+    tally = SweepResult(configs, store, on_run, view)
     with view.shown(), ended_like_ctrl_c():
         try:
             tally.find()
@@ -861,7 +861,7 @@ class Messages(Protocol):
     def close(self) -> None: ...
 
 
-def _train(work: list[RunGroup], tally: Tally, workers: int, processes: int | None, ray: str | None) -> None:
+def _train(work: list[RunGroup], tally: SweepResult, workers: int, processes: int | None, ray: str | None) -> None:
     if not work:
         return
     if processes == 0 and ray is None:
@@ -889,7 +889,7 @@ def usable_processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Tally:
+class SweepResult:
     """What is known of each run of a sweep; a message that comes twice changes nothing."""
 
     def __init__(self, configs: list[RunConfig], store: Store, on_run: OnRun | None, view: View) -> None:

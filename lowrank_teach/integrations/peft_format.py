@@ -10,7 +10,7 @@
 
 What a site has learned is always a product of two thin factors (`LowRank.factors`), relative to the pretrained W,
 wherever it is kept now. So each site becomes one plain LoRA pair of its own rank: a chain's links side by side,
-Delta-LoRA's echo as a second pair, gates folded into B, sites without a direction left out. `peft` scales by
+Delta-LoRA's merged_share as a second pair, gates folded into B, sites without a direction left out. `peft` scales by
 lora_alpha / r: that is s where the pair is A and B as they are, and 1 where s is folded into B.
 """
 
@@ -171,9 +171,9 @@ def why_not(adapters: Adapters) -> str:
     if not adapters.owners:
         return (f"{adapters.method.name} puts no branch on any matrix, so there is no LoRA to write: save the whole "
                 "model with model.save_pretrained(folder)")
-    drifted = [name for name, branch in adapters.items() if branch.drift is not None]
-    if drifted:
-        return (f"W moved under a λ schedule at {drifted[0]}, a change with no low-rank form: call "
+    scheduled = [name for name, branch in adapters.items() if branch.accumulated_update is not None]
+    if scheduled:
+        return (f"W moved under a λ schedule at {scheduled[0]}, a change with no low-rank form: call "
                 "adapters.merge_and_unload() and save_pretrained(folder) for a plain model, or keep λ constant")
     return ""
 
@@ -185,7 +185,7 @@ def _of_site(branch: LowRank, compress: bool) -> Pair:
     is_open, m = gate != 0, branch.fixed_left.shape[1]
     r = int(is_open.sum())
     alpha = branch.scaling * r
-    if not (compress or m or branch.echo) and r and alpha / r == branch.scaling:
+    if not (compress or m or branch.merged_share) and r and alpha / r == branch.scaling:
         return Pair(branch.lora_A[is_open], (branch.lora_B * gate)[:, is_open], alpha)
     left, right = branch.factors()
     if compress:

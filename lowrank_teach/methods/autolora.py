@@ -105,7 +105,7 @@ class AutoLoRARule(Rule):
         return self.low_rank(site, m.r, m.lora_alpha / m.r, Selection(require_rank(site, m.r), m.constraint))
 
     def selections(self) -> dict[str, Selection]:
-        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+        return {name: branch.gate_module for name, branch in self.adapters.items()}  # type: ignore[misc]
 
     def own_parameters(self) -> list[nn.Parameter]:
         return [selection.beta for selection in self.selections().values()]

@@ -375,7 +375,7 @@ class Method(Asked):
         """How long this method trains when the run's configuration says `total` steps."""
         return total
 
-    def beside(self) -> Method:
+    def with_frozen_base(self) -> Method:
         """The same method with all it learns kept beside W, where it has such a form: many then share one W."""
         return self
 
@@ -411,7 +411,8 @@ class Rule(Attachments):
 
     Life: `branch` for each site, `start` when the training's length is known (then `again`, if it is not the first
     training), then for every optimizer step `before_step`, the loss with `penalty`, the step, `after_step`; `finish`
-    at the end. In a composition (`compose`) `lap`, `close_link` and `open_link` tell the members of a chain's links.
+    at the end. In a composition (`compose`) `link_clock`, `close_link` and `open_link` tell the members of a
+    chain's links.
     """
 
     by_link: ClassVar[bool] = False  # lives anew in every link of a chain: given the link's own clock
@@ -471,7 +472,7 @@ class Rule(Attachments):
         """(steps done, steps in all) of the stretch that the learning-rate schedule runs over."""
         return step, total
 
-    def lap(self, clock: Clock) -> Clock:
+    def link_clock(self, clock: Clock) -> Clock:
         """The clock of the link in progress, counted from the link's own first step."""
         return clock
 

@@ -77,7 +77,7 @@ class COLA(Method):
     def writes_base(self) -> bool:  # type: ignore[override]
         return self.merge_knots
 
-    def beside(self) -> COLA:
+    def with_frozen_base(self) -> COLA:
         return self.changed(merge_knots=False)
 
     def rule(self) -> COLARule:
@@ -150,7 +150,7 @@ class COLARule(Rule):
         self.link += 1
         for name, branch in self.adapters.items():
             left, right = branch.live_factors()                                          # (d, r), (r, k)
-            left = (1 + branch.echo) * left           # what W holds of this link already is frozen with it
+            left = (1 + branch.merged_share) * left           # what W holds of this link already is frozen with it
             branch.fixed_left = torch.cat([branch.fixed_left, left], 1)                  # (d, Σ r)
             branch.fixed_right = torch.cat([branch.fixed_right, right], 0)               # (Σ r, k)
             self._extend(branch, self.adapters.rule.branch(self.adapters.sites[name]))
@@ -178,13 +178,13 @@ class COLARule(Rule):
 
     def _renew_gate(self, branch: LowRank, fresh: LowRank) -> None:
         """The new link's gate, where a partner gates the branch, in the place of the old one."""
-        if branch._gate is None or fresh._gate is None:
+        if branch.gate_module is None or fresh.gate_module is None:
             return
-        for old, new in zip(branch._gate.parameters(), fresh._gate.parameters(), strict=True):
+        for old, new in zip(branch.gate_module.parameters(), fresh.gate_module.parameters(), strict=True):
             replace_parameter(self.loop.optimizer, old, new, None, 0)
-        branch._gate = fresh._gate.train(branch.training)
+        branch.gate_module = fresh.gate_module.train(branch.training)
 
-    def lap(self, clock: Clock) -> Clock:
+    def link_clock(self, clock: Clock) -> Clock:
         start = max((k for k in self.knots if k < clock.step), default=0)
         end = min((k for k in self.knots if k >= clock.step), default=clock.total)
         return Clock(clock.step - start, end - start, clock.per_epoch)
@@ -192,7 +192,7 @@ class COLARule(Rule):
     def stretch(self, step: int, total: int) -> tuple[int, int]:
         if not self.method.restart_schedule:
             return step, total
-        lap = self.lap(Clock(step + 1, total, 1))
+        lap = self.link_clock(Clock(step + 1, total, 1))
         return lap.step - 1, lap.total
 
     def log(self) -> dict[str, float | dict[str, float]]:

@@ -112,11 +112,11 @@ class ComposedRule(Rule):
 
     def _lap_after(self, done: int) -> Clock:
         """The clock of a link between two steps: steps of it that are done, and its length."""
-        lap = self.lap(dataclasses.replace(self.clock, step=done + 1))
+        lap = self.link_clock(dataclasses.replace(self.clock, step=done + 1))
         return dataclasses.replace(lap, step=lap.step - 1)
 
     def _clock(self, rule: Rule, clock: Clock) -> Clock:
-        return self.lap(clock) if rule.by_link else clock
+        return self.link_clock(clock) if rule.by_link else clock
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         found = [group for rule in self.rules.values() for group in rule.parameter_groups()]
@@ -139,8 +139,8 @@ class ComposedRule(Rule):
     def stretch(self, step: int, total: int) -> tuple[int, int]:
         return self.schedule.stretch(step, total)
 
-    def lap(self, clock: Clock) -> Clock:
-        return self.chain.lap(clock)
+    def link_clock(self, clock: Clock) -> Clock:
+        return self.chain.link_clock(clock)
 
     def before_step(self, clock: Clock) -> None:
         self.closed, self.closing_log, self.closing_checks = [], {}, []
@@ -261,8 +261,8 @@ class Composed(Method):
     def held_out(self) -> float:  # type: ignore[override]
         return sum(m.held_out for m in self.first)
 
-    def beside(self) -> Method:
-        return compose(*(m.beside() for m in self.members))
+    def with_frozen_base(self) -> Method:
+        return compose(*(m.with_frozen_base() for m in self.members))
 
     @property
     def owns(self) -> frozenset[str]:  # type: ignore[override]

@@ -63,7 +63,7 @@ class DeltaLoRA(Method):
         require(self.lam_end is None or self.form == "in_place",
                 "a λ schedule has no lazy form: its steps do not telescope; use form='in_place'")
 
-    def beside(self) -> DeltaLoRA:
+    def with_frozen_base(self) -> DeltaLoRA:
         return self if self.lam_end is not None else self.changed(form="lazy")
 
     def rule(self) -> DeltaLoRARule:
@@ -83,7 +83,8 @@ class DeltaLoRARule(Rule):
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
         self.K = clock.resolve(self.method.K)
-        self.drifted = {name for name, branch in self.adapters.items() if branch.drift is not None}  # before
+        # updates of an earlier training
+        self.updated = {name for name, branch in self.adapters.items() if branch.accumulated_update is not None}
 
     @torch.no_grad()
     def again(self) -> None:
@@ -129,14 +130,14 @@ class DeltaLoRARule(Rule):
         self._follow_product(branch, self.method.lam)
 
     @staticmethod
-    def _follow_product(branch: LowRank, echo: float) -> None:
-        """Let W hold `echo` times the product from here on; what it holds now becomes fixed, and so W stays."""
+    def _follow_product(branch: LowRank, merged_share: float) -> None:
+        """Let W hold this share of the product from here on; what it holds now becomes fixed, and so W stays."""
         left, right = branch.live_factors()
-        left = (branch.echo - echo) * left
+        left = (branch.merged_share - merged_share) * left
         if left.any():
             branch.fixed_left = torch.cat([branch.fixed_left, left], 1)                  # (d, m + r)
             branch.fixed_right = torch.cat([branch.fixed_right, right], 0)               # (m + r, k)
-        branch.echo = echo
+        branch.merged_share = merged_share
 
     def _stepwise(self) -> bool:
         """Whether W is added to, step by step. Not in a short float: W is then cast from the closed form."""
@@ -149,7 +150,7 @@ class DeltaLoRARule(Rule):
             return
         for name, branch in self.adapters.items():
             self._follow(name, branch, clock)
-            if branch._gate is not None:
+            if branch.gate_module is not None:
                 self.held_gates[name] = branch.settled_gate()
 
     def _follow(self, name: str, branch: LowRank, clock: Clock) -> None:
@@ -168,8 +169,8 @@ class DeltaLoRARule(Rule):
         elif self.method.lam_end is None:
             owner.slice_of(name).addmm_(left.to(owner.W), right.to(owner.W), alpha=scale)
         else:
-            branch.drift = torch.addmm(_zeros_like_site(branch), left, right, alpha=scale) \
-                if branch.drift is None else branch.drift.addmm_(left, right, alpha=scale)
+            branch.accumulated_update = torch.addmm(_zeros_like_site(branch), left, right, alpha=scale) \
+                if branch.accumulated_update is None else branch.accumulated_update.addmm_(left, right, alpha=scale)
             owner.write_held(name)
 
     def log(self) -> dict[str, float | dict[str, float]]:
@@ -179,7 +180,7 @@ class DeltaLoRARule(Rule):
     def _moved(self, name: str, branch: LowRank) -> Tensor:
         """How far W has moved, ‖W_t − W‖; lazily, how far it would have."""
         if self.method.form == "lazy":
-            return product_norm(*branch.held_factors())
+            return product_norm(*branch.factors_in_base())
         owner = self.adapters.owner(name)
         return (owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm()
 
@@ -193,10 +194,11 @@ class DeltaLoRARule(Rule):
     def invariants(self, clock: Clock) -> list[Invariant]:
         checks = super().invariants(clock)
         if clock.step == self.K and self.method.form == "in_place":
-            early = [n for n, b in self.adapters.items() if b.echo or (b.drift is not None and n not in self.drifted)]
+            early = [n for n, b in self.adapters.items()
+                     if b.merged_share or (b.accumulated_update is not None and n not in self.updated)]
             checks.append(Invariant(not early, "W moved before step K + 1"))
         if clock.step == clock.total > self.K and self.method.lam > 0:
-            still = [n for n, b in self.adapters.items() if not (b.echo or b.drift is not None)]
+            still = [n for n, b in self.adapters.items() if not (b.merged_share or b.accumulated_update is not None)]
             checks.append(Invariant(not still, f"W never moved at {', '.join(still[:4])}, though K = {self.K} is "
                                                f"below the {clock.total} steps"))
         return checks
@@ -205,7 +207,7 @@ class DeltaLoRARule(Rule):
 def product(branch: LowRank) -> tuple[Tensor, Tensor]:
     """B diag(g) (d, r) and A (r, k) as they are now, g without noise: W follows what is deployed."""
     B = branch.lora_B.detach()
-    return B.clone() if branch._gate is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
+    return B.clone() if branch.gate_module is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
 
 
 def product_norm(left: Tensor, right: Tensor) -> Tensor:

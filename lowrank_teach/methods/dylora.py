@@ -112,7 +112,7 @@ class DyLoRARule(Rule):
         return self.low_rank(site, m.r, m.lora_alpha / m.r, Nested(require_rank(site, m.r)))
 
     def gates(self) -> dict[str, Nested]:
-        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+        return {name: branch.gate_module for name, branch in self.adapters.items()}  # type: ignore[misc]
 
     def _factors(self) -> list[tuple[nn.Parameter, int]]:
         return [pair for branch in self.adapters.values() for pair in ((branch.lora_A, 0), (branch.lora_B, 1))]

@@ -139,7 +139,7 @@ class SaLoRARule(Rule):
         return self.low_rank(site, m.r, m.lora_alpha / m.r, HardConcrete(m.stretch, require_rank(site, m.r)))
 
     def gates(self) -> dict[str, HardConcrete]:
-        return {name: branch._gate for name, branch in self.adapters.items()}  # type: ignore[misc]
+        return {name: branch.gate_module for name, branch in self.adapters.items()}  # type: ignore[misc]
 
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
@@ -269,7 +269,7 @@ class SaLoRARule(Rule):
 
     def _prune(self, branch: LowRank) -> None:
         keep = branch.gate().nonzero().flatten()
-        gate: HardConcrete = branch._gate  # type: ignore[assignment]
+        gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
         for owner, name, dim in ((branch, "lora_A", 0), (branch, "lora_B", 1), (gate, "log_theta", 0)):
             old = getattr(owner, name)
             new = nn.Parameter(old.index_select(dim, keep), requires_grad=name != "log_theta")
@@ -284,7 +284,7 @@ class SaLoRARule(Rule):
     def finish(self) -> None:
         """Fold each gate's value into B: from here the site is a plain low-rank pair of its own rank."""
         for branch in self.adapters.values():
-            gate: HardConcrete = branch._gate  # type: ignore[assignment]
+            gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
             branch.lora_B.mul_(branch.settled_gate())
             gate.phase = "folded"
 

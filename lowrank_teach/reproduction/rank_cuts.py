@@ -60,8 +60,8 @@ def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterato
     """
     for name, branch in adapters.items():
         require(0 <= b <= branch.r, f"rank {b} is outside 0 .. r = {branch.r} at site {name}")
-        require(branch._gate is None and not branch.echo and not branch.fixed_left.shape[1],
-                f"site {name} holds more than B and A: a gate, an echo or merged links; cut a plain LoRA")
+        require(branch.gate_module is None and not branch.merged_share and not branch.fixed_left.shape[1],
+                f"site {name} holds more than B and A: a gate, an merged_share or merged links; cut a plain LoRA")
     kept = {name: (branch.lora_A.detach().clone(), branch.lora_B.detach().clone())
             for name, branch in adapters.items()}
     try:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-FORMAT = "lowrank_teach checkpoint 2"
+FORMAT = "lowrank_teach checkpoint 3"
 STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
 CHECKSUM = "sha256"
 UNREADABLE = (SafetensorError, OSError, struct.error, ValueError, KeyError, TypeError, RuntimeError)

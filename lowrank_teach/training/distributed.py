@@ -54,7 +54,7 @@ class Team:
         return Team(state.process_index, state.num_processes, state.device)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that evaluates and writes."""
         return self.rank == 0
 
@@ -68,7 +68,7 @@ class Team:
         """The training as one process would do it: with the batch of all."""
         return config if self.size == 1 else dataclasses.replace(config, batch_size=self.size * config.batch_size)
 
-    def part(self, rows: list[T]) -> list[T]:
+    def shard(self, rows: list[T]) -> list[T]:
         """This process's rows of a step; all of them, if they are too few to be parted."""
         return rows[self.rank::self.size] if len(rows) >= self.size else rows
 
@@ -121,12 +121,12 @@ class Team:
 
     # -- what the first process does for all
 
-    def told(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What `make` gives on the first process, on every one; what it raises there, too."""
         if self.size == 1:
             return make()
         said: list[Any] = [None, None]
-        if self.leads:
+        if self.is_main:
             try:
                 said[0] = make()
             except Exception as error:  # else the others would wait for ever
@@ -136,7 +136,7 @@ class Team:
             raise said[1]
         return said[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         found: list[Any] = [value] * self.size
         if self.size > 1:

@@ -278,14 +278,14 @@ def _live(pairs: Sequence[tuple[LowRank, Weights] | None], prefix: str, like: Lo
 def _own(branch: LowRank, instead: Weights, prefix: str) -> Pair:
     """One model's factors, g on the left one."""
     A, B = (instead.get(f"{prefix}.{name}", getattr(branch, name)) for name in ("lora_A", "lora_B"))
-    return B if branch._gate is None else B * branch._gate(), A
+    return B if branch.gate_module is None else B * branch.gate_module(), A
 
 
 def _still(branch: LowRank) -> Pair | None:
-    """The factors that the forward pass adds and no step moves: the echo's and the fixed ones."""
-    if not (branch.echo or branch.fixed_left.shape[1]):
+    """The factors that the forward pass adds and no step moves: of the merged share, and the fixed ones."""
+    if not (branch.merged_share or branch.fixed_left.shape[1]):
         return None
-    left, right = branch.held_factors()
+    left, right = branch.factors_in_base()
     return (left, right) if len(right) else None
 
 
@@ -330,7 +330,7 @@ def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice
 Rows = list[list[dict[str, Any]]]   # micro-batches of encoded rows
 
 
-class Lane:
+class ReplicaState:
     """One replica: its trainer, and what ended it, if anything did."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -363,7 +363,7 @@ class Lane:
 class Shared:
     """The pass that some replicas share."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[ReplicaState]) -> None:
         self.lanes = list(lanes)
         self.instead: list[Weights] = [{} for _ in lanes]
         self.first = lanes[0].trainer
@@ -418,8 +418,8 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
             raise ValueError("replicas share a pass within one process: start this one without a launcher")
         if reason := why_not(trainer.adapters):
             raise ValueError(f"{trainer.adapters.method.name} cannot share its pass: {reason}; train it alone")
-    lanes = [Lane(trainer) for trainer in trainers]
-    passes = Passes()
+    lanes = [ReplicaState(trainer) for trainer in trainers]
+    passes = BatchedPass()
     modes = ExitStack()
     try:
         for lane in lanes:
@@ -443,27 +443,27 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
     return [lane.error or lane.trainer.outcome for lane in lanes]
 
 
-def _finish(lanes: Sequence[Lane]) -> None:
+def _finish(lanes: Sequence[ReplicaState]) -> None:
     for lane in lanes:
         if lane.runs and lane.trainer.outcome.step == lane.trainer.total:
             with lane.alone():
                 lane.trainer.complete()
 
 
-def _leave(lanes: Sequence[Lane]) -> None:
+def _leave(lanes: Sequence[ReplicaState]) -> None:
     for lane in lanes:
         if lane.runs:
             lane.trainer.save()
     raise KeyboardInterrupt("stopped between two steps; run the same line again to go on from there")
 
 
-class Passes:
+class BatchedPass:
     """Steps of replicas: those with batches of one shape share a pass."""
 
     def __init__(self) -> None:
         self.made: dict[tuple[int, ...], Shared] = {}
 
-    def of(self, lanes: Sequence[Lane]) -> Shared:
+    def of(self, lanes: Sequence[ReplicaState]) -> Shared:
         """The pass that these share, made when it is first asked for."""
         key = tuple(map(id, lanes))
         if key not in self.made:
@@ -472,9 +472,9 @@ class Passes:
             self.made[key] = Shared(lanes)
         return self.made[key]
 
-    def step(self, lanes: Sequence[Lane]) -> None:
+    def step(self, lanes: Sequence[ReplicaState]) -> None:
         """The next step of each."""
-        alike: dict[tuple, list[tuple[Lane, Rows, Rows]]] = {}
+        alike: dict[tuple, list[tuple[ReplicaState, Rows, Rows]]] = {}
         for lane in lanes:
             trainer, number = lane.trainer, lane.trainer.outcome.step + 1
             rows, held = (trainer.rows_of(stream, number) if trainer.streams[stream] else []
@@ -483,7 +483,7 @@ class Passes:
         for group in alike.values():
             self._step_alike(*map(list, zip(*group, strict=True)))
 
-    def _step_alike(self, lanes: list[Lane], rows: list[Rows], held: list[Rows]) -> None:
+    def _step_alike(self, lanes: list[ReplicaState], rows: list[Rows], held: list[Rows]) -> None:
         start = time.perf_counter()
         for lane, batches, aside in zip(lanes, *(together(lanes[0].trainer, r) for r in (rows, held)), strict=True):
             with lane.alone():
@@ -498,7 +498,7 @@ class Passes:
             with lane.alone():
                 lane.stopped = lane.trainer.conclude_step(found)
 
-    def _before(self, lanes: list[Lane]) -> None:
+    def _before(self, lanes: list[ReplicaState]) -> None:
         """What each rule does before the step, and the gradients they ask for: those of like rows in one pass."""
         asking = [(lane, lane.trainer.rule.asks(lane.trainer.clock)) for lane in lanes]
         pending = [(lane, asks, lane.next(asks, None)) for lane, asks in asking]
@@ -506,7 +506,7 @@ class Passes:
             return
         noise = Noise()
         while pending := [(lane, asks, ask) for lane, asks, ask in pending if ask is not None]:
-            alike: dict[tuple, list[tuple[Lane, Asks, Ask]]] = {}
+            alike: dict[tuple, list[tuple[ReplicaState, Asks, Ask]]] = {}
             for one in pending:
                 ask = one[2]
                 shapes = tuple(tuple(value.shape) for batch in ask.batches for value in batch.values())
@@ -518,7 +518,7 @@ class Passes:
                 pending += [(lane, asks, lane.next(asks, found, loss))
                             for (lane, asks, _), (loss, found) in zip(group, answers, strict=True)]
 
-    def _descend(self, lanes: list[Lane]) -> list[float]:
+    def _descend(self, lanes: list[ReplicaState]) -> list[float]:
         """Gradients of all task losses, in one backward pass a micro-batch; the losses."""
         shared = self.of(lanes)
         totals = [0.0] * len(lanes)
@@ -540,7 +540,7 @@ class Passes:
         return totals
 
 
-def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, float]]]:
+def _close(lanes: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaState, dict[str, float]]]:
     """`Trainer.close_step` of all, clipping and the optimizers' steps in one; values of those that got through."""
     penalties, values = {}, []
     for lane, loss in lanes:
@@ -557,7 +557,7 @@ def _close(lanes: Sequence[tuple[Lane, float]]) -> list[tuple[Lane, dict[str, fl
     return values
 
 
-def _clip(lanes: Sequence[Lane]) -> dict[Lane, float]:
+def _clip(lanes: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
     """The gradient norm of each, clipped where it is finite; one that is not ends its replica."""
     if not lanes:
         return {}

@@ -207,7 +207,7 @@ class RuleLoop:
             generator = torch.Generator().manual_seed(7919 * self.seed + 2 * epoch + (stream == "held_out"))
             setattr(self, f"_order_{stream}", (epoch, batch_order(rows, size, generator)))
         picked = getattr(self, f"_order_{stream}")[1][at]
-        pieces, own = self.team.pieces(len(picked), self.config.accumulation), self.team.part(picked)
+        pieces, own = self.team.pieces(len(picked), self.config.accumulation), self.team.shard(picked)
         return [[rows[i] for i in own[j::pieces]] for j in range(pieces)]
 
     def _assert_alive(self) -> None:
@@ -346,7 +346,7 @@ class Trainer(RuleLoop):
         self.team = Team.here(cpu)
         config = self.team.whole(config)
         self.adapters, self.rule, self.config, self.seed = adapters, adapters.rule, config, seed
-        self.collate, self.callbacks, self.evaluate = collate, callbacks if self.team.leads else (), evaluate
+        self.collate, self.callbacks, self.evaluate = collate, callbacks if self.team.is_main else (), evaluate
         self.checkpoint, self.identity = checkpoint, identity
         self.autosave, self.saved_at = autosave, time.monotonic()
         parts = zip(("train", "held_out"), hold_out(len(rows), adapters.method.held_out, seed), strict=True)
@@ -424,7 +424,7 @@ class Trainer(RuleLoop):
         require_gradients()
         self.refuse_short()
         path = self.checkpoint
-        stored = self.team.told(lambda: load_checkpoint(path, self.identity)) if path else None
+        stored = self.team.broadcast(lambda: load_checkpoint(path, self.identity)) if path else None
         if self.outcome.step and not stored:
             raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one to train "
                                "the same adapters again")
@@ -527,7 +527,7 @@ class Trainer(RuleLoop):
         state, evaluate = torch.get_rng_state(), self.evaluate
         try:
             with interrupt_at_once() if at_once else nullcontext():
-                metrics = self.team.told(lambda: _numbers(evaluate(self.model)))
+                metrics = self.team.broadcast(lambda: _numbers(evaluate(self.model)))
         except KeyboardInterrupt:
             torch.set_rng_state(state)
             self.save()
@@ -548,8 +548,8 @@ class Trainer(RuleLoop):
     def save(self) -> None:
         """Write the checkpoint, where one was named."""
         if path := self.checkpoint:
-            random = self.team.gathered(random_state())
-            self.team.told(lambda: save_checkpoint(path, self, random))
+            random = self.team.gather(random_state())
+            self.team.broadcast(lambda: save_checkpoint(path, self, random))
             self.saved_at = time.monotonic()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import lowrank_teach as lt
-from lowrank_teach.training.replicas import Lane, Passes, share_weights
+from lowrank_teach.training.replicas import BatchedPass, ReplicaState, share_weights
 
 from .candidates import backbone, collate, make_rows, with_peft
 from .growth import line
@@ -42,8 +42,8 @@ def bench(s: Settings) -> tuple[list[Row], dict[str, Any]]:
 
 def together(s: Settings, R: int) -> Step:
     """One step of R LoRA runs whose rates and ranks differ."""
-    base, passes = backbone(s), Passes()
-    lanes = [Lane(replica(s, base, i)) for i in range(R)]
+    base, passes = backbone(s), BatchedPass()
+    lanes = [ReplicaState(replica(s, base, i)) for i in range(R)]
 
     def step() -> None:
         passes.step(lanes)

@@ -362,7 +362,7 @@ def test_a_state_of_other_adapters_is_refused_with_nothing_changed():
 # ---- what is no number is not deployed ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leaf", ["lora_A", "lora_B", "fixed_left", "drift"])
+@pytest.mark.parametrize("leaf", ["lora_A", "lora_B", "fixed_left", "accumulated_update"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_neither_merged_nor_loaded(leaf, value):
     """The site is named, and nothing is changed; also where it came after the merge."""
@@ -371,7 +371,7 @@ def test_what_is_not_finite_is_neither_merged_nor_loaded(leaf, value):
     shake(adapters)
     branch = adapters[at]
     branch.fixed_left, branch.fixed_right = torch.zeros(16, 1), torch.zeros(1, 16)
-    branch.drift = torch.zeros(16, 16)
+    branch.accumulated_update = torch.zeros(16, 16)
     good = {name: t.clone() for name, t in adapters.state_dict()[0].items()}
     getattr(branch, leaf).data[0, 0] = value
     before = bytes_of(model)

@@ -122,20 +122,20 @@ def test_gate_multiplies_each_direction():
 
 
 def test_echo_fixed_and_drift_are_part_of_the_function_and_of_delta():
-    """W* − W = (1 + echo) s B A + fixed + drift, in the forward pass, after a merge and after write_held."""
+    """W* − W = (1 + merged share) s B A + fixed + accumulated update: forward, merged, and after write_held."""
     torch.manual_seed(0)
     branch = make_branch(6, 5, 2)
-    branch.echo = 0.7
+    branch.merged_share = 0.7
     branch.fixed_left, branch.fixed_right = (torch.randn(6, 3).double(), torch.randn(3, 5).double())
-    branch.drift = torch.randn(6, 5).double()
+    branch.accumulated_update = torch.randn(6, 5).double()
     layer, x = Adapted(make_base("linear", 6, 5), {"0.q": (branch, None)}), torch.randn(4, 5).double()
     W = layer.W.clone()
     product = 2.0 * (branch.lora_B @ branch.lora_A).detach()
     fixed = branch.fixed_left @ branch.fixed_right
-    expected = dense(layer.base, W + 1.7 * product + fixed + branch.drift, x)
+    expected = dense(layer.base, W + 1.7 * product + fixed + branch.accumulated_update, x)
     assert torch.allclose(layer(x), expected, rtol=0, atol=1e-12)
     layer.write_held("0.q")
-    assert torch.allclose(layer.W, W + 0.7 * product + fixed + branch.drift, rtol=0, atol=1e-12)
+    assert torch.allclose(layer.W, W + 0.7 * product + fixed + branch.accumulated_update, rtol=0, atol=1e-12)
     assert torch.allclose(layer(x), expected, rtol=0, atol=1e-12)
     layer.merge()
     layer.eval()
@@ -155,7 +155,7 @@ def test_the_echo_is_constant_for_the_factors_but_not_for_the_input():
     layer, x = Adapted(base, {"0.q": (branch, None)}), torch.randn(4, 5).double().requires_grad_()
     seed = torch.randn(4, 6).double()
     plain = torch.autograd.grad((layer(x) * seed).sum(), [branch.lora_A, branch.lora_B])
-    branch.echo = 0.5
+    branch.merged_share = 0.5
     *echoed, at_x = torch.autograd.grad((layer(x) * seed).sum(), [branch.lora_A, branch.lora_B, x])
     for one, other in zip(plain, echoed, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-13)
@@ -163,9 +163,9 @@ def test_the_echo_is_constant_for_the_factors_but_not_for_the_input():
 
 
 def test_factors_are_refused_where_there_are_none():
-    """A drift has no low-rank form."""
+    """An accumulated update has no low-rank form."""
     branch = make_branch(4, 4, 2)
-    branch.drift = torch.zeros(4, 4).double()
+    branch.accumulated_update = torch.zeros(4, 4).double()
     with pytest.raises(ValueError, match="no low-rank form"):
         branch.factors()
 

@@ -33,7 +33,7 @@ from lowrank_teach.experiments import sweep as view
 from lowrank_teach.experiments import sweep as work
 from lowrank_teach.experiments.fit import RunConfig, grid
 from lowrank_teach.experiments.runs import Store
-from lowrank_teach.experiments.sweep import Message, SweepError, Tally, View, WorkerError, estimate, sweep
+from lowrank_teach.experiments.sweep import Message, SweepError, SweepResult, View, WorkerError, estimate, sweep
 
 FAST = {"steps": 12, "batch_size": 8, "n_train": 96, "n_validation": 16, "n_test": 32}
 
@@ -557,7 +557,7 @@ def test_a_message_that_comes_twice_changes_nothing(small):
     config, = small("head")
     run = config.fit(progress=False)
     heard: list[str] = []
-    tally = Tally([config, config], Store(), lambda config, run: heard.append(run.key), View(False))
+    tally = SweepResult([config, config], Store(), lambda config, run: heard.append(run.key), View(False))
     for message in (Message(config.key, "done"), Message(config.key, "failed", words="late"),
                     Message(config.key, "done")):
         tally.hear(message)
@@ -568,7 +568,7 @@ def test_a_message_that_comes_twice_changes_nothing(small):
 def test_a_record_made_out_of_reach_is_kept_here(small, tmp_path):
     config, = small("head")
     run = config.fit(progress=False, store=Store(tmp_path / "far"))
-    tally = Tally([config], Store(), None, View(False))
+    tally = SweepResult([config], Store(), None, View(False))
     tally.hear(Message(config.key, "done", run=run))
     assert records(Store()) == [config.key]
     assert tally.result()[0].metrics == run.metrics
@@ -576,7 +576,7 @@ def test_a_record_made_out_of_reach_is_kept_here(small, tmp_path):
 
 def test_silence_and_a_lost_record_are_failures(small):
     silent, lost = small("head", seeds=2)
-    tally = Tally([silent, lost], Store(), None, View(False))
+    tally = SweepResult([silent, lost], Store(), None, View(False))
     tally.hear(Message(lost.key, "done"))
     with pytest.raises(SweepError, match=r"0: no worker said how it ended; head, rt, seed 1: its record is gone"):
         tally.result()

@@ -916,7 +916,7 @@ def refused_exports() -> dict[str, tuple[Any, str]]:
         "unloaded": (merged_off, r"the adapters are unloaded"),
         "full": (lambda: lt.adapt(tiny(), lt.FullFineTuning()), r"full trains pretrained weights.*save_pretrained"),
         "head": (lambda: lt.adapt(tiny(), lt.HeadOnly()), r"head puts no branch on any matrix"),
-        "drift": (lambda: trained(lt.DeltaLoRA(r=2, K=1, lam_end=1.0)), r"λ schedule at 0\.q.*merge_and_unload"),
+        "schedule": (lambda: trained(lt.DeltaLoRA(r=2, K=1, lam_end=1.0)), r"λ schedule at 0\.q.*merge_and_unload"),
         "closed": (lambda: gated("bert", {site: [-9.0] * 3 for site in ("0.q", "0.v", "1.q", "1.v")}), "has rank 0"),
         "houlsby": (lambda: lt.adapt(tiny(), lt.Houlsby()), r"houlsby puts modules.*keep adapters\.state_dict\(\)"),
         "prompt": (lambda: lt.adapt(tiny(), lt.PromptTuning(num_virtual_tokens=2)), r"prompt.*keep adapters\.state"),

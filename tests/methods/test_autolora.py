@@ -404,7 +404,7 @@ def test_ranks_are_handed_over_by_the_name_of_their_site():
     adapters = adapt(tiny("gpt2"), following, seed=0)
     assert adapters.ranks() == ranks
     assert {branch.scaling for branch in adapters.values()} == {2.0}
-    assert all(branch._gate is None for branch in adapters.values())
+    assert all(branch.gate_module is None for branch in adapters.values())
 
 
 def test_fixed_alpha_divides_by_each_rank():

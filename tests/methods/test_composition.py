@@ -105,7 +105,7 @@ def test_gates_that_never_open_change_nothing(monkeypatch):
         chain = COLA(r=4, chain=3, sites="all", init="gaussian", **settings)
         both, first = run(compose(chain, gated(beta=0.0, init="gaussian")))
         alone, second = run(chain)
-        kept = {k: v for k, v in state(both).items() if "_gate" not in k}
+        kept = {k: v for k, v in state(both).items() if "gate_module" not in k}
         assert same_tensors(kept, state(alone))
         shared = ("loss", "grad_norm", "lr", "link")
         losses = [[row for row in o.history if row[2] in shared] for o in (first, second)]
@@ -192,7 +192,7 @@ def test_a_new_link_starts_like_the_first(stop):
     rule, live = made.rule.rules["salora"], []
     assert (rule.lam.item(), rule.ascent.state, rule.closed_at) == (0.0, {}, None)
     for name, branch in made.adapters.items():
-        gate = branch._gate
+        gate = branch.gate_module
         assert (branch.r, gate.phase, gate.u.shape) == (4, "open", (4,))
         assert not branch.lora_B.any()
         assert not gate.log_theta.any()
@@ -305,7 +305,7 @@ def test_a_schedule_of_lambda_follows_gated_steps():
             lam = 2.0 - 1.5 * (t - 4) / 12 if t > 3 else 0.0
             step = lam * (path[t][name][0] - path[t - 1][name][0])
             assert (path[t][name][1] - path[t - 1][name][1] - step).abs().max() < 1e-12
-    assert all(branch.drift is not None for branch in made.adapters.values())
+    assert all(branch.accumulated_update is not None for branch in made.adapters.values())
 
 
 def test_w_follows_no_noise():
@@ -314,11 +314,11 @@ def test_w_follows_no_noise():
                    callbacks=[Stop(8)])
     made.run()
     branch = made.adapters["0.q"]
-    assert branch._gate.phase == "sampled"
+    assert branch.gate_module.phase == "sampled"
     branch.train()
     assert not torch.equal(branch.gate(), branch.settled_gate())
     first = branch.delta()
-    branch._gate.u = torch.rand(4).double()
+    branch.gate_module.u = torch.rand(4).double()
     assert torch.equal(branch.delta(), first)
 
 
@@ -352,7 +352,7 @@ def test_knots_and_steps_add_up(form, K):
         expected = branch.delta() - path[-1][name] if merge else torch.zeros_like(stored)
         assert (stored - expected).abs().max() < 1e-12
         assert int((torch.linalg.svdvals(branch.delta()) > 1e-10).sum()) <= 3 * 4 + 4
-        assert branch.echo == lam
+        assert branch.merged_share == lam
 
 
 def test_both_forms_of_a_chain_under_delta_lora_are_one_training():
@@ -402,7 +402,7 @@ def test_delta_lora_waits_for_the_search():
     assert outcome.following.name == "lora+delta_lora"
     adapters, _ = train(outcome.following)
     assert len(adapters) == 8
-    assert all(branch.echo == 0.5 for branch in adapters.values())
+    assert all(branch.merged_share == 0.5 for branch in adapters.values())
 
 
 # ---- one training, written down and taken up again ----------------------------------------------------------
@@ -463,7 +463,7 @@ def test_a_bfloat16_base_holds_the_closed_form():
     method = compose(COLA(chain=2), gated(t_start=2), DeltaLoRA(K=1))
     adapters, _ = train(method, tiny(dtype=torch.bfloat16), steps=20)
     for name, branch in adapters.items():
-        left, right = branch.held_factors()
+        left, right = branch.factors_in_base()
         pretrained, stored = adapters.owner(name).pretrained_of(name), adapters.owner(name).slice_of(name)
         W = (pretrained.float() + left @ right).bfloat16()
         assert (stored == W).float().mean() > 0.98  # folding at the end moves a last bit here and there
@@ -523,7 +523,7 @@ def test_shared_fields_are_agreed_on():
 
 def test_who_owns_what_is_declared():
     """A method whose rule decides the form or the schedule says so: else a pair of them would not be refused."""
-    hooks = {"branch": "form", "stretch": "schedule", "lap": "links"}
+    hooks = {"branch": "form", "stretch": "schedule", "link_clock": "links"}
     for name in ("lora", "cola", "salora", "delta_lora", "autolora"):
         for method in (METHODS[name](), *([COLA(restart_schedule=True, ranks=(4, 2))] if name == "cola" else [])):
             rule = type(method.rule())

@@ -170,13 +170,13 @@ def test_a_schedule_sums_each_step_at_its_own_lambda(lam, lam_end):
     rates = {t: lam + (lam_end - lam) * (t - K - 1) / (total - K - 1) for t in range(K + 1, total + 1)}
     assert (rates[K + 1], rates[total]) == (lam, lam_end)
     for name in path[0]:
-        drift = torch.zeros_like(path[0][name][2])
+        accumulated_update = torch.zeros_like(path[0][name][2])
         for t in range(1, total + 1):
             (B, A, W, delta), (B_, A_, *_) = path[t][name], path[t - 1][name]
-            drift += rates.get(t, 0.0) * s * (B @ A - B_ @ A_)
-            assert (W - path[0][name][2] - drift).abs().max() < 1e-12
-            assert (delta - drift - s * B @ A).abs().max() < 1e-12
-        assert drift.abs().max() > 1e-4
+            accumulated_update += rates.get(t, 0.0) * s * (B @ A - B_ @ A_)
+            assert (W - path[0][name][2] - accumulated_update).abs().max() < 1e-12
+            assert (delta - accumulated_update - s * B @ A).abs().max() < 1e-12
+        assert accumulated_update.abs().max() > 1e-4
     before = logits(made.adapters.model, make_batch())
     made.adapters.restore()
     assert (logits(made.adapters.model, make_batch()) - before).abs().max() < 1e-12

@@ -142,9 +142,9 @@ def test_the_density_weighs_each_site_by_its_size():
     assert len({branch.lora_A.shape[1] + branch.lora_B.shape[0] for branch in made.adapters.values()}) > 1
     for branch in made.adapters.values():
         with torch.no_grad():
-            branch._gate.log_theta.normal_()
+            branch.gate_module.log_theta.normal_()
         size = branch.lora_A.shape[1] + branch.lora_B.shape[0]
-        top += float(torch.sigmoid(branch._gate.log_theta.detach() + math.log(11)).sum()) * size
+        top += float(torch.sigmoid(branch.gate_module.log_theta.detach() + math.log(11)).sum()) * size
         bottom += 4 * size
     C = top / bottom
     assert float(rule.density()) == pytest.approx(C, abs=1e-12)
@@ -194,7 +194,7 @@ def test_the_projection_is_part_of_the_ascent():
 def gates_seen(made, steps: int) -> list[list[torch.Tensor]]:
     """The gate of site 0.q at each forward pass of each step."""
     seen: list[list[torch.Tensor]] = [[] for _ in range(steps + 1)]
-    gate = made.adapters["0.q"]._gate
+    gate = made.adapters["0.q"].gate_module
     gate.register_forward_hook(lambda m, i, g: seen[made.clock.step].append(g.detach().clone())
                                if m.training else None)
     return seen
@@ -234,7 +234,7 @@ def test_checkpointing_changes_no_gradient_in_the_window():
     for name in runs[0].adapters:
         one, other = (made.adapters[name] for made in runs)
         assert torch.allclose(one.lora_B, other.lora_B, rtol=0, atol=1e-12)
-        assert torch.allclose(one._gate.log_theta, other._gate.log_theta, rtol=0, atol=1e-12)
+        assert torch.allclose(one.gate_module.log_theta, other.gate_module.log_theta, rtol=0, atol=1e-12)
 
 
 def test_before_the_window_it_is_lora_with_the_orthogonality_penalty():
@@ -246,7 +246,7 @@ def test_before_the_window_it_is_lora_with_the_orthogonality_penalty():
         assert torch.equal(branch.lora_A, plain[name].lora_A)
         assert torch.equal(branch.lora_B, plain[name].lora_B)
         assert torch.equal(branch.gate(), torch.ones(4))
-        assert not branch._gate.log_theta.any()
+        assert not branch.gate_module.log_theta.any()
     assert float(made.rule.lam) == 0.0
 
 
@@ -431,7 +431,7 @@ def test_moments_of_the_kept_directions_survive():
     for branch in made.adapters.values():
         assert any(branch.lora_A is p for p in trained)
         assert any(branch.lora_B is p for p in trained)
-        assert not branch._gate.log_theta.requires_grad
+        assert not branch.gate_module.log_theta.requires_grad
 
 
 def test_kept_directions_go_on_training():

@@ -97,16 +97,17 @@ def test_trains_and_merges(name: str, dtype: torch.dtype, mixed: str, device: st
 @pytest.mark.parametrize(("dtype", "mixed"), [(torch.float32, "no"), (torch.float32, "bf16"), (torch.bfloat16, "no")],
                          ids=["float32", "autocast-bf16", "bf16-base"])
 def test_replicas_follow_their_single_runs(dtype: torch.dtype, mixed: str, device: str) -> None:
-    names = [name for name, method in METHODS.items() if not (method.beside().writes_base or method.trains_base)]
+    names = [name for name, method in METHODS.items()
+             if not (method.with_frozen_base().writes_base or method.trains_base)]
     base, trainers = tiny("bert", dropout=0.0).to(dtype), []
     for name in names:
         model = tiny("bert", dropout=0.0).to(dtype)
         share_weights(model, base, ["classifier.weight", "classifier.bias"])
-        trainers.append(trainer_on(device, METHODS[name].beside(), model, mixed_precision=mixed))
+        trainers.append(trainer_on(device, METHODS[name].with_frozen_base(), model, mixed_precision=mixed))
     tolerance = 1e-3 if (dtype, mixed) == (torch.float32, "no") else 5e-2
     for name, outcome in zip(names, train_together(trainers), strict=True):
         assert isinstance(outcome, Outcome), f"{name}: {outcome}"
-        _, alone = train(METHODS[name].beside(), device, dtype, mixed_precision=mixed)
+        _, alone = train(METHODS[name].with_frozen_base(), device, dtype, mixed_precision=mixed)
         torch.testing.assert_close(losses_of(outcome), alone, rtol=tolerance, atol=tolerance)
 
 
@@ -258,13 +259,14 @@ def test_every_tensor_of_a_training_names_its_device(name, tmp_path):
 
 def test_every_tensor_of_replicas_names_its_device():
     """Of all methods that can share a pass."""
-    names = [name for name, method in METHODS.items() if not (method.beside().writes_base or method.trains_base)]
+    names = [name for name, method in METHODS.items()
+             if not (method.with_frozen_base().writes_base or method.trains_base)]
     base = tiny()
     models = [tiny() for _ in names]
     with DeviceNamed():
         for model in models:
             share_weights(model, base, ["classifier.weight", "classifier.bias"])
-        trainers = [trainer_on("cpu", METHODS[name].beside(), model)
+        trainers = [trainer_on("cpu", METHODS[name].with_frozen_base(), model)
                     for name, model in zip(names, models, strict=True)]
         for name, outcome in zip(names, train_together(trainers), strict=True):
             assert isinstance(outcome, Outcome), f"{name}: {outcome}"

@@ -189,7 +189,7 @@ def test_a_run_that_is_ended_leaves_a_checkpoint(place):
 def test_the_parts_of_a_batch_cover_it(size, rows, accumulation):
     """Each row once; or, where they are too few, all of them on every process. As many micro-batches on each."""
     teams = [Team(rank, size) for rank in range(size)]
-    parts = [team.part(list(range(rows))) for team in teams]
+    parts = [team.shard(list(range(rows))) for team in teams]
     counted = sorted(row for part in parts for row in part)
     assert counted == (list(range(rows)) if rows >= size else sorted(list(range(rows)) * size))
     assert all(1 <= team.pieces(rows, accumulation) <= len(part) for team, part in zip(teams, parts, strict=True))
@@ -204,8 +204,8 @@ def test_alone_all_is_as_it_was():
     assert run.on(team) is run
     assert team.shares(batches, model) == shares(batches, model) == [2 / 3, 1 / 3]
     assert team.any(True, False) == [True, False]
-    assert team.told(lambda: 3) == 3
-    assert team.gathered(4) == [4]
+    assert team.broadcast(lambda: 3) == 3
+    assert team.gather(4) == [4]
     assert team.own_seed(7) == 7
     assert Team(0, 4).whole(config).batch_size == 64
     assert run.on(Team(0, 4)).train.batch_size == 64

@@ -67,7 +67,7 @@ def twin(kind: str, seed: int, base: Any, **kinds: Any) -> Any:
 
 
 def several(kind: str, grid: list[tuple[Method, dict[str, Any]]], *, base: Any = None,
-            form: Callable = methodcaller("beside"), **settings: Any) -> list[Trainer]:
+            form: Callable = methodcaller("with_frozen_base"), **settings: Any) -> list[Trainer]:
     """A trainer for each row of a grid; over one base, where one is given."""
     kinds = {"dtype": settings.pop("dtype", WIDE), "dropout": settings.pop("dropout", 0.0)}
     return [trainer(form(method), twin(kind, seed, base or tiny(kind, **kinds), **kinds), seed=seed,

@@ -89,7 +89,7 @@ class Life(RuleBasedStateMachine):
         self.adapters = lt.adapt(self.model, self.method, seed=seed)
         self.kept, self.learned, self.trained = [], self.base, False
 
-    @precondition(lambda self: self.is_live() and not any(b.echo for b in self.on.values()))
+    @precondition(lambda self: self.is_live() and not any(b.merged_share for b in self.on.values()))
     @rule(seed=st.integers(0, 3))
     def move_by_hand(self, seed: int) -> None:
         """Not while W follows the product: that would have to follow this too."""
