@@ -541,7 +541,7 @@ class BatchedPass:
 
 
 def _close(lanes: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaState, dict[str, float]]]:
-    """`Trainer.close_step` of all, clipping and the optimizers' steps in one; values of those that got through."""
+    """End the step of `Trainer.step` for all, with one clipping and one AdamW; values of those that got through."""
     penalties, values = {}, []
     for lane, loss in lanes:
         with lane.alone():

@@ -459,40 +459,32 @@ class Trainer(RuleLoop):
         """Take accelerate's precision wrapper off the model."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
-    # -- one optimizer step: opened, descended, closed (replicas share the middle)
+    # -- one optimizer step
 
     def step(self, number: int) -> dict[str, float]:
-        """Step 1 … total; values for the callbacks."""
+        """Take step 1 … total, and return its values for the callbacks; replicas take the same steps in one pass."""
         self.open_step(number, self._batches("train", number))
         self.rule.before_step(self.clock)
-        return self.close_step(self._descend())
+        self.optimizer.zero_grad()
+        loss, shares = 0.0, self.team.shares(self.micro_batches, self.adapters.model)
+        for batch, share in zip(self.micro_batches, shares, strict=True):
+            part = self.refuse_non_finite(self.loss(batch) * share, "loss")
+            self.backward(part)
+            loss += float(part.detach())
+        self.team.add_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+        loss = self.team.total(loss)
+        self.rest_without_labels(loss)
+        penalty = self.add_penalty()
+        norm = self.refuse_non_finite(self._clip(), "gradient norm")
+        self.optimizer.step()   # gradients are summed by the team and need no scaling: nothing here is accelerate's
+        return self.after_step(loss, float(norm), penalty)
 
     def open_step(self, number: int, batches: list[Batch], held: list[Batch] | None = None) -> None:
-        """The clock, the rows and the rates of a step; no gradients."""
+        """Set the clock, the micro-batches and the learning rates of a step; no gradients."""
         self.held = held or []
         self.clock, self.micro_batches = Clock(number, self.total, self.clock.per_epoch), batches
         for group, rate in zip(self.optimizer.param_groups, self._rates(number), strict=True):
             group["lr"] = rate
-
-    def _descend(self) -> float:
-        """Gradients of the task loss; the loss."""
-        self.optimizer.zero_grad()
-        task_loss = 0.0
-        weights = self.team.shares(self.micro_batches, self.adapters.model)
-        for batch, share in zip(self.micro_batches, weights, strict=True):
-            loss = self.refuse_non_finite(self.loss(batch) * share, "loss")
-            self.backward(loss)
-            task_loss += float(loss.detach())
-        self.team.add_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
-        return self.team.total(task_loss)
-
-    def close_step(self, task_loss: float) -> dict[str, float]:
-        """The penalty's gradients, the optimizer's step and the rule's; values for the callbacks."""
-        self.rest_without_labels(task_loss)
-        penalty = self.add_penalty()
-        norm = self.refuse_non_finite(self._clip(), "gradient norm")
-        self.optimizer.step()   # gradients are summed by the team and need no scaling: nothing here is accelerate's
-        return self.after_step(task_loss, float(norm), penalty)
 
     def add_penalty(self) -> Tensor | None:
         """What the rule adds to the loss, its gradients added, too."""

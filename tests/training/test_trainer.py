@@ -96,14 +96,14 @@ def headed(kind: str, head: str, dtype: torch.dtype = F64, n: int = 8, **values:
     made = collate_for(head)
     made.label_type = dtype if score else torch.int64
     return Trainer(adapt(model, LoRA(r=4), seed=0), rows, made,
-                   TrainConfig(**{"steps": 6, "batch_size": 8, "lr": 1e-2, **values}), cpu=True)
+                   TrainConfig(**{"steps": 6, "batch_size": 8, "lr": 1e-2, "max_grad_norm": 0.0, **values}), cpu=True)
 
 
 def first_gradients(made: Trainer) -> dict[str, torch.Tensor]:
     """Of the first step's task loss, by parameter."""
     made.prepare()
-    made.open_step(1, made._batches("train", 1))
-    made._descend()
+    made.optimizer.step = made._assert_alive = lambda: None   # nothing moves, and nothing asks why
+    made.step(1)
     return {name: p.grad.clone() for name, p in made.adapters.model.named_parameters() if p.grad is not None}
 
 
