@@ -28,6 +28,8 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import platformdirs
+
 from ..errors import Refusal, sentence
 
 # ---- the cache folder --------------------------------------------------------------------------------------
@@ -37,8 +39,9 @@ SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand besi
 
 
 def home() -> Path:
-    """The cache folder: `$LOWRANK_TEACH_HOME`, or `~/.cache/lowrank_teach`."""
-    return expanded(os.environ.get("LOWRANK_TEACH_HOME") or "~/.cache/lowrank_teach", "LOWRANK_TEACH_HOME")
+    """The cache folder: `$LOWRANK_TEACH_HOME`, or the one that this system has for a package's files."""
+    folder = os.environ.get("LOWRANK_TEACH_HOME") or platformdirs.user_cache_dir("lowrank_teach", appauthor=False)
+    return expanded(folder, "LOWRANK_TEACH_HOME")
 
 
 def data_folder() -> Path | None:

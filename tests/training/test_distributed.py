@@ -45,7 +45,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def two(place) -> list[dict[str, Any]]:
     """What two processes found, by rank."""
-    script = str(Path(__file__).with_name("ranks.py"))
+    script = str(Path(__file__).parents[1] / "ranks.py")
     done = subprocess.run([*LAUNCH, script, str(place), str(place / "tiny")], env=environment(place),
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
