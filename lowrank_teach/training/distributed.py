@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from .batches import counted, interrupt_between_steps, shares
 from .config import TrainConfig
@@ -48,36 +48,36 @@ class Team:
 
     @staticmethod
     def here(cpu: bool = False) -> Team:
-        """The team that this process was started in."""
+        """Return the team that this process was started in."""
         # PartialState joins processes of a CPU only when it is told that there is nothing else
         state = PartialState(cpu=cpu or not torch.accelerator.is_available(), timeout=LONGEST)
         return Team(state.process_index, state.num_processes, state.device)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that evaluates and writes."""
+        """Say whether this is the process that evaluates, calls callbacks and writes: rank 0."""
         return self.rank == 0
 
     def own_seed(self, seed: int) -> int:
-        """This process's seed for dropout; of a seed torch's generator of the CPU takes the lower 32 bits."""
+        """Return this process's seed for dropout, of 32 bits, of which torch's generator of the CPU takes no more."""
         return (seed + 2_654_435_761 * self.rank) % 2**32
 
     # -- the batch of a step
 
     def whole(self, config: TrainConfig) -> TrainConfig:
-        """The training as one process would do it: with the batch of all."""
+        """Return the training as one process would do it: with the batch of all."""
         return config if self.size == 1 else dataclasses.replace(config, batch_size=self.size * config.batch_size)
 
     def shard(self, rows: list[T]) -> list[T]:
-        """This process's rows of a step; all of them, if they are too few to be parted."""
+        """Return this process's rows of a step; all of them, if they are fewer than the processes."""
         return rows[self.rank::self.size] if len(rows) >= self.size else rows
 
     def pieces(self, rows: int, accumulation: int) -> int:
-        """Micro-batches of a step of so many rows: as many on every process."""
+        """Return the number of micro-batches of a step of so many rows, which is the same on every process."""
         return min(accumulation, rows // self.size or rows)
 
     def shares(self, batches: Sequence[Batch], model: Any) -> list[float]:
-        """Each micro-batch's share of the mean loss over the batch of all; see `batches.shares`."""
+        """Return each micro-batch's share of the mean loss over the batch of all processes; see `batches.shares`."""
         if self.size == 1:
             return shares(batches, model)
         counts = [int(counted(batch, model)) for batch in batches]
@@ -87,19 +87,17 @@ class Team:
     # -- sums over all
 
     def total(self, number: float) -> float:
-        """The sum of every process's number."""
+        """Return the sum of a number over all processes."""
         return self._reduced([number])[0]
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether some process has it set; so that all stop at the same step."""
+        """Return for each flag whether some process has it set, so that all stop at the same step."""
         return [value > 0 for value in self._reduced([float(flag) for flag in flags])]
 
     def _reduced(self, numbers: list[float]) -> list[float]:
         if self.size == 1:
             return numbers
-        held = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(held)
-        return held.tolist()
+        return reduce(torch.tensor(numbers, dtype=torch.float64, device=self.device), "sum").tolist()
 
     def add_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Put the sum over all processes into each gradient."""
@@ -109,7 +107,7 @@ class Team:
                 mine.copy_(summed)
 
     def joined(self, model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name for a loss whose gradients, of any order, are those of the sum over all processes.
+        """Return parameters by name for a loss whose gradients, of any order, are summed over all processes.
 
         given: tensors in the place of the model's own; the others that train are joined to them.
         """
@@ -119,10 +117,10 @@ class Team:
         return {name: value for part in (given, rest) if part
                 for name, value in zip(part, _Spread.apply(*part.values()), strict=True)}
 
-    # -- what the first process does for all
+    # -- what rank 0 does for all
 
     def broadcast(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first process, on every one; what it raises there, too."""
+        """Run `make` on rank 0, and return its result, or raise its error, on every rank."""
         if self.size == 1:
             return make()
         said: list[Any] = [None, None]
@@ -131,21 +129,18 @@ class Team:
                 said[0] = make()
             except Exception as error:  # else the others would wait for ever
                 said[1] = error
-        dist.broadcast_object_list(said, src=0, device=torch.device(self.device))
+        broadcast_object_list(said)
         if said[1] is not None:
             raise said[1]
         return said[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, by rank."""
-        found: list[Any] = [value] * self.size
-        if self.size > 1:
-            dist.all_gather_object(found, value)
-        return found
+        """Return the values of all processes, by rank."""
+        return [value] if self.size == 1 else gather_object([value])
 
     @contextmanager
     def interrupts(self) -> Iterator[threading.Event]:
-        """Ctrl-C waits for the end of the step; with several processes so does the launcher's SIGTERM after it."""
+        """Let Ctrl-C, and with several processes the launcher's SIGTERM after it, wait for the end of the step."""
         if self.size == 1 or threading.current_thread() is not threading.main_thread():
             with interrupt_between_steps() as asked:
                 yield asked
@@ -160,12 +155,11 @@ class Team:
 
 
 def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of each over all processes, in one exchange a type of number; the same bits on every one."""
+    """Sum each tensor over all processes, in one exchange a type of number; every process gets the same bits."""
     found: dict[int, Tensor] = {}
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         places = [i for i, t in enumerate(tensors) if t.dtype == dtype]
-        flat = torch.cat([tensors[i].detach().flatten() for i in places])
-        dist.all_reduce(flat)
+        flat = reduce(torch.cat([tensors[i].detach().flatten() for i in places]), "sum")
         parts = flat.split([tensors[i].numel() for i in places])
         found |= {i: part.view_as(tensors[i]) for i, part in zip(places, parts, strict=True)}
     return [found[i] for i in range(len(tensors))]
