@@ -77,7 +77,7 @@ assert found.arms[0] == "LoRA"
 
 # %%
 METHODS = ("COLA", "SaLoRA", "Delta-LoRA", "AutoLoRA")
-against_lora = {f"{arm} − LoRA": side_by_side.judge(found, arm, "LoRA") for arm in METHODS}
+against_lora = {f"{arm} − LoRA": side_by_side.compare_methods(found, arm, "LoRA") for arm in METHODS}
 over_tasks = f"mean difference over {len(found.tasks)} tasks, points"
 style.show(
     side_by_side.over_all_tasks(against_lora, over_tasks),
@@ -167,7 +167,7 @@ reveal(
 )
 
 # %%
-above_head = side_by_side.judge_tasks(found, "LoRA", "head only")
+above_head = side_by_side.compare_on_tasks(found, "LoRA", "head only")
 most = max(above_head, key=lambda task: abs(above_head[task].mean))
 reveal(
     "The head alone, on frozen features, needs no branch. On how many tasks is LoRA ahead?",
@@ -356,7 +356,7 @@ contents.readable(found.table(), "scores")
 
 # %%
 shown = [arm for arm in found.arms if arm not in ("LoRA", "head only")]
-cells = {arm: side_by_side.judge_tasks(found, arm, "LoRA") for arm in shown}
+cells = {arm: side_by_side.compare_on_tasks(found, arm, "LoRA") for arm in shown}
 table_of = [[cells[arm][task] for task in found.tasks] for arm in shown]
 clear = np.array([[one.clear for one in row] for row in table_of])
 means = np.array([[one.mean for one in row] for row in table_of])
@@ -493,7 +493,7 @@ assert cost.loc["head only", "numbers"] == 0 < cost.loc["AutoLoRA", "numbers"]
 # %%
 pairs = [("SaLoRA", "LoRA, all six"), ("Delta-LoRA", "LoRA, α × 1.5"),
          ("AutoLoRA", "LoRA, r = 4"), ("LoRA, all six", "LoRA"), ("LoRA", "head only")]
-controls = {f"{arm} − {other}": side_by_side.judge(found, arm, other) for arm, other in pairs}
+controls = {f"{arm} − {other}": side_by_side.compare_methods(found, arm, other) for arm, other in pairs}
 style.show(
     side_by_side.over_all_tasks(controls, over_tasks),
     "The first three rows are the controls. Compare with the picture of section 2: does "

@@ -15,7 +15,7 @@ from lowrank_teach.adapters import adapt
 from lowrank_teach.analysis import style, toy_problems
 from lowrank_teach.course import explorer
 from lowrank_teach.course.chapters import side_by_side
-from lowrank_teach.course.chapters.side_by_side import BestOfGrid, Judged
+from lowrank_teach.course.chapters.side_by_side import BestOfGrid, PairedDifference
 from lowrank_teach.methods import DyLoRA, LoRA
 from lowrank_teach.reproduction.rank_cuts import cut_branches
 from lowrank_teach.reproduction.results import SideBySide
@@ -143,16 +143,16 @@ def found() -> SideBySide:
 
 
 def test_a_judgement_says_what_the_interval_says(found):
-    ahead = side_by_side.judge(found, "COLA", "LoRA", "rt")
+    ahead = side_by_side.compare_methods(found, "COLA", "LoRA", "rt")
     assert ahead.mean == pytest.approx(3.0)
     assert ahead.clear
     assert ahead.says.startswith("COLA ahead of LoRA: 3.00 points (")
-    behind = side_by_side.judge(found, "COLA", "LoRA", "wic")
+    behind = side_by_side.compare_methods(found, "COLA", "LoRA", "wic")
     assert behind.verdict == OPPOSITE
     assert "COLA behind LoRA: −1.00" in behind.says
-    assert side_by_side.judge(found, "LoRA", "LoRA").verdict == OPEN
-    assert set(side_by_side.judge_tasks(found, "COLA", "LoRA")) == {"rt", "wic"}
-    few = side_by_side.judge(SideBySide({}, [r for r in found.records if r["seed"] < 4]), "COLA", "LoRA")
+    assert side_by_side.compare_methods(found, "LoRA", "LoRA").verdict == OPEN
+    assert set(side_by_side.compare_on_tasks(found, "COLA", "LoRA")) == {"rt", "wic"}
+    few = side_by_side.compare_methods(SideBySide({}, [r for r in found.records if r["seed"] < 4]), "COLA", "LoRA")
     assert (few.verdict, few.interval, few.clear) == (NO_RUNS, None, False)
     assert "too few seeds" in few.says
 
@@ -250,8 +250,9 @@ def test_a_table_shows_every_difference_and_frames_the_clear_ones():
 
 
 def test_intervals_stand_at_their_task_in_the_colour_of_their_verdict():
-    rows = {"rt": Judged("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS), "wic": Judged("a", "b", [-1.0, 1.0], None, OPEN)}
-    other = {**rows, "rt": Judged("a", "b", [-1.0, -2.0], (-3.0, -0.5), OPPOSITE)}
+    rows = {"rt": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS),
+            "wic": PairedDifference("a", "b", [-1.0, 1.0], None, OPEN)}
+    other = {**rows, "rt": PairedDifference("a", "b", [-1.0, -2.0], (-3.0, -0.5), OPPOSITE)}
     fig = side_by_side.intervals_by_task({"a": rows, "b": other}, "points")
     first, second = fig.axes
     bars = [[line for line in ax.lines if line.get_linewidth() == 2.5] for ax in (first, second)]
@@ -263,7 +264,7 @@ def test_intervals_stand_at_their_task_in_the_colour_of_their_verdict():
 
 
 def test_all_tasks_stand_in_a_forest():
-    fig = side_by_side.over_all_tasks({"a − b": Judged("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS)}, "points")
+    fig = side_by_side.over_all_tasks({"a − b": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS)}, "points")
     assert fig.axes[0].get_yticklabels()[0].get_text().startswith("a − b")
     assert [text.get_text() for text in fig.legends[0].texts] == [HOLDS]
 

@@ -1,4 +1,7 @@
-"""Pictures of 06: the alternation, the two-level surface, hypergradients, ranks dealt by chance, arms over seeds."""
+"""Notebook 06, AutoLoRA: its pictures, the slider of the threshold, the exercises, and hypergradients measured.
+
+M matrices (sites), k directions each; a toy has one inner number w and one outer number β.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...adapters import adapt
 from ...analysis import style
 from ...analysis.measures import in_turns, training_step
+from ...analysis.plots import Numbers
 from ...analysis.toy_problems import Bilevel
 from ...gates import Selection
 from ...lowrank import LowRank
@@ -30,8 +32,10 @@ from ...methods.lora import LoRARule
 from ...training.trainer import Trainer
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..schematic import arrow, box, canvas
 
-Numbers = Sequence[float] | np.ndarray
+# ---- pictures ---------------------------------------------------------------------------------------------
+
 # kind of hypergradient -> what the legend calls it, colour, line style, marker
 KINDS = {"first_order": ("first order (η = 0)", style.ORANGE, "--", "s"),
          "unrolled": ("unrolled: weight η", style.BLUE, "-", "o"),
@@ -41,34 +45,19 @@ KINDS = {"first_order": ("first order (η = 0)", style.ORANGE, "--", "s"),
 
 def two_levels() -> Figure:
     """The search as a loop between two halves of the rows, and what comes out of it."""
-    fig = Figure(figsize=(9.0, 3.4), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0, 3.4))
-    ax.set_axis_off()
-    _node(ax, 0.1, 2.35, 1.9, 0.8, style.GREY, "rows, half 1", "training rows")
-    _node(ax, 0.1, 0.35, 1.9, 0.8, style.GREY, "rows, half 2", "held-out rows")
-    _node(ax, 2.8, 2.35, 2.5, 0.8, style.BLUE, "A, B, head", "inner level: one step down")
-    _node(ax, 2.8, 0.35, 2.5, 0.8, style.ORANGE, "β → α = softmax β", "outer level: one step down")
-    _node(ax, 6.3, 1.35, 2.5, 0.8, style.GREEN, "rank = #{α ≥ 1/k}", "then plain LoRA, all rows")
+    fig, ax = canvas(9.0, 3.4)
+    box(ax, 0.1, 2.35, 1.9, 0.8, style.GREY, "training rows", name="rows, half 1")
+    box(ax, 0.1, 0.35, 1.9, 0.8, style.GREY, "held-out rows", name="rows, half 2")
+    box(ax, 2.8, 2.35, 2.5, 0.8, style.BLUE, "inner level: one step down", name="A, B, head")
+    box(ax, 2.8, 0.35, 2.5, 0.8, style.ORANGE, "outer level: one step down", name="β → α = softmax β")
+    box(ax, 6.3, 1.35, 2.5, 0.8, style.GREEN, "then plain LoRA, all rows", name="rank = #{α ≥ 1/k}")
     for start, end in (((2.05, 2.75), (2.75, 2.75)), ((2.05, 0.75), (2.75, 0.75)), ((5.35, 0.75), (6.25, 1.6))):
-        _arrow(ax, start, end, "arc3")
-    _arrow(ax, (3.6, 2.3), (3.6, 1.2), "arc3,rad=0.25")
-    _arrow(ax, (4.5, 1.2), (4.5, 2.3), "arc3,rad=0.25")
+        arrow(ax, start, end)
+    arrow(ax, (3.6, 2.3), (3.6, 1.2), bend=0.25)
+    arrow(ax, (4.5, 1.2), (4.5, 2.3), bend=0.25)
     ax.text(3.25, 1.75, "virtual step Ŵ", ha="right", va="center", fontsize=10)
     ax.text(4.85, 1.75, "new α", ha="left", va="center", fontsize=10)
     return fig
-
-
-def _node(ax: Axes, x: float, y: float, width: float, height: float, color: str, name: str, words: str) -> None:
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.1",
-                                facecolor=color, edgecolor=style.BLACK, alpha=0.35))
-    ax.text(x + width / 2, y + 0.62 * height, name, ha="center", va="center", fontsize=11, fontweight="bold")
-    ax.text(x + width / 2, y + 0.25 * height, words, ha="center", va="center", fontsize=9)
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], bend: str) -> None:
-    ax.add_patch(FancyArrowPatch(start, end, connectionstyle=bend, arrowstyle="-|>", mutation_scale=14,
-                                 color=style.BLACK, linewidth=1.3, shrinkA=0, shrinkB=0))
 
 
 def two_level_surface(beta: np.ndarray, w: np.ndarray, held_out: np.ndarray, inner: np.ndarray,
@@ -207,10 +196,90 @@ def correlations(table: np.ndarray, names: Sequence[str]) -> Figure:
     return fig
 
 
-# ---- exercises.autolora ----------------------------------------------------------------------------------
-# The exercises of 06: selection weights, ranks, the virtual step, two hypergradients, the hand-over of s.
-# M matrices (sites), k directions each; a toy has one inner number w and one outer number β
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
 
+TOLERANCE = 1e-6   # as in gates.Selection.rank: weights that all equal 1/k count as kept, whatever the rounding
+
+
+class RankThreshold(Picture):
+    """Left the ranks by matrix and layer; right all selection weights in order, with the threshold's line.
+
+    Args: alphas: site -> α (k,), all of one k; AutoLoRA keeps a direction if its α is at least 1/k.
+    """
+
+    def __init__(self, alphas: Mapping[str, np.ndarray]) -> None:
+        self.alphas = {site: np.asarray(alpha, dtype=float) for site, alpha in alphas.items()}
+        self.matrices, self.layers = style.site_grid([dict.fromkeys(self.alphas, 0.0)])
+        self.sorted = np.sort(np.concatenate(list(self.alphas.values())))[::-1]      # (M·k,)
+        self.k = len(next(iter(self.alphas.values())))
+        spread = max(float(np.abs(self.sorted - 1 / self.k).max()), 0.02 / self.k)
+        step = 10.0 ** math.floor(math.log10(spread / 8))
+        reach = math.ceil(1.1 * spread / step)                                       # moves to either side of 1/k
+        low, high = 1 / self.k - reach * step, 1 / self.k + reach * step
+        self.controls = (Control("threshold", "threshold on α", max(low, 0.0), high, 1 / self.k, step),)
+        super().__init__()
+
+    def ranks(self, threshold: float) -> dict[str, int]:
+        """Site -> number of directions whose weight is at least the threshold."""
+        return {site: int((alpha >= threshold - TOLERANCE).sum()) for site, alpha in self.alphas.items()}
+
+    def build(self) -> list[Artist]:
+        left, right = self.axes
+        table = np.zeros((len(self.matrices), len(self.layers)))
+        self.image = left.imshow(table, cmap="cividis", vmin=0, vmax=self.k, aspect="auto")
+        self.fig.colorbar(self.image, ax=left, pad=0.02).set_label("Rank", fontsize=9)
+        style.dress(left, "Layer", "Matrix", " ")
+        left.grid(False)
+        style.layer_ticks(left, self.layers)
+        left.set_yticks(range(len(self.matrices)), [style.site_label(m) for m in self.matrices])
+        self.numbers = {at: left.text(at[1], at[0], "", ha="center", va="center", fontsize=9)
+                        for at in np.ndindex(table.shape)}
+        self.kept, = right.plot([], [], "o", color=style.BLUE, markersize=4, label="kept")
+        self.dropped, = right.plot([], [], "x", color=style.ORANGE, markersize=4, label="dropped")
+        self.line = right.axhline(1 / self.k, color=style.BLACK, linestyle="--", linewidth=1.5)
+        right.axhline(1 / self.k, color=style.GREY, linestyle=":", linewidth=1.2)
+        right.text(0.99, 1 / self.k, f"1/{self.k}", transform=right.get_yaxis_transform(), ha="right", va="bottom",
+                   fontsize=9, color=style.GREY)
+        right.set_xlim(-1, len(self.sorted))
+        right.set_ylim(self.controls[0].low, self.controls[0].high)
+        style.dress(right, "Weights of all matrices, sorted", "Selection weight α", " ")
+        return [self.image, *self.numbers.values(), self.kept, self.dropped, self.line, left.title, right.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        threshold = state["threshold"]
+        ranks = self.ranks(threshold)
+        kept = int((self.sorted >= threshold - TOLERANCE).sum())
+        return {"table": style.site_table(ranks, self.matrices, self.layers), "kept": kept, "threshold": threshold,
+                "left": f"ranks: {sum(ranks.values())} in all",
+                "right": f"α ≥ {threshold:.4g}: {kept} of {len(self.sorted)} kept (blue)"}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        table, kept = arrays["table"], arrays["kept"]
+        self.image.set_data(table)
+        for at, number in self.numbers.items():
+            rank = table[at]
+            number.set_text("" if np.isnan(rank) else f"{rank:.0f}")
+            number.set_color(style.text_color(tuple(self.image.to_rgba(rank))))
+        x = np.arange(len(self.sorted))
+        self.kept.set_data(x[:kept], self.sorted[:kept])
+        self.dropped.set_data(x[kept:], self.sorted[kept:])
+        self.line.set_ydata([arrays["threshold"]] * 2)
+        self.axes[0].set_title(arrays["left"], fontsize=10)
+        self.axes[1].set_title(arrays["right"], fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        threshold = state["threshold"]
+        ranks = list(self.ranks(threshold).values())
+        none = sum(rank == 0 for rank in ranks)
+        where = ("At 1/k every matrix keeps at least one direction: its largest weight is never below the mean."
+                 if abs(threshold - 1 / self.k) <= TOLERANCE else
+                 f"{none} of {len(ranks)} matrices would get no update at all." if none else
+                 "Every matrix still keeps a direction.")
+        return (f"Threshold {threshold:.4g}: ranks from {min(ranks)} to {max(ranks)}, {sum(ranks)} in all, "
+                f"{sum(ranks) / len(ranks):.1f} a matrix. {where}")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 def _selections(beta: Tensor, constraint: str = "softmax") -> list[Selection]:
     made = [Selection(beta.shape[1], constraint) for _ in beta]
@@ -366,99 +435,7 @@ EXERCISES.update({
 })
 
 
-# ---- explorers.autolora ----------------------------------------------------------------------------------
-# The picture behind the slider of 06: a threshold on selection weights, and the ranks that it leaves.
-#
-# Exact and computed live, from the weights α of any search. Used by 06 and 10.
-# M matrices (sites), k directions each
-TOLERANCE = 1e-6   # as in gates.Selection.rank: weights that all equal 1/k count as kept, whatever the rounding
-
-
-class RankThreshold(Picture):
-    """Left the ranks by matrix and layer; right all selection weights in order, with the threshold's line.
-
-    Args: alphas: site -> α (k,), all of one k; AutoLoRA keeps a direction if its α is at least 1/k.
-    """
-
-    def __init__(self, alphas: Mapping[str, np.ndarray]) -> None:
-        self.alphas = {site: np.asarray(alpha, dtype=float) for site, alpha in alphas.items()}
-        self.matrices, self.layers = style.site_grid([dict.fromkeys(self.alphas, 0.0)])
-        self.sorted = np.sort(np.concatenate(list(self.alphas.values())))[::-1]      # (M·k,)
-        self.k = len(next(iter(self.alphas.values())))
-        spread = max(float(np.abs(self.sorted - 1 / self.k).max()), 0.02 / self.k)
-        step = 10.0 ** math.floor(math.log10(spread / 8))
-        reach = math.ceil(1.1 * spread / step)                                       # moves to either side of 1/k
-        low, high = 1 / self.k - reach * step, 1 / self.k + reach * step
-        self.controls = (Control("threshold", "threshold on α", max(low, 0.0), high, 1 / self.k, step),)
-        super().__init__()
-
-    def ranks(self, threshold: float) -> dict[str, int]:
-        """Site -> number of directions whose weight is at least the threshold."""
-        return {site: int((alpha >= threshold - TOLERANCE).sum()) for site, alpha in self.alphas.items()}
-
-    def build(self) -> list[Artist]:
-        left, right = self.axes
-        table = np.zeros((len(self.matrices), len(self.layers)))
-        self.image = left.imshow(table, cmap="cividis", vmin=0, vmax=self.k, aspect="auto")
-        self.fig.colorbar(self.image, ax=left, pad=0.02).set_label("Rank", fontsize=9)
-        style.dress(left, "Layer", "Matrix", " ")
-        left.grid(False)
-        style.layer_ticks(left, self.layers)
-        left.set_yticks(range(len(self.matrices)), [style.site_label(m) for m in self.matrices])
-        self.numbers = {at: left.text(at[1], at[0], "", ha="center", va="center", fontsize=9)
-                        for at in np.ndindex(table.shape)}
-        self.kept, = right.plot([], [], "o", color=style.BLUE, markersize=4, label="kept")
-        self.dropped, = right.plot([], [], "x", color=style.ORANGE, markersize=4, label="dropped")
-        self.line = right.axhline(1 / self.k, color=style.BLACK, linestyle="--", linewidth=1.5)
-        right.axhline(1 / self.k, color=style.GREY, linestyle=":", linewidth=1.2)
-        right.text(0.99, 1 / self.k, f"1/{self.k}", transform=right.get_yaxis_transform(), ha="right", va="bottom",
-                   fontsize=9, color=style.GREY)
-        right.set_xlim(-1, len(self.sorted))
-        right.set_ylim(self.controls[0].low, self.controls[0].high)
-        style.dress(right, "Weights of all matrices, sorted", "Selection weight α", " ")
-        return [self.image, *self.numbers.values(), self.kept, self.dropped, self.line, left.title, right.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        threshold = state["threshold"]
-        ranks = self.ranks(threshold)
-        kept = int((self.sorted >= threshold - TOLERANCE).sum())
-        return {"table": style.site_table(ranks, self.matrices, self.layers), "kept": kept, "threshold": threshold,
-                "left": f"ranks: {sum(ranks.values())} in all",
-                "right": f"α ≥ {threshold:.4g}: {kept} of {len(self.sorted)} kept (blue)"}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        table, kept = arrays["table"], arrays["kept"]
-        self.image.set_data(table)
-        for at, number in self.numbers.items():
-            rank = table[at]
-            number.set_text("" if np.isnan(rank) else f"{rank:.0f}")
-            number.set_color(style.text_color(tuple(self.image.to_rgba(rank))))
-        x = np.arange(len(self.sorted))
-        self.kept.set_data(x[:kept], self.sorted[:kept])
-        self.dropped.set_data(x[kept:], self.sorted[kept:])
-        self.line.set_ydata([arrays["threshold"]] * 2)
-        self.axes[0].set_title(arrays["left"], fontsize=10)
-        self.axes[1].set_title(arrays["right"], fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        threshold = state["threshold"]
-        ranks = list(self.ranks(threshold).values())
-        none = sum(rank == 0 for rank in ranks)
-        where = ("At 1/k every matrix keeps at least one direction: its largest weight is never below the mean."
-                 if abs(threshold - 1 / self.k) <= TOLERANCE else
-                 f"{none} of {len(ranks)} matrices would get no update at all." if none else
-                 "Every matrix still keeps a direction.")
-        return (f"Threshold {threshold:.4g}: ranks from {min(ranks)} to {max(ranks)}, {sum(ranks)} in all, "
-                f"{sum(ranks) / len(ranks):.1f} a matrix. {where}")
-
-
-# ---- hypergradients --------------------------------------------------------------------------------------
-# AutoLoRA's four hypergradients on a real network in the middle of a search: direction, parts, cost.
-#
-# Each number is about `methods.autolora.hypergradient`; no formula stands here. Dropout is off and all kinds see the
-# same rows, so that nothing but the kind differs. Used by 06.
-# M matrices, k directions each
-
+# ---- the four hypergradients on a network in the middle of a search ---------------------------------------
 
 class Probe:
     """A searched network, and pairs of batches from both halves of its rows.

@@ -1,4 +1,8 @@
-"""The exercises of 03: tie a knot, extend, the first move after it, whole epochs, the chain's rank, Frank-Wolfe."""
+"""Notebook 03, COLA: its pictures, its slider over links and ranks, and its exercises.
+
+The slider solves a chain of updates live on matrix completion. d out (rows), k in (columns), r rank of a link,
+M links, S sweeps and the start.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from ...adapters import Adapters, adapt
 from ...analysis import measures, style
 from ...analysis import toy_problems as toy
+from ...analysis.plots import Numbers
 from ...analysis.toy_problems import Chain, Completion, completion, fit_chain
 from ...lowrank import initial_A
 from ...methods import COLA, Clock
@@ -24,8 +29,156 @@ from ...methods.base import reset_moments
 from ...methods.cola import COLARule
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..schematic import arrow, canvas, matrix
 
-# k in, d out, r rank of a link
+# ---- pictures ---------------------------------------------------------------------------------------------
+
+def chain_idea() -> Figure:
+    """Three panels, one a verb: a link trains beside W, is written into W, and a new one starts at zero."""
+    fig, ax = canvas(9.0, 2.9, y=(0, 2.75))
+    verbs = (("1 tune", r"$W + s\,B_1 A_1$"), ("2 tie a knot", r"$W' = W + s\,B_1 A_1$"),
+             ("3 extend", r"$W' + s\,B_2 A_2$, with $B_2 = 0$"))
+    for i, (verb, formula) in enumerate(verbs):
+        x = 3.05 * i
+        ax.text(x + 1.25, 2.55, verb, ha="center", va="center", fontsize=12, fontweight="bold")
+        ax.text(x + 1.25, 0.12, formula, ha="center", va="center", fontsize=11)
+        _frozen(ax, x + 0.1, "W" if i == 0 else "W'")
+    _link(ax, 0.0, style.BLUE, "1", trained=True)
+    arrow(ax, (5.35, 1.55), (4.6, 1.55))
+    ax.text(5.02, 1.66, r"$s\,B_1 A_1$", ha="center", va="bottom", fontsize=10, color=style.BLUE)
+    ax.text(5.02, 1.42, "added, then\nforgotten", ha="center", va="top", fontsize=9)
+    _link(ax, 6.1, style.ORANGE, "2", trained=False)
+    for x in (2.9, 5.95):
+        ax.axvline(x, color=style.PALE, linewidth=1)
+    return fig
+
+
+def _frozen(ax: Axes, x: float, name: str) -> None:
+    """W, grey; after the knot with a blue band in it, which is the link."""
+    matrix(ax, x, 0.9, 1.3, 1.3, style.GREY, name, "frozen")
+    if name != "W":
+        ax.add_patch(Rectangle((x, 0.9), 1.3, 1.3, facecolor=style.BLUE, edgecolor=style.BLACK, alpha=0.35,
+                               hatch="//"))
+
+
+def _link(ax: Axes, x: float, color: str, number: str, *, trained: bool) -> None:
+    """A pair of strips right of W; a hollow B is zero."""
+    ax.text(x + 1.58, 1.55, "+", ha="center", va="center", fontsize=16)
+    matrix(ax, x + 1.8, 0.9, 0.18, 1.3, color if trained else "none", words=f"$B_{number}$", size=11,
+           alpha=0.6 if trained else 1.0)
+    matrix(ax, x + 2.08, 2.02, 0.72, 0.18, color, words=f"$A_{number}$", size=11, alpha=0.6)
+    ax.text(x + 2.46, 1.32, "both train" if trained else "B zero,\nA random,\nnew Adam",
+            ha="center", va="center", fontsize=9)
+
+
+def powers(curves: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, ylabel: str,
+           bounds: Mapping[str, tuple[Numbers, Numbers]] | None = None) -> Figure:
+    """Curves on two log axes, where a power law is a straight line; bounds dashed and without markers.
+
+    Args: name -> (x, y), each (n,), all above zero.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.8, None, width=8.0)
+    bounds = bounds or {}
+    for name, look in style.looks([*curves, *bounds]).items():
+        x, y = curves[name] if name in curves else bounds[name]
+        line = {"marker": look["marker"] if len(x) <= 24 else "", "linestyle": "-"} if name in curves else \
+            {"marker": "", "linestyle": look["linestyle"] if look["linestyle"] != "-" else "--"}
+        ax.loglog(x, y, **{**look, **line, "linewidth": 1.6})
+    style.dress(ax, f"{xlabel} (log)", f"{ylabel} (log)")
+    style.legend(fig)
+    return fig
+
+
+def saving_bars(shares: Mapping[str, Mapping[int, float]], *, xlabel: str) -> Figure:
+    """What a smaller second link saves, in per cent of a run's operations; a group of bars a network.
+
+    Args: network -> rank of the second link -> share of the whole in [0, 1].
+    """
+    ranks = list(next(iter(shares.values())))
+    fig, (ax,) = style.panels(1, 1, 2.8, None, width=8.0)
+    height = 0.8 / len(shares)
+    for i, (name, look) in enumerate(style.looks(shares).items()):
+        at = np.arange(len(ranks)) + (i - (len(shares) - 1) / 2) * height
+        values = [100 * shares[name][rank] for rank in ranks]
+        bars = ax.barh(at, values, height=0.9 * height, color=look["color"], label=name,
+                       hatch=("", "//", "..")[i % 3], edgecolor="white")
+        ax.bar_label(bars, fmt="%.3f %%", fontsize=9, padding=4)
+    ax.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
+    ax.margins(x=0.15)
+    style.dress(ax, xlabel, "Rank of the second link")
+    ax.grid(axis="y", visible=False)
+    style.legend(fig)
+    return fig
+
+
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+class ColaChain(Picture):
+    """Links of rank r fitted one after the other, beside one update of rank M · r for the same sweeps.
+
+    Args: problem: None takes the course's. sweeps: for every chain. most: links, and directions of a link.
+    """
+
+    def __init__(self, problem: Completion | None = None, sweeps: int = 24, most: tuple[int, int] = (6, 4)) -> None:
+        self.problem, self.sweeps, self.most = problem or completion(), sweeps, most
+        self.shown = min(16, *self.problem.target.shape)
+        self.wanted = np.linalg.svd(self.problem.target, compute_uv=False)[:self.shown]
+        self.controls = (Control("links", "links M", 1, most[0], 3), Control("r", "rank r of a link", 1, most[1], 1))
+        super().__init__()
+
+    def solve(self, links: int, r: int) -> tuple[Chain, Chain]:
+        """The chain, and one link of its whole rank (at most min(d, k))."""
+        whole = min(links * r, *self.problem.target.shape)
+        return (fit_chain(self.problem, links, r, self.sweeps), fit_chain(self.problem, 1, whole, self.sweeps))
+
+    def build(self) -> list[Artist]:
+        left, right = self.axes
+        self.knots = [left.axvline(0, color=style.GREY, linestyle="--", linewidth=1.0, label=label)
+                      for label in ["knot", *[None] * (self.most[0] - 2)]]
+        looks = ((style.BLUE, "-", "seen"), (style.ORANGE, "-", "hidden"), (style.BLUE, ":", "one update"),
+                 (style.ORANGE, ":", None))
+        self.lines = [left.plot([], [], color=color, linestyle=line, linewidth=1.8, label=name)[0]
+                      for color, line, name in looks]
+        left.set(xlim=(0, self.sweeps), ylim=(0.05, 3.0), yscale="log")
+        i = np.arange(1, self.shown + 1)
+        self.bars = right.bar(i, np.ones(self.shown), color=style.BLUE)
+        right.plot(i, self.wanted, "_", color=style.BLACK, markersize=11, label="target")
+        right.set_ylim(0, 1.1 * self.wanted[0])
+        style.dress(left, "Sweep", "Error (log)", " ")
+        style.dress(right, "Index i", "Singular value", " ")
+        style.legend(self.fig)
+        return [*self.knots, *self.lines, *self.bars, left.title, right.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        links, r = state["links"], state["r"]
+        chain, one = self.solve(links, r)
+        s = np.linalg.svd(chain.W, compute_uv=False)
+        return {"errors": np.array([chain.seen, chain.hidden, one.seen, one.hidden]), "knots": chain.knots,
+                "s": s[:self.shown], "rank": int((s > 1e-6 * s[0]).sum()), "left": f"M = {links} links of rank {r}"}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        left, right = self.axes
+        for line, values in zip(self.lines, arrays["errors"], strict=True):
+            line.set_data(np.arange(self.sweeps + 1), values)
+        places = [*arrays["knots"], *[-1] * len(self.knots)]        # a knot at −1 is off the axis
+        for mark, at in zip(self.knots, places, strict=False):
+            mark.set_xdata([at, at])
+        for bar, height in zip(self.bars, arrays["s"], strict=True):
+            bar.set_height(height)
+        left.set_title(arrays["left"], fontsize=10)
+        right.set_title(f"all links added up: rank {arrays['rank']}", fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        links, r = state["links"], state["r"]
+        found = self.arrays(**state)
+        seen, hidden, one_seen, one_hidden = found["errors"][:, -1]
+        parts = "one link" if links == 1 else f"{links} links"
+        return (f"{parts[0].upper()}{parts[1:]} of rank {r}, {self.sweeps} sweeps in all, add up to rank "
+                f"{found['rank']}: error {seen:.2f} on seen and {hidden:.2f} on hidden entries; one update of rank "
+                f"{min(links * r, *self.problem.target.shape)} reaches {one_seen:.2f} and {one_hidden:.2f}.")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 _SEED = 7   # of the new link's A
 
@@ -203,166 +356,3 @@ EXERCISES.update({
 def _polar(G: Tensor) -> Tensor:
     u, _, vh = torch.linalg.svd(G, full_matrices=False)
     return u @ vh
-
-
-# ---- drawings.cola ---------------------------------------------------------------------------------------
-# Tune, tie, extend in one picture; numbers that fall by powers, with bounds; the parts of a cost. Used by 03.
-Numbers = Sequence[float] | np.ndarray
-
-
-def chain_idea() -> Figure:
-    """Three panels, one a verb: a link trains beside W, is written into W, and a new one starts at zero."""
-    fig = Figure(figsize=(9.0, 2.9), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0, 2.75))
-    ax.set_axis_off()
-    verbs = (("1 tune", r"$W + s\,B_1 A_1$"), ("2 tie a knot", r"$W' = W + s\,B_1 A_1$"),
-             ("3 extend", r"$W' + s\,B_2 A_2$, with $B_2 = 0$"))
-    for i, (verb, formula) in enumerate(verbs):
-        x = 3.05 * i
-        ax.text(x + 1.25, 2.55, verb, ha="center", va="center", fontsize=12, fontweight="bold")
-        ax.text(x + 1.25, 0.12, formula, ha="center", va="center", fontsize=11)
-        _frozen(ax, x + 0.1, "W" if i == 0 else "W'")
-    _link(ax, 0.0, style.BLUE, "1", trained=True)
-    ax.add_patch(FancyArrowPatch((5.35, 1.55), (4.6, 1.55), arrowstyle="-|>", mutation_scale=14, linewidth=1.4))
-    ax.text(5.02, 1.66, r"$s\,B_1 A_1$", ha="center", va="bottom", fontsize=10, color=style.BLUE)
-    ax.text(5.02, 1.42, "added, then\nforgotten", ha="center", va="top", fontsize=9)
-    _link(ax, 6.1, style.ORANGE, "2", trained=False)
-    for x in (2.9, 5.95):
-        ax.axvline(x, color=style.PALE, linewidth=1)
-    return fig
-
-
-def _frozen(ax: Axes, x: float, name: str) -> None:
-    """W, grey; after the knot with a blue band in it, which is the link."""
-    ax.add_patch(Rectangle((x, 0.9), 1.3, 1.3, facecolor=style.GREY, edgecolor=style.BLACK, alpha=0.55))
-    if name != "W":
-        ax.add_patch(Rectangle((x, 0.9), 1.3, 1.3, facecolor=style.BLUE, edgecolor=style.BLACK, alpha=0.35,
-                               hatch="//"))
-    ax.text(x + 0.65, 1.55, name, ha="center", va="center", fontsize=13, fontweight="bold")
-    ax.text(x + 0.65, 0.8, "frozen", ha="center", va="top", fontsize=9)
-
-
-def _link(ax: Axes, x: float, color: str, number: str, *, trained: bool) -> None:
-    """A pair of strips right of W; a hollow B is zero."""
-    ax.text(x + 1.58, 1.55, "+", ha="center", va="center", fontsize=16)
-    for box, letter, filled in (((1.8, 0.9, 0.18, 1.3), "B", trained), ((2.08, 2.02, 0.72, 0.18), "A", True)):
-        left, bottom, width, height = box
-        ax.add_patch(Rectangle((x + left, bottom), width, height, facecolor=color if filled else "none",
-                               edgecolor=style.BLACK, alpha=0.6 if filled else 1.0))
-        ax.text(x + left + width / 2, 0.8 if letter == "B" else bottom - 0.1, f"${letter}_{number}$", ha="center",
-                va="top", fontsize=11)
-    ax.text(x + 2.46, 1.32, "both train" if trained else "B zero,\nA random,\nnew Adam",
-            ha="center", va="center", fontsize=9)
-
-
-def powers(curves: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, ylabel: str,
-           bounds: Mapping[str, tuple[Numbers, Numbers]] | None = None) -> Figure:
-    """Curves on two log axes, where a power law is a straight line; bounds dashed and without markers.
-
-    Args: name -> (x, y), each (n,), all above zero.
-    """
-    fig, (ax,) = style.panels(1, 1, 3.8, None, width=8.0)
-    bounds = bounds or {}
-    for name, look in style.looks([*curves, *bounds]).items():
-        x, y = curves[name] if name in curves else bounds[name]
-        line = {"marker": look["marker"] if len(x) <= 24 else "", "linestyle": "-"} if name in curves else \
-            {"marker": "", "linestyle": look["linestyle"] if look["linestyle"] != "-" else "--"}
-        ax.loglog(x, y, **{**look, **line, "linewidth": 1.6})
-    style.dress(ax, f"{xlabel} (log)", f"{ylabel} (log)")
-    style.legend(fig)
-    return fig
-
-
-def saving_bars(shares: Mapping[str, Mapping[int, float]], *, xlabel: str) -> Figure:
-    """What a smaller second link saves, in per cent of a run's operations; a group of bars a network.
-
-    Args: network -> rank of the second link -> share of the whole in [0, 1].
-    """
-    ranks = list(next(iter(shares.values())))
-    fig, (ax,) = style.panels(1, 1, 2.8, None, width=8.0)
-    height = 0.8 / len(shares)
-    for i, (name, look) in enumerate(style.looks(shares).items()):
-        at = np.arange(len(ranks)) + (i - (len(shares) - 1) / 2) * height
-        values = [100 * shares[name][rank] for rank in ranks]
-        bars = ax.barh(at, values, height=0.9 * height, color=look["color"], label=name,
-                       hatch=("", "//", "..")[i % 3], edgecolor="white")
-        ax.bar_label(bars, fmt="%.3f %%", fontsize=9, padding=4)
-    ax.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
-    ax.margins(x=0.15)
-    style.dress(ax, xlabel, "Rank of the second link")
-    ax.grid(axis="y", visible=False)
-    style.legend(fig)
-    return fig
-
-
-# ---- explorers.cola --------------------------------------------------------------------------------------
-# A chain solved live on matrix completion: its error with the knots, and the spectrum of all it has added up.
-#
-# Used by 03 and 10.
-# d rows, k columns, r rank of a link, M links; S sweeps and the start
-
-
-class ColaChain(Picture):
-    """Links of rank r fitted one after the other, beside one update of rank M · r for the same sweeps.
-
-    Args: problem: None takes the course's. sweeps: for every chain. most: links, and directions of a link.
-    """
-
-    def __init__(self, problem: Completion | None = None, sweeps: int = 24, most: tuple[int, int] = (6, 4)) -> None:
-        self.problem, self.sweeps, self.most = problem or completion(), sweeps, most
-        self.shown = min(16, *self.problem.target.shape)
-        self.wanted = np.linalg.svd(self.problem.target, compute_uv=False)[:self.shown]
-        self.controls = (Control("links", "links M", 1, most[0], 3), Control("r", "rank r of a link", 1, most[1], 1))
-        super().__init__()
-
-    def solve(self, links: int, r: int) -> tuple[Chain, Chain]:
-        """The chain, and one link of its whole rank (at most min(d, k))."""
-        whole = min(links * r, *self.problem.target.shape)
-        return (fit_chain(self.problem, links, r, self.sweeps), fit_chain(self.problem, 1, whole, self.sweeps))
-
-    def build(self) -> list[Artist]:
-        left, right = self.axes
-        self.knots = [left.axvline(0, color=style.GREY, linestyle="--", linewidth=1.0, label=label)
-                      for label in ["knot", *[None] * (self.most[0] - 2)]]
-        looks = ((style.BLUE, "-", "seen"), (style.ORANGE, "-", "hidden"), (style.BLUE, ":", "one update"),
-                 (style.ORANGE, ":", None))
-        self.lines = [left.plot([], [], color=color, linestyle=line, linewidth=1.8, label=name)[0]
-                      for color, line, name in looks]
-        left.set(xlim=(0, self.sweeps), ylim=(0.05, 3.0), yscale="log")
-        i = np.arange(1, self.shown + 1)
-        self.bars = right.bar(i, np.ones(self.shown), color=style.BLUE)
-        right.plot(i, self.wanted, "_", color=style.BLACK, markersize=11, label="target")
-        right.set_ylim(0, 1.1 * self.wanted[0])
-        style.dress(left, "Sweep", "Error (log)", " ")
-        style.dress(right, "Index i", "Singular value", " ")
-        style.legend(self.fig)
-        return [*self.knots, *self.lines, *self.bars, left.title, right.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        links, r = state["links"], state["r"]
-        chain, one = self.solve(links, r)
-        s = np.linalg.svd(chain.W, compute_uv=False)
-        return {"errors": np.array([chain.seen, chain.hidden, one.seen, one.hidden]), "knots": chain.knots,
-                "s": s[:self.shown], "rank": int((s > 1e-6 * s[0]).sum()), "left": f"M = {links} links of rank {r}"}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        left, right = self.axes
-        for line, values in zip(self.lines, arrays["errors"], strict=True):
-            line.set_data(np.arange(self.sweeps + 1), values)
-        places = [*arrays["knots"], *[-1] * len(self.knots)]        # a knot at −1 is off the axis
-        for mark, at in zip(self.knots, places, strict=False):
-            mark.set_xdata([at, at])
-        for bar, height in zip(self.bars, arrays["s"], strict=True):
-            bar.set_height(height)
-        left.set_title(arrays["left"], fontsize=10)
-        right.set_title(f"all links added up: rank {arrays['rank']}", fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        links, r = state["links"], state["r"]
-        found = self.arrays(**state)
-        seen, hidden, one_seen, one_hidden = found["errors"][:, -1]
-        parts = "one link" if links == 1 else f"{links} links"
-        return (f"{parts[0].upper()}{parts[1:]} of rank {r}, {self.sweeps} sweeps in all, add up to rank "
-                f"{found['rank']}: error {seen:.2f} on seen and {hidden:.2f} on hidden entries; one update of rank "
-                f"{min(links * r, *self.problem.target.shape)} reaches {one_seen:.2f} and {one_hidden:.2f}.")

@@ -1,4 +1,8 @@
-"""The exercises of 05: one step, its factors, a faulty loop, the closed form, the rank, and LoRA's α."""
+"""Notebook 05, Delta-LoRA: its pictures, its sliders for λ and K, and its exercises.
+
+The sliders solve `toy_problems.solve` anew at each move, three runs in some milliseconds. d out, k in, r rank,
+T steps.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor, nn
 
 from ...adapters import Adapters, adapt
@@ -19,8 +22,154 @@ from ...methods import Clock, DeltaLoRA
 from ...methods.delta_lora import DeltaLoRARule, step_factors
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..schematic import arrow, canvas, matrix
 
-# k in, d out, r rank, T steps
+# ---- pictures ---------------------------------------------------------------------------------------------
+
+def delta_idea() -> Figure:
+    """One step past K: the product before, the product after, and their difference, scaled, into W."""
+    fig, ax = canvas(9.0, 2.9, y=(0, 2.8))
+    _product(ax, 0.2, style.PALE, "B", "A", "before the step")
+    _product(ax, 2.8, style.BLUE, "B′", "A′", "after AdamW's step")
+    ax.text(2.45, 1.75, "→", fontsize=22, ha="center", va="center")
+    arrow(ax, (5.15, 1.75), (6.55, 1.75), color=style.PINK, width=2, head=18)
+    ax.text(5.85, 2.0, "λ s (B′A′ − BA)", fontsize=11, ha="center", color=style.PINK)
+    ax.text(5.85, 1.35, "no gradient of W,\nno moments of W", fontsize=9, ha="center", va="top")
+    matrix(ax, 6.65, 0.9, 1.7, 1.7, style.PINK, "W", "d × k, moves past step K", alpha=0.45)
+    ax.text(4.5, 0.2, "the branch stays beside it: h = W x + s B′A′x", ha="center", fontsize=11)
+    return fig
+
+
+def _product(ax: Axes, x: float, color: str, left: str, right: str, words: str) -> None:
+    """A tall thin matrix times a flat thin one, with a line of words under both."""
+    matrix(ax, x, 0.9, 0.3, 1.7, color, left)
+    matrix(ax, x + 0.4, 2.3, 1.5, 0.3, color, right)
+    ax.text(x + 0.95, 0.8, words, ha="center", va="top", fontsize=9)
+
+
+def rank_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], *, first: int = 40) -> Figure:
+    """Singular values of whole changes, found from the dense matrices, with a line at each expected rank.
+
+    Args: name -> s (n,), descending; label -> rank; first: how many are drawn.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
+    for name, look in style.looks(spectra).items():
+        s = np.asarray(spectra[name])[:first]
+        ax.semilogy(np.arange(1, len(s) + 1), s, **{**look, "markersize": 3.5})
+    for (label, rank), line in zip(marks.items(), ("--", ":", "-."), strict=False):
+        ax.axvline(rank + 0.5, color=style.GREY, linestyle=line, linewidth=1.3, label=label)
+    style.dress(ax, "Index i", "Singular value (log)")
+    style.legend(fig)
+    return fig
+
+
+def paired_differences(values: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
+    """One row a comparison: a dot a seed, a diamond for the mean, a dashed line where nothing differs.
+
+    Args: name -> one difference a seed.
+    """
+    fig, (ax,) = style.panels(1, 1, 0.7 + 0.42 * len(values), None, width=8.5)
+    names = list(values)[::-1]
+    for row, name in enumerate(names):
+        ax.plot(values[name], np.full(len(values[name]), row), "o", color=style.BLUE, alpha=0.55, markersize=6,
+                label="one seed")
+        ax.plot(np.mean(values[name]), row, "D", color=style.ORANGE, markersize=8, markeredgecolor=style.BLACK,
+                label="mean")
+    ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    style.dress(ax, xlabel, "")
+    style.legend(fig)
+    return fig
+
+
+def trajectories(curves: Mapping[str, np.ndarray], *, ylabel: str, start: int = 0) -> Figure:
+    """A number after each step, a line a run; a dotted line at K, where W starts to move.
+
+    Args: name -> (T+1,); start: K, 0 draws none.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
+    for name, look in style.looks(curves).items():
+        ax.plot(curves[name], **{**look, "marker": ""}, linewidth=2)
+    if start:
+        ax.axvline(start, color=style.GREY, linestyle=":", linewidth=1.3, label="K")
+    style.dress(ax, "Optimizer step", ylabel)
+    style.legend(fig)
+    return fig
+
+
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+STEPS, R, ALPHA = 120, 2, 4.0
+FLOOR = 1e-9   # of the largest singular value: under it, rounding
+
+
+class DeltaTrajectory(Picture):
+    """Delta-LoRA beside LoRA and beside LoRA at α (1 + λ), on a 12 × 10 least-squares problem, r = 2, AdamW.
+
+    Left the loss after each step; in the middle the singular values of the whole change W* − W₀ with a line at 2r;
+    right the cosine of W* and W₀. Values under FLOOR are drawn on one line at the bottom.
+    """
+
+    count, height = 3, 2.9
+    controls = (Control("lam", "λ", 0.0, 5.0, 2.0, 0.1), Control("K", "K: steps before W moves", 0, STEPS, 30))
+
+    def __init__(self) -> None:
+        self.problem = toy_problems.problem()
+        self.plain = self._solve()
+        super().__init__()
+
+    def _solve(self, **values: Any) -> toy_problems.Trajectory:
+        return toy_problems.solve(self.problem, r=R, steps=STEPS, **{"alpha": ALPHA, **values})
+
+    def build(self) -> list[Artist]:
+        loss, spectrum, angle = self.axes
+        names = (("LoRA", style.BLUE, "-", 1.5), ("LoRA, α(1+λ)", style.BLACK, ":", 2.5),
+                 ("Delta-LoRA", style.PINK, style.LONG, 2.0))
+        self.lines = {(ax, name): ax.plot(np.zeros(STEPS + 1), color=color, linestyle=line, linewidth=width,
+                                          label=name)[0]
+                      for name, color, line, width in names for ax in (loss, angle)}
+        self.start_lines = [ax.axvline(0, color=style.GREY, linewidth=1) for ax in (loss, angle)]
+        self.dots, = spectrum.semilogy(range(1, 11), np.ones(10), "P", color=style.PINK, markersize=6)
+        spectrum.axvline(2 * R + 0.5, color=style.GREY, linestyle="--", linewidth=1.3, label=f"2r = {2 * R}")
+        loss.set_ylim(0, 1.05 * self.plain.loss[0])
+        angle.set_ylim(0.75, 1.005)
+        spectrum.set_ylim(FLOOR / 10, 10)
+        style.dress(loss, "Step (grey: K)", "Loss")
+        style.dress(spectrum, "Index i", "Singular value (bottom: 0)", " ")
+        style.dress(angle, "Step (grey: K)", "Cosine of W* and W₀")
+        spectrum.set_xticks(range(1, 11))
+        style.legend(self.fig)
+        return [*self.lines.values(), *self.start_lines, self.dots, spectrum.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        delta = self._solve(lam=state["lam"], K=int(state["K"]))
+        larger = self._solve(alpha=ALPHA * (1 + state["lam"]))
+        paths = {"LoRA": self.plain, "LoRA, α(1+λ)": larger, "Delta-LoRA": delta}
+        s = np.linalg.svd(delta.total(), compute_uv=False)
+        return {"loss": {name: path.loss for name, path in paths.items()},
+                "cosine": {name: path.cosines() for name, path in paths.items()},
+                "s": np.maximum(s, FLOOR / 5), "rank": int((s > FLOOR * s[0]).sum()), "K": state["K"]}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        for (ax, name), line in self.lines.items():
+            line.set_ydata(arrays["loss" if ax is self.axes[0] else "cosine"][name])
+        for line in self.start_lines:
+            line.set_xdata([arrays["K"]] * 2)
+        self.dots.set_ydata(arrays["s"])
+        self.axes[1].set_title(f"W* − W₀: rank {arrays['rank']}", fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        found = self.arrays(**state)
+        loss, cosine = ({name: float(curve[-1]) for name, curve in found[what].items()}
+                        for what in ("loss", "cosine"))
+        gap = float(np.abs(found["loss"]["Delta-LoRA"] - found["loss"]["LoRA, α(1+λ)"]).max())
+        return (f"λ = {state['lam']:g}, K = {state['K']}: the whole change has rank {found['rank']} (2r = {2 * R}). "
+                f"Loss {loss['Delta-LoRA']:.2f}, LoRA {loss['LoRA']:.2f}; cosine {cosine['Delta-LoRA']:.3f}, LoRA "
+                f"{cosine['LoRA']:.3f}. From LoRA at α (1 + λ) the loss is never further than {gap:.1g}.")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 Call = Callable[..., Any]
 
@@ -212,161 +361,3 @@ EXERCISES.update({
     "same_alpha": Task(same_alpha, lambda: [(16.0, 0.5, 8), (4.0, 2.0, 2)],
                        "set B_K = 0 in the closed form and compare it with s B A", _ALPHA, (DeltaLoRARule._anchor,)),
 })
-
-
-# ---- drawings.delta_lora ---------------------------------------------------------------------------------
-# Delta-LoRA's pictures: the update, the rank of what it adds up to, paired differences, curves. Used by 05.
-def delta_idea() -> Figure:
-    """One step past K: the product before, the product after, and their difference, scaled, into W."""
-    fig = Figure(figsize=(9.0, 2.9), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0.0, 2.8))
-    ax.set_axis_off()
-    _product(ax, 0.2, style.PALE, "B", "A", "before the step")
-    _product(ax, 2.8, style.BLUE, "B′", "A′", "after AdamW's step")
-    ax.text(2.45, 1.75, "→", fontsize=22, ha="center", va="center")
-    _arrow(ax, (5.15, 1.75), (6.55, 1.75), style.PINK)
-    ax.text(5.85, 2.0, "λ s (B′A′ − BA)", fontsize=11, ha="center", color=style.PINK)
-    ax.text(5.85, 1.35, "no gradient of W,\nno moments of W", fontsize=9, ha="center", va="top")
-    ax.add_patch(Rectangle((6.65, 0.9), 1.7, 1.7, facecolor=style.PINK, edgecolor=style.BLACK, alpha=0.45))
-    ax.text(7.5, 1.75, "W", ha="center", va="center", fontsize=15, fontweight="bold")
-    ax.text(7.5, 0.8, "d × k, moves past step K", ha="center", va="top", fontsize=9)
-    ax.text(4.5, 0.2, "the branch stays beside it: h = W x + s B′A′x", ha="center", fontsize=11)
-    return fig
-
-
-def _product(ax: Axes, x: float, color: str, left: str, right: str, words: str) -> None:
-    """A tall thin matrix times a flat thin one, with a line of words under both."""
-    for (at_x, at_y, width, height), name in (((x, 0.9, 0.3, 1.7), left), ((x + 0.4, 2.3, 1.5, 0.3), right)):
-        ax.add_patch(Rectangle((at_x, at_y), width, height, facecolor=color, edgecolor=style.BLACK, alpha=0.55))
-        ax.text(at_x + width / 2, at_y + height / 2, name, ha="center", va="center", fontsize=12,
-                fontweight="bold")
-    ax.text(x + 0.95, 0.8, words, ha="center", va="top", fontsize=9)
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=18, color=color, linewidth=2))
-
-
-def rank_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], *, first: int = 40) -> Figure:
-    """Singular values of whole changes, found from the dense matrices, with a line at each expected rank.
-
-    Args: name -> s (n,), descending; label -> rank; first: how many are drawn.
-    """
-    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
-    for name, look in style.looks(spectra).items():
-        s = np.asarray(spectra[name])[:first]
-        ax.semilogy(np.arange(1, len(s) + 1), s, **{**look, "markersize": 3.5})
-    for (label, rank), line in zip(marks.items(), ("--", ":", "-."), strict=False):
-        ax.axvline(rank + 0.5, color=style.GREY, linestyle=line, linewidth=1.3, label=label)
-    style.dress(ax, "Index i", "Singular value (log)")
-    style.legend(fig)
-    return fig
-
-
-def paired_differences(values: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
-    """One row a comparison: a dot a seed, a diamond for the mean, a dashed line where nothing differs.
-
-    Args: name -> one difference a seed.
-    """
-    fig, (ax,) = style.panels(1, 1, 0.7 + 0.42 * len(values), None, width=8.5)
-    names = list(values)[::-1]
-    for row, name in enumerate(names):
-        ax.plot(values[name], np.full(len(values[name]), row), "o", color=style.BLUE, alpha=0.55, markersize=6,
-                label="one seed")
-        ax.plot(np.mean(values[name]), row, "D", color=style.ORANGE, markersize=8, markeredgecolor=style.BLACK,
-                label="mean")
-    ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    style.dress(ax, xlabel, "")
-    style.legend(fig)
-    return fig
-
-
-def trajectories(curves: Mapping[str, np.ndarray], *, ylabel: str, start: int = 0) -> Figure:
-    """A number after each step, a line a run; a dotted line at K, where W starts to move.
-
-    Args: name -> (T+1,); start: K, 0 draws none.
-    """
-    fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
-    for name, look in style.looks(curves).items():
-        ax.plot(curves[name], **{**look, "marker": ""}, linewidth=2)
-    if start:
-        ax.axvline(start, color=style.GREY, linestyle=":", linewidth=1.3, label="K")
-    style.dress(ax, "Optimizer step", ylabel)
-    style.legend(fig)
-    return fig
-
-
-# ---- explorers.delta_lora --------------------------------------------------------------------------------
-# λ and K on a toy that is solved anew at every move: the loss, the rank of the whole change, the cosine.
-#
-# Solved live by `toys.least_squares`, three runs in some milliseconds. Used by 05 and 10.
-STEPS, R, ALPHA = 120, 2, 4.0
-FLOOR = 1e-9   # of the largest singular value: under it, rounding
-
-
-class DeltaTrajectory(Picture):
-    """Delta-LoRA beside LoRA and beside LoRA at α (1 + λ), on a 12 × 10 least-squares problem, r = 2, AdamW.
-
-    Left the loss after each step; in the middle the singular values of the whole change W* − W₀ with a line at 2r;
-    right the cosine of W* and W₀. Values under FLOOR are drawn on one line at the bottom.
-    """
-
-    count, height = 3, 2.9
-    controls = (Control("lam", "λ", 0.0, 5.0, 2.0, 0.1), Control("K", "K: steps before W moves", 0, STEPS, 30))
-
-    def __init__(self) -> None:
-        self.problem = toy_problems.problem()
-        self.plain = self._solve()
-        super().__init__()
-
-    def _solve(self, **values: Any) -> toy_problems.Trajectory:
-        return toy_problems.solve(self.problem, r=R, steps=STEPS, **{"alpha": ALPHA, **values})
-
-    def build(self) -> list[Artist]:
-        loss, spectrum, angle = self.axes
-        names = (("LoRA", style.BLUE, "-", 1.5), ("LoRA, α(1+λ)", style.BLACK, ":", 2.5),
-                 ("Delta-LoRA", style.PINK, style.LONG, 2.0))
-        self.lines = {(ax, name): ax.plot(np.zeros(STEPS + 1), color=color, linestyle=line, linewidth=width,
-                                          label=name)[0]
-                      for name, color, line, width in names for ax in (loss, angle)}
-        self.start_lines = [ax.axvline(0, color=style.GREY, linewidth=1) for ax in (loss, angle)]
-        self.dots, = spectrum.semilogy(range(1, 11), np.ones(10), "P", color=style.PINK, markersize=6)
-        spectrum.axvline(2 * R + 0.5, color=style.GREY, linestyle="--", linewidth=1.3, label=f"2r = {2 * R}")
-        loss.set_ylim(0, 1.05 * self.plain.loss[0])
-        angle.set_ylim(0.75, 1.005)
-        spectrum.set_ylim(FLOOR / 10, 10)
-        style.dress(loss, "Step (grey: K)", "Loss")
-        style.dress(spectrum, "Index i", "Singular value (bottom: 0)", " ")
-        style.dress(angle, "Step (grey: K)", "Cosine of W* and W₀")
-        spectrum.set_xticks(range(1, 11))
-        style.legend(self.fig)
-        return [*self.lines.values(), *self.start_lines, self.dots, spectrum.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        delta = self._solve(lam=state["lam"], K=int(state["K"]))
-        larger = self._solve(alpha=ALPHA * (1 + state["lam"]))
-        paths = {"LoRA": self.plain, "LoRA, α(1+λ)": larger, "Delta-LoRA": delta}
-        s = np.linalg.svd(delta.total(), compute_uv=False)
-        return {"loss": {name: path.loss for name, path in paths.items()},
-                "cosine": {name: path.cosines() for name, path in paths.items()},
-                "s": np.maximum(s, FLOOR / 5), "rank": int((s > FLOOR * s[0]).sum()), "K": state["K"]}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        for (ax, name), line in self.lines.items():
-            line.set_ydata(arrays["loss" if ax is self.axes[0] else "cosine"][name])
-        for line in self.start_lines:
-            line.set_xdata([arrays["K"]] * 2)
-        self.dots.set_ydata(arrays["s"])
-        self.axes[1].set_title(f"W* − W₀: rank {arrays['rank']}", fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        found = self.arrays(**state)
-        loss, cosine = ({name: float(curve[-1]) for name, curve in found[what].items()}
-                        for what in ("loss", "cosine"))
-        gap = float(np.abs(found["loss"]["Delta-LoRA"] - found["loss"]["LoRA, α(1+λ)"]).max())
-        return (f"λ = {state['lam']:g}, K = {state['K']}: the whole change has rank {found['rank']} (2r = {2 * R}). "
-                f"Loss {loss['Delta-LoRA']:.2f}, LoRA {loss['LoRA']:.2f}; cosine {cosine['Delta-LoRA']:.3f}, LoRA "
-                f"{cosine['LoRA']:.3f}. From LoRA at α (1 + λ) the loss is never further than {gap:.1g}.")

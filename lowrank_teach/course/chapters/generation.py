@@ -1,7 +1,7 @@
-"""Texts to look at: side by side with their references, errors marked; and the figures of their scores. Used by 08.
+"""Notebook 08, generation: texts beside their references, figures of scores, a slider and the exercises.
 
-Pages are HTML in which all text of the data is escaped. What a mark means is said twice, by a tag and by a colour:
-repository pages drop the colours.
+Pages are HTML in which all text of the data is escaped. What a mark means is said twice, by a tag and by a colour,
+because repository pages drop the colours. T tokens of an example, N texts, R draws.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from ...analysis import style
@@ -29,7 +27,10 @@ from ...tasks.task import Task as TextTask
 from ...tasks.tokenize import IGNORED, encode
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..schematic import arrow, box, canvas
 from .tagging import PLAIN_TEXT
+
+# ---- texts to read, as HTML -------------------------------------------------------------------------------
 
 TAGS = {True: ("b", style.BLUE), False: ("del", style.ORANGE)}   # said and right; made up
 Interval = tuple[float, float, float]                              # score, low, high
@@ -109,32 +110,24 @@ def tokens(pieces: Sequence[str], learned: Sequence[bool]) -> Page:
     return Page(f'<p class="{PLAIN_TEXT}">{" · ".join(shown)}</p><p><small>{below}</small></p>', f"{plain}\n{below}")
 
 
-# -- figures
+# ---- pictures ---------------------------------------------------------------------------------------------
 
 def data_to_text() -> Figure:
     """From fields to a prompt, through a frozen model with thin branches, to a text, to scores."""
-    fig = Figure(figsize=(9.0, 2.7), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0, 2.7))
-    ax.set_axis_off()
-    _box(ax, 0.05, 1.95, "data", "name : Blue Spice |\neatType : pub |\narea : riverside ||", style.PALE)
-    _box(ax, 2.65, 1.75, "causal model", "W frozen,\nA and B train", style.BLUE)
-    _box(ax, 5.05, 1.65, "text", "Blue Spice is a pub\nby the river.", style.PALE)
-    _box(ax, 7.35, 1.6, "references", "several people's\ntexts for the\nsame data", style.GREEN)
-    for start, end in ((2.0, 2.62), (4.4, 5.02), (6.7, 7.32)):
-        ax.add_patch(FancyArrowPatch((start, 1.45), (end, 1.45), arrowstyle="-|>", mutation_scale=16,
-                                     color=style.BLACK, linewidth=1.6))
+    fig, ax = canvas(9.0, 2.7)
+    for x, width, name, words, color in (
+            (0.05, 1.95, "data", "name : Blue Spice |\neatType : pub |\narea : riverside ||", style.PALE),
+            (2.65, 1.75, "causal model", "W frozen,\nA and B train", style.BLUE),
+            (5.05, 1.65, "text", "Blue Spice is a pub\nby the river.", style.PALE),
+            (7.35, 1.6, "references", "several people's\ntexts for the\nsame data", style.GREEN)):
+        box(ax, x, 0.85, width, 1.2, color, words, size=9.5)
+        ax.text(x + width / 2, 2.25, name, ha="center", va="center", fontsize=10.5, fontweight="bold")
+    for start, end in ((2.04, 2.6), (4.44, 5.0), (6.74, 7.3)):
+        arrow(ax, (start, 1.45), (end, 1.45), width=1.6, head=16)
     for x, words in ((3.5, "trained on: prompt, text, end;\nthe loss counts the text and the end"),
                      (7.0, "scores: what is shared with\nany of the references")):
         ax.text(x, 0.35, words, ha="center", va="center", fontsize=9.5)
     return fig
-
-
-def _box(ax: Axes, x: float, width: float, name: str, words: str, color: str) -> None:
-    ax.add_patch(FancyBboxPatch((x, 0.85), width, 1.2, boxstyle="round,pad=0.03", facecolor=color, alpha=0.35,
-                                edgecolor=style.BLACK))
-    ax.text(x + width / 2, 1.45, words, ha="center", va="center", fontsize=9.5)
-    ax.text(x + width / 2, 2.25, name, ha="center", va="center", fontsize=10.5, fontweight="bold")
 
 
 def word_tree(tree: Mapping[tuple[str, ...], Mapping[str, float]], paths: Mapping[str, Sequence[str]]) -> Figure:
@@ -219,14 +212,91 @@ def slot_error_bars(shares: Mapping[str, tuple[float, float]]) -> Figure:
     return fig
 
 
-# ---- exercises.generation --------------------------------------------------------------------------------
-# The exercises of 08: what a causal row learns, BLEU's matches, a field left out, a score drawn anew.
-# T tokens of a row, N texts, R draws
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+RESAMPLES, LEVEL = 500, 0.95   # as many as `Texts.interval` draws: at the right end the two agree
+
+
+class HowManyInputs(Picture):
+    """Scores of some arms over n test inputs, and their differences to the first arm, with 95 % intervals.
+
+    stored: from `texts.load`.  arms: which, the first is what the others are compared with.  score: its name.
+    """
+
+    height = 2.9
+
+    def __init__(self, stored: studies.Texts, arms: Sequence[str], score: str = "bleu") -> None:
+        self.arms, self.score = list(arms), score
+        self.rows = {arm: stored.rows(arm, score) for arm in self.arms}
+        self.count_of_inputs = len(self.rows[self.arms[0]])
+        self.known: dict[int, dict[str, Any]] = {}   # n -> arrays: picture and sentence ask for the same
+        self.controls = (Control("n", "test inputs", 10, self.count_of_inputs, min(30, self.count_of_inputs), 5),)
+        super().__init__()
+
+    def build(self) -> list[Artist]:
+        self.bars, self.dots = [], []
+        for ax, arms in zip(self.axes, (self.arms, self.arms[1:]), strict=True):
+            for y, (color, marker) in enumerate(arm_looks(arms).values()):
+                self.bars += ax.plot([0, 0], [y, y], color=color, linewidth=3, solid_capstyle="butt")
+                self.dots += ax.plot([0], [y], marker, color=color, markersize=9, markeredgecolor="white")
+            ax.set_ylim(len(arms) - 0.5, -0.5)
+        score = self.score.upper()
+        self.axes[0].set_yticks(range(len(self.arms)), self.arms)
+        self.axes[1].set_yticks(range(len(self.arms) - 1), [f"{arm} − {self.arms[0]}" for arm in self.arms[1:]])
+        self.axes[1].axvline(0, color=style.GREY, linestyle="--", linewidth=1.2)
+        n = self.controls[0]
+        everywhere = [self.arrays(n=at) for at in {*range(int(n.low), int(n.high), int(n.step)), int(n.high)}]
+        for ax, name in zip(self.axes, ("scores", "differences"), strict=True):
+            ends = np.concatenate([found[name][:, 1:] for found in everywhere])
+            low, high = ends.min(), ends.max()
+            ax.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        style.dress(self.axes[0], f"{score} of the first n inputs", "")
+        style.dress(self.axes[1], f"difference in {score}", "")
+        for ax in self.axes:
+            ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))   # more would touch
+        return [*self.bars, *self.dots]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        """scores (arms, 3) and differences (arms − 1, 3): over the first n inputs, low end, high end."""
+        n = min(int(state["n"]), self.count_of_inputs)
+        if n not in self.known:
+            self.known[n] = self._drawn(n)
+        return self.known[n]
+
+    def _drawn(self, n: int) -> dict[str, Any]:
+        draws = studies.draws_of(n, RESAMPLES)
+        tail = (1 - LEVEL) / 2
+        drawn = {arm: studies.resampled(self.score, rows[:n], draws) for arm, rows in self.rows.items()}
+        whole = {arm: studies.combined(self.score, rows[:n]) for arm, rows in self.rows.items()}
+        first = self.arms[0]
+        return {"n": n, "scores": np.array([[whole[arm], *np.quantile(drawn[arm], [tail, 1 - tail])]
+                                            for arm in self.arms]),
+                "differences": np.array([[whole[arm] - whole[first],
+                                          *np.quantile(drawn[arm] - drawn[first], [tail, 1 - tail])]
+                                         for arm in self.arms[1:]])}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        found = np.concatenate([arrays["scores"], arrays["differences"]])
+        for (score, low, high), bar, dot in zip(found, self.bars, self.dots, strict=True):
+            bar.set_xdata([low, high])
+            dot.set_xdata([score])
+
+    def words(self, **state: Any) -> str:
+        found = self.arrays(**state)
+        apart = [arm for arm, (_, low, high) in zip(self.arms[1:], found["differences"], strict=True)
+                 if low > 0 or high < 0]
+        width = float(np.mean(found["scores"][:, 2] - found["scores"][:, 1]))
+        said = f"apart from {self.arms[0]}: {', '.join(apart)}" if apart else f"none is apart from {self.arms[0]}"
+        return (f"With the first {found['n']} of {self.count_of_inputs} inputs an interval of {self.score.upper()} "
+                f"is {width:.3f} wide in the mean; {said}.")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 Ids = Sequence[int]
 
 
-class Numbers:
+class NumberTokenizer:
     """A tokenizer of numbers between blanks, so that a row's tokens can be given as they are."""
 
     def __init__(self, end: int) -> None:
@@ -243,7 +313,7 @@ _ROWS = TextTask("numbers", "seq2seq", ("prompt",), "target", (), (), 64, "numbe
 def causal_row(prompt: Ids, target: Ids, end: int) -> np.ndarray:
     """Tokens and labels (2, T) of one row for a causal model, by the library's `encode`."""
     frame = pd.DataFrame({"prompt": [" ".join(map(str, prompt))], "target": [" ".join(map(str, target))]})
-    row = encode(frame, _ROWS, Numbers(end), causal=True)[0]  # type: ignore[arg-type]
+    row = encode(frame, _ROWS, NumberTokenizer(end), causal=True)[0]  # type: ignore[arg-type]
     return np.array([row["input_ids"], row["labels"]])
 
 
@@ -343,84 +413,3 @@ EXERCISES.update({
           lambda edits, lengths, draws: np.full(len(draws), edits.sum() / lengths.sum()))],
         (studies.resampled,)),
 })
-
-
-# ---- explorers.texts -------------------------------------------------------------------------------------
-# How many test inputs: what is left open of a score, and of a difference, when fewer texts are written.
-#
-# From stored texts; the inputs are drawn anew for each n. Used by 08 and 10.
-RESAMPLES, LEVEL = 500, 0.95   # as many as `Texts.interval` draws: at the right end the two agree
-
-
-class HowManyInputs(Picture):
-    """Scores of some arms over n test inputs, and their differences to the first arm, with 95 % intervals.
-
-    stored: from `texts.load`.  arms: which, the first is what the others are compared with.  score: its name.
-    """
-
-    height = 2.9
-
-    def __init__(self, stored: studies.Texts, arms: Sequence[str], score: str = "bleu") -> None:
-        self.arms, self.score = list(arms), score
-        self.rows = {arm: stored.rows(arm, score) for arm in self.arms}
-        self.count_of_inputs = len(self.rows[self.arms[0]])
-        self.known: dict[int, dict[str, Any]] = {}   # n -> arrays: picture and sentence ask for the same
-        self.controls = (Control("n", "test inputs", 10, self.count_of_inputs, min(30, self.count_of_inputs), 5),)
-        super().__init__()
-
-    def build(self) -> list[Artist]:
-        self.bars, self.dots = [], []
-        for ax, arms in zip(self.axes, (self.arms, self.arms[1:]), strict=True):
-            for y, (color, marker) in enumerate(arm_looks(arms).values()):
-                self.bars += ax.plot([0, 0], [y, y], color=color, linewidth=3, solid_capstyle="butt")
-                self.dots += ax.plot([0], [y], marker, color=color, markersize=9, markeredgecolor="white")
-            ax.set_ylim(len(arms) - 0.5, -0.5)
-        score = self.score.upper()
-        self.axes[0].set_yticks(range(len(self.arms)), self.arms)
-        self.axes[1].set_yticks(range(len(self.arms) - 1), [f"{arm} − {self.arms[0]}" for arm in self.arms[1:]])
-        self.axes[1].axvline(0, color=style.GREY, linestyle="--", linewidth=1.2)
-        n = self.controls[0]
-        everywhere = [self.arrays(n=at) for at in {*range(int(n.low), int(n.high), int(n.step)), int(n.high)}]
-        for ax, name in zip(self.axes, ("scores", "differences"), strict=True):
-            ends = np.concatenate([found[name][:, 1:] for found in everywhere])
-            low, high = ends.min(), ends.max()
-            ax.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        style.dress(self.axes[0], f"{score} of the first n inputs", "")
-        style.dress(self.axes[1], f"difference in {score}", "")
-        for ax in self.axes:
-            ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))   # more would touch
-        return [*self.bars, *self.dots]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        """scores (arms, 3) and differences (arms − 1, 3): over the first n inputs, low end, high end."""
-        n = min(int(state["n"]), self.count_of_inputs)
-        if n not in self.known:
-            self.known[n] = self._drawn(n)
-        return self.known[n]
-
-    def _drawn(self, n: int) -> dict[str, Any]:
-        draws = studies.draws_of(n, RESAMPLES)
-        tail = (1 - LEVEL) / 2
-        drawn = {arm: studies.resampled(self.score, rows[:n], draws) for arm, rows in self.rows.items()}
-        whole = {arm: studies.combined(self.score, rows[:n]) for arm, rows in self.rows.items()}
-        first = self.arms[0]
-        return {"n": n, "scores": np.array([[whole[arm], *np.quantile(drawn[arm], [tail, 1 - tail])]
-                                            for arm in self.arms]),
-                "differences": np.array([[whole[arm] - whole[first],
-                                          *np.quantile(drawn[arm] - drawn[first], [tail, 1 - tail])]
-                                         for arm in self.arms[1:]])}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        found = np.concatenate([arrays["scores"], arrays["differences"]])
-        for (score, low, high), bar, dot in zip(found, self.bars, self.dots, strict=True):
-            bar.set_xdata([low, high])
-            dot.set_xdata([score])
-
-    def words(self, **state: Any) -> str:
-        found = self.arrays(**state)
-        apart = [arm for arm, (_, low, high) in zip(self.arms[1:], found["differences"], strict=True)
-                 if low > 0 or high < 0]
-        width = float(np.mean(found["scores"][:, 2] - found["scores"][:, 1]))
-        said = f"apart from {self.arms[0]}: {', '.join(apart)}" if apart else f"none is apart from {self.arms[0]}"
-        return (f"With the first {found['n']} of {self.count_of_inputs} inputs an interval of {self.score.upper()} "
-                f"is {width:.3f} wide in the mean; {said}.")

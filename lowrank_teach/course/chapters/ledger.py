@@ -1,4 +1,5 @@
-"""From runs to verdicts: paired scores, intervals, the forest of all claims, power. Used by 11."""
+"""Notebook 11, the ledger of claims: pictures from scores to verdicts, and the exercises; 07, 08 and 10 use some.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...analysis import style
+from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
 from ...reproduction.studies import Results
 from ...reproduction.verdicts import HOLDS, OPPOSITE, judge
 from ..exercise import EXERCISES, Task
 
-Numbers = Sequence[float] | np.ndarray
+# ---- pictures ---------------------------------------------------------------------------------------------
+
 Interval = tuple[float, float]
 # verdict -> colour, marker: two channels
 LOOKS = {"holds": (style.BLUE, "o"), "opposite": (style.ORANGE, "X"), "not separable here": (style.GREY, "D"),
@@ -136,8 +139,8 @@ def power_curves(seeds: Sequence[int], chance: Mapping[str, Numbers], now: int) 
     return fig
 
 
-# ---- exercises.ledger ------------------------------------------------------------------------------------
-# The exercises of 11: differences by seed, the interval of their mean, the verdict.
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
+
 Scores = Mapping[int, float]
 
 

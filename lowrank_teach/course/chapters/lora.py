@@ -1,7 +1,7 @@
-"""The pictures behind the sliders: a matrix cut to rank i, a trained ΔW cut to rank i, a grid over rank and α.
+"""Notebook 02, LoRA: its pictures, sliders and exercises; 00, 01, 04–06 and 10 use some of them.
 
-Each is a `widgets.Picture`: `arrays` is a pure function of the sliders' state, `words` says the state in a
-sentence. Cuts are exact and computed live; the grid snaps to stored runs and says so. Used by 00, 02, 10.
+The sliders cut a picture or a trained ΔW to rank i, exactly and live, or choose a stored run by rank and α.
+d out, k in, r rank, n singular values, i of them kept, S steps, T tokens.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
@@ -25,9 +24,63 @@ from ...methods import LoRA
 from ...methods.base import Rule
 from ..exercise import EXERCISES, Task
 from ..explorer import SNAPPED, Control, Picture
+from ..schematic import arrow, canvas, matrix
 
-# d out, k in, n singular values, i of them kept, S steps
+# ---- pictures ---------------------------------------------------------------------------------------------
 
+def idea(*, gate: bool = True) -> Figure:
+    """h = W x + s · B diag(g) A x: the frozen path above, the narrow trainable one below."""
+    fig, ax = canvas(9.0, 3.7)
+    matrix(ax, 0.35, 0.9, 0.22, 1.9, style.GREY, "x", "k numbers in")
+    matrix(ax, 3.1, 1.95, 1.5, 1.5, style.GREY, "W", "d × k, frozen")
+    matrix(ax, 1.9, 0.62, 1.5, 0.24, style.BLUE, "A", "r × k, trains")
+    matrix(ax, 4.95, 0.3, 0.24, 1.5, style.BLUE, "B")
+    matrix(ax, 8.3, 0.9, 0.22, 1.9, style.GREY, "h", "d numbers out")
+    ax.text(5.29, 1.7, "d × r, trains", ha="left", va="top", fontsize=9)
+    ax.text(6.25, 0.74, "× s = α / r", fontsize=12, ha="center", va="center", color=style.BLUE)
+    ax.text(7.3, 1.85, "+", fontsize=20, ha="center", va="center")
+    paths = [((0.65, 2.1), (3.05, 2.7)), ((0.65, 1.6), (1.85, 0.74)), ((5.25, 0.74), (5.55, 0.74)),
+             ((4.65, 2.7), (7.12, 1.95)), ((6.95, 0.74), (7.2, 1.62)), ((7.5, 1.85), (8.25, 1.85))]
+    if gate:
+        matrix(ax, 4.0, 0.62, 0.24, 0.24, style.ORANGE, "g", "r gates")
+        paths += [((3.45, 0.74), (3.95, 0.74)), ((4.29, 0.74), (4.9, 0.74))]
+    else:
+        paths += [((3.45, 0.74), (4.9, 0.74))]
+    for start, end in paths:
+        arrow(ax, start, end)
+    return fig
+
+
+def score_grid(table: np.ndarray, rows: Sequence[float], columns: Sequence[float], *, label: str,
+               ylabel: str = "Rank r", xlabel: str = "α") -> Figure:
+    """One number a cell: table (rows, columns); label names the number."""
+    fig, (ax,) = style.panels(1, 1, 2.6, None, width=5.6)
+    image = ax.imshow(table, cmap="cividis", aspect="auto")
+    style.dress(ax, xlabel, ylabel)
+    ax.grid(False)
+    ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
+    ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
+    for (i, j), value in np.ndenumerate(table):
+        ax.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=10,
+                color=style.text_color(tuple(image.to_rgba(value))))
+    fig.colorbar(image, ax=ax, pad=0.02).set_label(label, fontsize=10)
+    return fig
+
+
+def ratio_bars(values: Mapping[str, float], *, xlabel: str) -> Figure:
+    """Horizontal bars of ratios to a baseline that is 1, each with its number."""
+    fig, (ax,) = style.panels(1, 1, 0.5 + 0.42 * len(values), None, width=8.0)
+    names = list(values)[::-1]
+    bars = ax.barh(names, [values[name] for name in names], color=style.BLUE, height=0.6)
+    ax.bar_label(bars, fmt="%.3f", fontsize=9, padding=4)
+    ax.axvline(1.0, color=style.ORANGE, linestyle="--", linewidth=1.5)
+    ax.set_xlim(0, 1.15 * max(1.0, *values.values()))
+    style.dress(ax, xlabel, "")
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
 
 class _Spectrum(Picture):
     """Left the singular values, those kept blue; right the matrix cut to them; both as shares of the largest."""
@@ -179,82 +232,7 @@ class RankAlpha(Picture):
                 f"{alpha / r:g}: {self.label} {self.scores[r, alpha]:.3f}.")
 
 
-# ---- drawings.lora ---------------------------------------------------------------------------------------
-# The layer in one picture, a grid of scores, bars of ratios. Used by 00 and 02.
-Numbers = Sequence[float] | np.ndarray
-
-
-def idea(*, gate: bool = True) -> Figure:
-    """h = W x + s · B diag(g) A x: the frozen path above, the narrow trainable one below."""
-    fig = Figure(figsize=(9.0, 3.7), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0, 3.7))
-    ax.set_axis_off()
-    _box(ax, 0.35, 0.9, 0.22, 1.9, style.GREY, "x", "k numbers in")
-    _box(ax, 3.1, 1.95, 1.5, 1.5, style.GREY, "W", "d × k, frozen")
-    _box(ax, 1.9, 0.62, 1.5, 0.24, style.BLUE, "A", "r × k, trains")
-    if gate:
-        _box(ax, 4.0, 0.62, 0.24, 0.24, style.ORANGE, "g", "r gates")
-    _box(ax, 4.95, 0.3, 0.24, 1.5, style.BLUE, "B", "d × r, trains", below=False)
-    _box(ax, 8.3, 0.9, 0.22, 1.9, style.GREY, "h", "d numbers out")
-    ax.text(6.25, 0.74, "× s = α / r", fontsize=12, ha="center", va="center", color=style.BLUE)
-    ax.text(7.3, 1.85, "+", fontsize=20, ha="center", va="center")
-    for start, end in _paths(gate):
-        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=style.BLACK,
-                                     linewidth=1.2, shrinkA=0, shrinkB=0))
-    return fig
-
-
-def _paths(gate: bool) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    inner = [((3.45, 0.74), (3.95, 0.74)), ((4.29, 0.74), (4.9, 0.74))] if gate else [((3.45, 0.74), (4.9, 0.74))]
-    return [((0.65, 2.1), (3.05, 2.7)), ((0.65, 1.6), (1.85, 0.74)), *inner, ((5.25, 0.74), (5.55, 0.74)),
-            ((4.65, 2.7), (7.12, 1.95)), ((6.95, 0.74), (7.2, 1.62)), ((7.5, 1.85), (8.25, 1.85))]
-
-
-def _box(ax: Axes, x: float, y: float, width: float, height: float, color: str, name: str, words: str,
-         below: bool = True) -> None:
-    ax.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor=style.BLACK, alpha=0.55))
-    middle = x + width / 2
-    ax.text(middle, y + height / 2, name, ha="center", va="center", fontsize=13, fontweight="bold")
-    if below:
-        ax.text(middle, y - 0.1, words, ha="center", va="top", fontsize=9)
-    else:
-        ax.text(x + width + 0.1, y + height - 0.1, words, ha="left", va="top", fontsize=9)
-
-
-def score_grid(table: np.ndarray, rows: Sequence[float], columns: Sequence[float], *, label: str,
-               ylabel: str = "Rank r", xlabel: str = "α") -> Figure:
-    """One number a cell: table (rows, columns); label names the number."""
-    fig, (ax,) = style.panels(1, 1, 2.6, None, width=5.6)
-    image = ax.imshow(table, cmap="cividis", aspect="auto")
-    style.dress(ax, xlabel, ylabel)
-    ax.grid(False)
-    ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
-    ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
-    for (i, j), value in np.ndenumerate(table):
-        ax.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=10,
-                color=style.text_color(tuple(image.to_rgba(value))))
-    fig.colorbar(image, ax=ax, pad=0.02).set_label(label, fontsize=10)
-    return fig
-
-
-def ratio_bars(values: Mapping[str, float], *, xlabel: str) -> Figure:
-    """Horizontal bars of ratios to a baseline that is 1, each with its number."""
-    fig, (ax,) = style.panels(1, 1, 0.5 + 0.42 * len(values), None, width=8.0)
-    names = list(values)[::-1]
-    bars = ax.barh(names, [values[name] for name in names], color=style.BLUE, height=0.6)
-    ax.bar_label(bars, fmt="%.3f", fontsize=9, padding=4)
-    ax.axvline(1.0, color=style.ORANGE, linestyle="--", linewidth=1.5)
-    ax.set_xlim(0, 1.15 * max(1.0, *values.values()))
-    style.dress(ax, xlabel, "")
-    ax.grid(axis="y", visible=False)
-    return fig
-
-
-# ---- exercises.lora --------------------------------------------------------------------------------------
-# The exercises of 02: how A and B start, forward pass, merge, parameter count, α at another rank.
-# T rows of x, k in, d out, r rank
-
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 def _layer(W: Tensor, lora_A: Tensor, lora_B: Tensor, lora_alpha: float) -> tuple[Any, Adapted]:
     linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0], bias=False)

@@ -1,4 +1,7 @@
-"""The exercises of 01: cut a matrix to rank i, the energy it keeps, the rank for a share, what a pair costs."""
+"""Notebook 01, why low rank: its pictures, the slider that cuts every ΔW to rank i, and its exercises.
+
+d out (rows), k in (columns), n = min(d, k), i directions kept, S seeds.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,134 @@ from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
 from .lora import count_parameters
 
-# d out, k in, n = min(d, k), i directions kept
+# ---- pictures ---------------------------------------------------------------------------------------------
 
+def sum_of_directions(U: np.ndarray, s: np.ndarray, Vh: np.ndarray, count: int = 3) -> Figure:
+    """The first directions of a matrix one by one, and their sum so far below. U (d, n), s (n,), Vh (n, k)."""
+    fig, axes = style.panels(2 * count, count, 2.1, None, width=8.0)
+    size = float(np.abs((U * s) @ Vh).max()) or 1.0
+    for j in range(count):
+        one, total = s[j] * np.outer(U[:, j], Vh[j]), (U[:, :j + 1] * s[:j + 1]) @ Vh[:j + 1]
+        sign = "" if j == 0 else "+ "
+        for ax, values, name in ((axes[j], one, f"{sign}direction {j + 1}, σ = {s[j]:.1f}"),
+                                 (axes[count + j], total, f"sum so far: rank {j + 1}")):
+            image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
+            ax.set_title(name, fontsize=10)
+            ax.set(xticks=[], yticks=[])
+    fig.colorbar(image, ax=axes, pad=0.02).set_label("Value of a cell", fontsize=10)
+    return fig
+
+
+def scores_by_rank(scores: Mapping[str, Mapping[str, float | Sequence[float]]], *, ylabel: str,
+                   half: Mapping[str, float] | None = None, xlabel: str = "Directions kept of every ΔW") -> Figure:
+    """A score against the rank that every ΔW was cut to, one line a way of choosing what is kept.
+
+    Args:
+        scores: name -> rank as it is to be read ("0", "8", "all") -> a score, or one a seed (S,). Ranks stand
+            evenly spaced, in the order of the longest. Three seeds or more: every seed a dot, and a band of one
+            standard deviation.
+        half: rank -> half an error bar, such as what the number of test rows leaves open.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.6, None, width=8.0)
+    order = max((list(one) for one in scores.values()), key=len)
+    for (name, look), marker in zip(style.looks(scores).items(), "os^D", strict=False):
+        at = [order.index(rank) for rank in scores[name]]
+        seeds = [np.atleast_1d(np.asarray(values, dtype=float)) for values in scores[name].values()]
+        means = np.array([values.mean() for values in seeds])
+        ax.plot(at, means, **{**look, "marker": marker})
+        if len(seeds[0]) >= 3:
+            spread = np.array([values.std(ddof=1) for values in seeds])
+            ax.fill_between(at, means - spread, means + spread, color=look["color"], alpha=0.15, linewidth=0)
+            for x, values in zip(at, seeds, strict=True):
+                ax.plot(np.full(len(values), x), values, ".", color=look["color"], alpha=0.6, markersize=5)
+        if half:
+            ax.errorbar(at, means, [half[rank] for rank in scores[name]], fmt="none", ecolor=look["color"],
+                        alpha=0.6, capsize=4)
+    ax.set_xticks(range(len(order)), order)
+    style.dress(ax, xlabel, ylabel)
+    style.legend(fig)
+    return fig
+
+
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+class CutNetwork(Picture):
+    """One ΔW of full fine-tuning, cut to its first i directions, and the score of the network cut to i everywhere.
+
+    Args:
+        parts: site -> U (d, n), σ (n,), Vᵀ (n, k), as numpy arrays.
+        scores: i -> score of the network whose every ΔW is cut to i; the largest i is the uncut one.
+        half: half an error bar of each score.  label: the score's name.
+        most: how far the slider goes.  block: rows and columns of ΔW that are shown.
+    """
+
+    kind = "spectrum and picture computed live; the score snapped to the nearest cut that was scored"
+    count = 3
+
+    def __init__(self, parts: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], scores: Mapping[int, float],
+                 half: Mapping[int, float], label: str, most: int = 64, block: int = 40) -> None:
+        self.sites, self.most, self.label = list(parts), most, label
+        self.spectra = {site: np.asarray(s) for site, (_, s, _) in parts.items()}
+        self.corners = {site: (u[:block] * s, vh[:, :block]) for site, (u, s, vh) in parts.items()}
+        self.shapes = {site: (u.shape[0], vh.shape[1]) for site, (u, _, vh) in parts.items()}
+        self.block, self.scores, self.half = block, dict(sorted(scores.items())), half
+        self.cuts = list(self.scores)
+        self.controls = (Control("matrix", "matrix number", 0, len(self.sites) - 1, 0),
+                         Control("i", "directions kept", 0, most, min(8, most)))
+        super().__init__()
+
+    def snap(self, i: float) -> int:
+        """The scored cut nearest to i, in the logarithm of i + 1."""
+        return min(self.cuts, key=lambda cut: abs(np.log((cut + 1) / (i + 1))))
+
+    def build(self) -> list[Artist]:
+        left, middle, right = self.axes
+        longest = max(map(len, self.spectra.values()))
+        self.all_, = left.plot([], [], color=style.PALE, linewidth=2)
+        self.kept, = left.plot([], [], color=style.BLUE, linewidth=3, marker="o", markersize=3.5)
+        left.set(xlim=(0.9, longest), ylim=(2e-3, 1.5), xscale="log", yscale="log")
+        style.dress(left, "Direction (log)", "σ / largest (log)", " ")
+        self.image = middle.imshow(np.zeros((self.block, self.block)), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        style.dress(middle, f"Column (of the first {self.block})", "Row", " ")
+        middle.grid(False)
+        at = np.arange(len(self.cuts))
+        right.errorbar(at, list(self.scores.values()), [self.half[cut] for cut in self.cuts], color=style.GREY,
+                       marker=".", capsize=3, linewidth=1)
+        self.mark, = right.plot([], [], "o", color=style.ORANGE, markersize=10, markerfacecolor="none",
+                                markeredgewidth=2.5)
+        right.set_xticks(at, [*map(str, self.cuts[:-1]), "all"])
+        style.dress(right, "Every ΔW cut to rank", self.label[:1].upper() + self.label[1:], " ")
+        return [self.all_, self.kept, self.image, self.mark, left.title, middle.title, right.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        site, i = self.sites[state["matrix"]], int(state["i"])
+        s, (left, right) = self.spectra[site], self.corners[site]
+        cut = self.snap(i)
+        return {"s": s / (s[0] or 1.0), "kept": (s / (s[0] or 1.0))[:i], "name": style.site_label(site),
+                "matrix": left[:, :i] @ right[:i] / (float(np.abs(left @ right).max()) or 1.0),   # (block, block)
+                "title": f"ΔW cut to rank {i}", "at": (self.cuts.index(cut), self.scores[cut]),
+                "scored": "scored uncut" if cut == self.cuts[-1] else f"scored at rank {cut}"}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        left, middle, right = self.axes
+        self.all_.set_data(np.arange(1, len(arrays["s"]) + 1), arrays["s"])
+        self.kept.set_data(np.arange(1, len(arrays["kept"]) + 1), arrays["kept"])
+        self.image.set_data(arrays["matrix"])
+        self.mark.set_data([arrays["at"][0]], [arrays["at"][1]])
+        for ax, title in ((left, arrays["name"]), (middle, arrays["title"]), (right, arrays["scored"])):
+            ax.set_title(title, fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        site, i = self.sites[state["matrix"]], int(state["i"])
+        s, (d, k), cut = self.spectra[site], self.shapes[site], self.snap(i)
+        held = float((s[:i] ** 2).sum() / ((s ** 2).sum() or 1.0))
+        where = "no ΔW cut" if cut == self.cuts[-1] else f"every ΔW cut to rank {cut}"
+        return (f"Site {site}: rank {i} of {len(s)} keeps {held:.1%} of the energy of ΔW in {i * (d + k):,} numbers "
+                f"instead of {d * k:,}. With {where}, the network's {self.label} is {self.scores[cut]:.3f} ± "
+                f"{self.half[cut]:.3f}.")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 def energy_share(s: Tensor, i: int) -> float:
     """Share of the energy that the first i of the singular values s (n,) hold."""
@@ -101,138 +230,3 @@ EXERCISES.update({
          ("that is one direction: there are i of them", lambda d, k, i: share_of_dense(d, k, 1))],
         (count_parameters,)),
 })
-
-
-# ---- drawings.ranks --------------------------------------------------------------------------------------
-# A matrix as a sum of directions, and scores against the rank that every ΔW was cut to. Used by 01.
-# d rows, k columns, i directions; S seeds
-
-
-def sum_of_directions(U: np.ndarray, s: np.ndarray, Vh: np.ndarray, count: int = 3) -> Figure:
-    """The first directions of a matrix one by one, and their sum so far below. U (d, n), s (n,), Vh (n, k)."""
-    fig, axes = style.panels(2 * count, count, 2.1, None, width=8.0)
-    size = float(np.abs((U * s) @ Vh).max()) or 1.0
-    for j in range(count):
-        one, total = s[j] * np.outer(U[:, j], Vh[j]), (U[:, :j + 1] * s[:j + 1]) @ Vh[:j + 1]
-        sign = "" if j == 0 else "+ "
-        for ax, values, name in ((axes[j], one, f"{sign}direction {j + 1}, σ = {s[j]:.1f}"),
-                                 (axes[count + j], total, f"sum so far: rank {j + 1}")):
-            image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
-            ax.set_title(name, fontsize=10)
-            ax.set(xticks=[], yticks=[])
-    fig.colorbar(image, ax=axes, pad=0.02).set_label("Value of a cell", fontsize=10)
-    return fig
-
-
-def scores_by_rank(scores: Mapping[str, Mapping[str, float | Sequence[float]]], *, ylabel: str,
-                   half: Mapping[str, float] | None = None, xlabel: str = "Directions kept of every ΔW") -> Figure:
-    """A score against the rank that every ΔW was cut to, one line a way of choosing what is kept.
-
-    Args:
-        scores: name -> rank as it is to be read ("0", "8", "all") -> a score, or one a seed (S,). Ranks stand
-            evenly spaced, in the order of the longest. Three seeds or more: every seed a dot, and a band of one
-            standard deviation.
-        half: rank -> half an error bar, such as what the number of test rows leaves open.
-    """
-    fig, (ax,) = style.panels(1, 1, 3.6, None, width=8.0)
-    order = max((list(one) for one in scores.values()), key=len)
-    for (name, look), marker in zip(style.looks(scores).items(), "os^D", strict=False):
-        at = [order.index(rank) for rank in scores[name]]
-        seeds = [np.atleast_1d(np.asarray(values, dtype=float)) for values in scores[name].values()]
-        means = np.array([values.mean() for values in seeds])
-        ax.plot(at, means, **{**look, "marker": marker})
-        if len(seeds[0]) >= 3:
-            spread = np.array([values.std(ddof=1) for values in seeds])
-            ax.fill_between(at, means - spread, means + spread, color=look["color"], alpha=0.15, linewidth=0)
-            for x, values in zip(at, seeds, strict=True):
-                ax.plot(np.full(len(values), x), values, ".", color=look["color"], alpha=0.6, markersize=5)
-        if half:
-            ax.errorbar(at, means, [half[rank] for rank in scores[name]], fmt="none", ecolor=look["color"],
-                        alpha=0.6, capsize=4)
-    ax.set_xticks(range(len(order)), order)
-    style.dress(ax, xlabel, ylabel)
-    style.legend(fig)
-    return fig
-
-
-# ---- explorers.ranks -------------------------------------------------------------------------------------
-# A whole ΔW cut to rank i: its spectrum and a corner of it live, and how the network cut so scored, where it was.
-#
-# Used by 01 and 10.
-# d out, k in, n = min(d, k), i directions kept
-
-
-class CutNetwork(Picture):
-    """One ΔW of full fine-tuning, cut to its first i directions, and the score of the network cut to i everywhere.
-
-    Args:
-        parts: site -> U (d, n), σ (n,), Vᵀ (n, k), as numpy arrays.
-        scores: i -> score of the network whose every ΔW is cut to i; the largest i is the uncut one.
-        half: half an error bar of each score.  label: the score's name.
-        most: how far the slider goes.  block: rows and columns of ΔW that are shown.
-    """
-
-    kind = "spectrum and picture computed live; the score snapped to the nearest cut that was scored"
-    count = 3
-
-    def __init__(self, parts: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], scores: Mapping[int, float],
-                 half: Mapping[int, float], label: str, most: int = 64, block: int = 40) -> None:
-        self.sites, self.most, self.label = list(parts), most, label
-        self.spectra = {site: np.asarray(s) for site, (_, s, _) in parts.items()}
-        self.corners = {site: (u[:block] * s, vh[:, :block]) for site, (u, s, vh) in parts.items()}
-        self.shapes = {site: (u.shape[0], vh.shape[1]) for site, (u, _, vh) in parts.items()}
-        self.block, self.scores, self.half = block, dict(sorted(scores.items())), half
-        self.cuts = list(self.scores)
-        self.controls = (Control("matrix", "matrix number", 0, len(self.sites) - 1, 0),
-                         Control("i", "directions kept", 0, most, min(8, most)))
-        super().__init__()
-
-    def snap(self, i: float) -> int:
-        """The scored cut nearest to i, in the logarithm of i + 1."""
-        return min(self.cuts, key=lambda cut: abs(np.log((cut + 1) / (i + 1))))
-
-    def build(self) -> list[Artist]:
-        left, middle, right = self.axes
-        longest = max(map(len, self.spectra.values()))
-        self.all_, = left.plot([], [], color=style.PALE, linewidth=2)
-        self.kept, = left.plot([], [], color=style.BLUE, linewidth=3, marker="o", markersize=3.5)
-        left.set(xlim=(0.9, longest), ylim=(2e-3, 1.5), xscale="log", yscale="log")
-        style.dress(left, "Direction (log)", "σ / largest (log)", " ")
-        self.image = middle.imshow(np.zeros((self.block, self.block)), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-        style.dress(middle, f"Column (of the first {self.block})", "Row", " ")
-        middle.grid(False)
-        at = np.arange(len(self.cuts))
-        right.errorbar(at, list(self.scores.values()), [self.half[cut] for cut in self.cuts], color=style.GREY,
-                       marker=".", capsize=3, linewidth=1)
-        self.mark, = right.plot([], [], "o", color=style.ORANGE, markersize=10, markerfacecolor="none",
-                                markeredgewidth=2.5)
-        right.set_xticks(at, [*map(str, self.cuts[:-1]), "all"])
-        style.dress(right, "Every ΔW cut to rank", self.label[:1].upper() + self.label[1:], " ")
-        return [self.all_, self.kept, self.image, self.mark, left.title, middle.title, right.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        site, i = self.sites[state["matrix"]], int(state["i"])
-        s, (left, right) = self.spectra[site], self.corners[site]
-        cut = self.snap(i)
-        return {"s": s / (s[0] or 1.0), "kept": (s / (s[0] or 1.0))[:i], "name": style.site_label(site),
-                "matrix": left[:, :i] @ right[:i] / (float(np.abs(left @ right).max()) or 1.0),   # (block, block)
-                "title": f"ΔW cut to rank {i}", "at": (self.cuts.index(cut), self.scores[cut]),
-                "scored": "scored uncut" if cut == self.cuts[-1] else f"scored at rank {cut}"}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        left, middle, right = self.axes
-        self.all_.set_data(np.arange(1, len(arrays["s"]) + 1), arrays["s"])
-        self.kept.set_data(np.arange(1, len(arrays["kept"]) + 1), arrays["kept"])
-        self.image.set_data(arrays["matrix"])
-        self.mark.set_data([arrays["at"][0]], [arrays["at"][1]])
-        for ax, title in ((left, arrays["name"]), (middle, arrays["title"]), (right, arrays["scored"])):
-            ax.set_title(title, fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        site, i = self.sites[state["matrix"]], int(state["i"])
-        s, (d, k), cut = self.spectra[site], self.shapes[site], self.snap(i)
-        held = float((s[:i] ** 2).sum() / ((s ** 2).sum() or 1.0))
-        where = "no ΔW cut" if cut == self.cuts[-1] else f"every ΔW cut to rank {cut}"
-        return (f"Site {site}: rank {i} of {len(s)} keeps {held:.1%} of the energy of ΔW in {i * (d + k):,} numbers "
-                f"instead of {d * k:,}. With {where}, the network's {self.label} is {self.scores[cut]:.3f} ± "
-                f"{self.half[cut]:.3f}.")

@@ -1,4 +1,8 @@
-"""The exercises of 04: a gate's draw, P(g > 0), density, λ's step, orthogonality, pruning, noise drawn once."""
+"""Notebook 04, SaLoRA: its pictures, sliders and exercises.
+
+The sliders show one hard-concrete gate and a budget on stored gates, both computed live with `gates.Stretch` and
+`measures.density`, and stored runs by target density. n sites or gates, r rank, d out, k in, T or S steps.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,376 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, FancyArrowPatch, Rectangle
+from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...analysis import measures, style
+from ...analysis.plots import Numbers
 from ...gates import HardConcrete, Stretch
 from ...lowrank import LowRank
 from ...methods.salora import SaLoRA, SaLoRARule, _off_identity
 from ..exercise import EXERCISES, Task
 from ..explorer import SNAPPED, Control, Picture
+from ..schematic import arrow, canvas, matrix
 
-# n sites, r rank, k in, d out, T steps
+# ---- pictures ---------------------------------------------------------------------------------------------
+
+def gated_directions(gates: Numbers) -> Figure:
+    """The branch of one matrix as r lanes, row of A, gate, column of B; a lane whose gate is zero is crossed out.
+
+    Args: gates (r,), each in [0, 1]; six can be read.
+    """
+    top = float(len(gates))
+    fig, ax = canvas(9.0, 0.5 * len(gates) + 1.2, y=(-1.1, top + 0.5))
+    for lane, gate in enumerate(gates):
+        _lane(ax, top - 0.5 - lane, lane + 1, float(gate))
+    for x, name in ((0.45, "x"), (7.6, "")):   # one vector each lane reads from, one sum that each writes to
+        matrix(ax, x - 0.08, 0.1, 0.16, top - 0.2, style.GREY)
+        ax.text(x - 0.2, top / 2, name, fontsize=15, ha="right", va="center", fontweight="bold")
+    arrow(ax, (7.72, top / 2), (8.5, top / 2))
+    ax.text(8.1, top / 2 + 0.1, "× s,\n+ W x", fontsize=10, ha="center", va="bottom")
+    ax.text(8.65, top / 2, "h", fontsize=15, ha="left", va="center", fontweight="bold")
+    for x, words in ((2.4, "rows of A\nread x"), (4.6, "gates g\none a direction"), (6.2, "columns of B\nwrite h")):
+        ax.text(x, -0.15, words, fontsize=9, ha="center", va="top")
+    return fig
+
+
+def _lane(ax: Axes, y: float, j: int, gate: float) -> None:
+    is_open, alpha = gate > 0, 0.65 if gate > 0 else 0.15
+    matrix(ax, 1.5, y - 0.13, 1.8, 0.26, style.BLUE, alpha=alpha)
+    matrix(ax, 5.7, y - 0.13, 1.0, 0.26, style.BLUE, alpha=alpha)
+    ax.add_patch(Ellipse((4.6, y), 0.56, 0.66, facecolor=style.ORANGE, alpha=0.15 + 0.6 * gate, linewidth=0))
+    ax.text(4.6, y, f"{gate:.1f}" if is_open else "×", fontsize=10 if is_open else 14, ha="center", va="center")
+    ax.text(3.55, y + 0.08, f"j = {j}", fontsize=8, ha="left", va="bottom", color=style.GREY)
+    for left, right in ((0.55, 1.45), (3.35, 4.28), (4.92, 5.65), (6.75, 7.5)):
+        arrow(ax, (left, y), (right, y), color=style.BLACK if is_open else style.PALE, width=1, head=9,
+              pointed=is_open)
+
+
+def gate_readings(log_theta: Numbers, values: Mapping[str, Numbers], *, edge: float) -> Figure:
+    """Numbers that sum up a gate against log θ, on a log axis, where zero has no place.
+
+    Args: log_theta (n,); name -> (n,); edge: the log θ at which the deterministic gate closes.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.0, None, width=7.5)
+    for name, look in style.looks(values).items():
+        y = np.asarray(values[name], dtype=float)
+        ax.plot(log_theta, np.where(y > 0, y, np.nan), **{**look, "marker": ""})
+    ax.axvline(edge, color=style.GREY, linestyle=":", label=f"log θ = {edge:.3f}")
+    ax.axhline(0.5, color=style.GREY, linewidth=0.8, label="one half")
+    style.dress(ax, "log θ", "Value (log)")
+    ax.set_yscale("log")
+    style.legend(fig)
+    return fig
+
+
+def gate_histogram(log_theta: Numbers, *, edge: float) -> Figure:
+    """How many gates closed the window at which log θ.
+
+    Args: log_theta (n,); edge: the deterministic gate is zero up to it.
+    """
+    fig, (ax,) = style.panels(1, 1, 2.9, None, width=7.5)
+    values, width = np.asarray(log_theta, dtype=float), 0.2
+    below, above = (int(np.ceil(reach / width)) for reach in (edge - values.min(), values.max() - edge))
+    counts, edges = np.histogram(values, edge + width * np.arange(-max(below, 1), max(above, 1) + 1))
+    middle = (edges[1:] + edges[:-1]) / 2
+    for side, label, color, hatch in ((middle < edge, "dropped", style.ORANGE, "///"),
+                                      (middle > edge, "kept", style.BLUE, "")):
+        ax.bar(middle[side], counts[side], width, edgecolor="white", label=label, color=color, hatch=hatch)
+    ax.axvline(edge, color=style.BLACK, linestyle="--", label=f"log θ = {edge:.3f}")
+    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    style.dress(ax, "log θ when the window closed", "Gates")
+    style.legend(fig)
+    return fig
+
+
+def two_ascents(falling: Mapping[str, Numbers], rising: Mapping[str, Numbers], *, target: float) -> Figure:
+    """Density of some gates on the left, λ of others on the right, by setting of Adam.
+
+    Args: setting -> C of each step; setting -> λ of each step; target: b of the left panel.
+    """
+    fig, axes = style.panels(2, 2, 2.7, None)
+    for ax, curves, name in zip(axes, (falling, rising), ("Expected density C", "Multiplier λ"), strict=True):
+        for setting, look in style.looks(curves).items():
+            ax.plot(np.arange(1, len(curves[setting]) + 1), curves[setting], **{**look, "marker": ""})
+        style.dress(ax, "Step", name)
+    axes[0].axhline(target, color=style.GREY, linestyle=":", label=f"target b = {target:g}")
+    style.legend(fig)
+    return fig
+
+
+def density_sweep(scores: Mapping[float, Numbers], reached: Mapping[str, Mapping[float, Numbers]], *,
+                  score: str) -> Figure:
+    """What a target density costs, and what becomes of it.
+
+    Args: target b -> one score a seed, LoRA's at 1; name -> b -> one density a seed; score: the score's name.
+    """
+    fig, (left, right) = style.panels(2, 2, 2.9, None)
+    for b, values in scores.items():
+        name, color = ("LoRA", style.BLUE) if b == 1 else ("SaLoRA", style.GREEN)
+        left.plot(np.full(len(values), b), values, "o", color=color, alpha=0.6, markersize=5, label=name)
+        left.plot([b], [np.mean(values)], "_", color=style.BLACK, markersize=16, markeredgewidth=2, label="mean")
+    for name, look in style.looks(reached).items():
+        right.plot(list(reached[name]), [np.mean(values) for values in reached[name].values()], **look)
+    style.dress(left, "Target density b (LoRA: 1)", score)
+    style.dress(right, "Target density b", "Density at the end")
+    style.legend(fig)
+    return fig
+
+
+def dots_by_arm(columns: Mapping[str, Mapping[str, Numbers]], *, lines: Mapping[str, float] | None = None) -> Figure:
+    """One panel a measure, one row an arm: a dot a seed, a bar at their mean.
+
+    Args: measure -> arm -> one value a seed; all with the same arms; lines: measure -> a dashed reference.
+    """
+    arms = list(next(iter(columns.values())))
+    fig, axes = style.panels(len(columns), len(columns), 0.9 + 0.34 * len(arms), None, sharey=True)
+    for ax, (name, values) in zip(axes, columns.items(), strict=True):
+        for row, arm in enumerate(arms):
+            ax.plot(values[arm], np.full(len(values[arm]), row), "o", color=style.BLUE, alpha=0.6, markersize=5,
+                    label="one seed")
+            ax.plot([np.mean(values[arm])], [row], "|", color=style.BLACK, markersize=16, markeredgewidth=2,
+                    label="mean")
+        if lines and name in lines:
+            ax.axvline(lines[name], color=style.ORANGE, linestyle="--", label=f"target {lines[name]:g}")
+        ax.margins(x=0.12)
+        style.dress(ax, name, "")
+    axes[0].set_yticks(range(len(arms)), arms, fontsize=10)
+    axes[0].set_ylim(len(arms) - 0.5, -0.5)
+    style.legend(fig)
+    return fig
+
+
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+GATE_LOOKS: dict[str, dict[str, Any]] = {
+    "P(g > 0)": {"color": style.BLUE, "linestyle": "-"}, "E[g]": {"color": style.GREEN, "linestyle": "--"},
+    "ĝ, no noise": {"color": style.ORANGE, "linestyle": "-."}}
+
+
+class HardConcreteGate(Picture):
+    """One gate: its mass at 0 and at 1, its density in between, and three numbers that sum it up."""
+
+    count = 3
+    height = 2.9
+    TOP = 3.0   # where the axis of the density is cut
+    controls = (Control("log_theta", "log θ", -6.0, 6.0, 0.0, 0.1),
+                Control("tau", "temperature τ", 0.2, 2.0, 1.0, 0.05),
+                Control("gamma", "lower end γ", -0.5, -0.05, -0.1, 0.01),
+                Control("zeta", "upper end ζ", 1.05, 1.5, 1.1, 0.01))
+
+    def __init__(self) -> None:
+        self.theta = torch.linspace(-6, 6, 61, dtype=torch.float64)              # (61,)
+        self.inside = torch.linspace(0.002, 0.998, 250, dtype=torch.float64)     # (250,)
+        super().__init__()
+
+    def build(self) -> list[Artist]:
+        mass, between, summary = self.axes
+        self.bars = mass.bar(["exactly 0", "between", "exactly 1"], [1, 1, 1],
+                             color=[style.ORANGE, style.PALE, style.BLUE])
+        mass.set_ylim(0, 1.05)
+        self.curve, = between.plot([], [], color=style.BLACK)
+        between.set(xlim=(-0.02, 1.02), ylim=(0, self.TOP))
+        self.lines = {name: summary.plot([], [], label=name, **look)[0] for name, look in GATE_LOOKS.items()}
+        self.dots, = summary.plot([], [], "o", color=style.BLACK, markersize=5)
+        self.edge = summary.axvline(0, color=style.GREY, linestyle=":", label="edge of ĝ")
+        summary.set(xlim=(-6.2, 6.2), ylim=(-0.03, 1.05))
+        style.dress(mass, "Gate g", "Probability")
+        style.dress(between, "Gate g", f"Density (cut at {self.TOP:g})")
+        style.dress(summary, "log θ", "Value")
+        style.legend(self.fig)
+        return [*self.bars, self.curve, *self.lines.values(), self.edge, self.dots]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        stretch = Stretch(state["tau"], state["gamma"], state["zeta"])
+        at = torch.tensor(state["log_theta"], dtype=torch.float64)
+        is_open, is_full = float(stretch.open_probability(at)), float(stretch.full_probability(at))
+        readings = (stretch.open_probability, stretch.mean, stretch.deterministic)
+        return {"mass": np.array([1 - is_open, is_open - is_full, is_full]),
+                "density": stretch.pdf(at, self.inside).numpy(),
+                "curves": np.array([reading(self.theta).numpy() for reading in readings]),   # (3, 61)
+                "now": np.array([float(reading(at)) for reading in readings]),
+                "at": state["log_theta"], "edge": -stretch.shift}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        for bar, height in zip(self.bars, arrays["mass"], strict=True):
+            bar.set_height(height)
+        self.curve.set_data(self.inside, arrays["density"])
+        for line, values in zip(self.lines.values(), arrays["curves"], strict=True):
+            line.set_data(self.theta, values)
+        self.dots.set_data([arrays["at"]] * 3, arrays["now"])
+        self.edge.set_xdata([arrays["edge"]] * 2)
+
+    def words(self, **state: Any) -> str:
+        a = self.arrays(**state)
+        zero, between, one = a["mass"]
+        p, mean, fixed = a["now"]
+        verdict = "dropped" if fixed == 0 else "kept"
+        return (f"log θ = {state['log_theta']:.1f}, τ = {state['tau']:.2f}, γ = {state['gamma']:.2f}, ζ = "
+                f"{state['zeta']:.2f}: exactly 0 in {zero:.1%} of the draws, exactly 1 in {one:.1%}, between in "
+                f"{between:.1%}. P(g > 0) = {p:.3f}, E[g] = {mean:.3f}, deterministic gate {fixed:.3f}: {verdict} "
+                f"(the edge is log θ = {a['edge']:.2f}).")
+
+
+class SaloraBudget(Picture):
+    """The gates that a run ended with, under a budget that you choose: its pull, and what a rule would keep.
+
+    Args: site -> log θ (r,) of all its directions; site -> (d, k); stretch: the run's own constants.
+    """
+
+    height = 3.1
+    MOST = 3.0   # the largest λ
+    LOW = 0.05   # the smallest b, and the distance of the largest from 1
+
+    def __init__(self, log_theta: Mapping[str, Sequence[float]], sizes: Mapping[str, tuple[int, int]],
+                 stretch: Stretch | None = None) -> None:
+        self.stretch = stretch or Stretch()
+        self.theta = {site: torch.tensor(values, dtype=torch.float64) for site, values in log_theta.items()}
+        self.sizes = dict(sizes)
+        self.flat = torch.cat(list(self.theta.values())).numpy()                                     # (n,)
+        weight = np.concatenate([np.full(len(t), float(sum(sizes[site]))) for site, t in self.theta.items()])
+        self.weight = weight / weight.sum()                                                          # (n,)
+        self.order = np.argsort(-self.flat, kind="stable")
+        self.share = self.weight[self.order].cumsum()      # kept when the i + 1 largest log θ are kept
+        self.controls = (Control("lam", "multiplier λ", 0.0, self.MOST, self.MOST, 0.1),
+                         Control("b", "target density b", self.LOW, 1 - self.LOW, 0.25, 0.01))
+        super().__init__()
+
+    def density(self) -> float:
+        """C of the stored gates."""
+        return float(self._density(self.theta))
+
+    def kept_share(self) -> float:
+        """Share of the adapters' numbers that the deterministic gate leaves."""
+        return float(self.weight[self.flat > -self.stretch.shift].sum())
+
+    def pull(self, lam: float, b: float) -> np.ndarray:
+        """∂/∂log θ of λ (C − b)² for every gate, (n,): above 0 the descent lowers log θ."""
+        theta = {site: values.clone().requires_grad_() for site, values in self.theta.items()}
+        (lam * (self._density(theta) - b) ** 2).backward()
+        return torch.cat([values.grad for values in theta.values()]).numpy()   # type: ignore[misc]
+
+    def threshold(self, b: float) -> tuple[float, float]:
+        """The log θ to cut at so that as near to b as can be is kept, and the share that this keeps."""
+        i = int(np.abs(self.share - b).argmin())
+        return float(self.flat[self.order[i]]), float(self.share[i])
+
+    def _density(self, theta: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return measures.density({site: self.stretch.open_probability(t) for site, t in theta.items()}, self.sizes)
+
+    def build(self) -> list[Artist]:
+        left, right = self.axes
+        moving = [*self._build_pull(left), *self._build_cut(right)]
+        style.dress(left, "log θ of a gate", "Pull downwards × 1000", " ")
+        style.dress(right, "Share of the adapters' numbers kept", "log θ to cut at", " ")
+        style.legend(self.fig)
+        return [*moving, left.title, right.title]
+
+    def _build_pull(self, ax: Axes) -> list[Artist]:
+        edge = -self.stretch.shift
+        self.masks = (self.flat > edge, self.flat <= edge)
+        looks = (("o", style.BLUE, 4, "gate kept"), ("x", style.ORANGE, 5, "gate dropped"))
+        self.clouds = [ax.plot(self.flat[which], np.zeros(which.sum()), mark, color=color, markersize=size,
+                               label=label)[0]
+                       for which, (mark, color, size, label) in zip(self.masks, looks, strict=True)]
+        ax.axvline(edge, color=style.GREY, linestyle=":", label=f"edge, {edge:.2f}")
+        gap = max(self.density() - self.LOW, 1 - self.LOW - self.density())
+        limit = 1e3 * 2 * self.MOST * gap * 0.25 * float(self.weight.max())   # of 2 λ |C − b| p (1 − p) w
+        ax.set_ylim(-limit, limit)
+        return list(self.clouds)
+
+    def _build_cut(self, ax: Axes) -> list[Artist]:
+        edge = -self.stretch.shift
+        ax.step([0, *self.share], [self.flat.max(), *self.flat[self.order]], color=style.BLACK, where="pre")
+        ax.axhline(edge, color=style.GREY, linestyle=":")
+        ax.plot([self.kept_share()], [edge], "s", color=style.GREY, label="kept share")
+        self.target = ax.axvline(0.5, color=style.GREEN, linestyle="--", label="target b")
+        self.mark, = ax.plot([], [], "D", color=style.GREEN, markersize=7, label="cut that keeps b")
+        ax.set_xlim(0, 1.02)
+        return [self.target, self.mark]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        lam, b = state["lam"], state["b"]
+        cut, share = self.threshold(b)
+        return {"pull": 1e3 * self.pull(lam, b), "b": b, "cut": cut, "share": share,
+                "titles": (f"expected density C = {self.density():.3f}", f"keep {b:.0%}: cut at {cut:.2f}")}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        for cloud, which in zip(self.clouds, self.masks, strict=True):
+            cloud.set_ydata(arrays["pull"][which])
+        self.target.set_xdata([arrays["b"]] * 2)
+        self.mark.set_data([arrays["share"]], [arrays["cut"]])
+        for ax, title in zip(self.axes, arrays["titles"], strict=True):
+            ax.set_title(title, fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        lam, b, C = state["lam"], state["b"], self.density()
+        pull, (cut, share) = self.pull(lam, b), self.threshold(b)
+        at = float(self.flat[np.abs(pull).argmax()])
+        towards = "up" if b > C else "down"
+        pushed = (f"the budget pushes every gate {towards}, hardest at log θ = {at:.2f}" if lam * abs(C - b) > 1e-9
+                  else "the budget pulls at nothing")
+        p = float(self.stretch.open_probability(torch.tensor(cut)))
+        return (f"λ = {lam:.1f}, b = {b:.2f}: C = {C:.3f}, so {pushed}. The rule keeps {int(self.masks[0].sum())} "
+                f"of {len(self.flat)} gates, {self.kept_share():.1%} of the numbers; to keep {share:.1%}, cut at "
+                f"log θ = {cut:.2f}, that is P(g > 0) = {p:.2f}.")
+
+
+class SaloraRuns(Picture):
+    """Stored trainings at several target densities: how the density fell, and how λ rose.
+
+    Args: b -> (steps (S,), C (S,)); b -> (steps (S,), λ (S,)); b -> the score of each seed; label: the score's name.
+    """
+
+    kind = SNAPPED
+    height = 3.1
+
+    def __init__(self, density: Mapping[float, tuple[Sequence[float], Sequence[float]]],
+                 lam: Mapping[float, tuple[Sequence[float], Sequence[float]]],
+                 scores: Mapping[float, Sequence[float]], label: str) -> None:
+        self.density, self.lam, self.scores, self.label = dict(density), dict(lam), dict(scores), label
+        self.targets = sorted(self.density)
+        low, high = self.targets[0], self.targets[-1]
+        self.controls = (Control("b", "target density b", low, high, self.targets[len(self.targets) // 2], 0.025),)
+        super().__init__()
+
+    def snap(self, b: float) -> float:
+        """The stored target nearest to b."""
+        return min(self.targets, key=lambda target: abs(target - b))
+
+    def build(self) -> list[Artist]:
+        self.lines = []
+        for ax, curves, name in zip(self.axes, (self.density, self.lam), ("Expected density C", "Multiplier λ"),
+                                    strict=True):
+            for steps, values in curves.values():
+                ax.plot(steps, values, color=style.PALE, linewidth=0.9)
+            self.lines.append(ax.plot([], [], color=style.BLUE, linewidth=2)[0])
+            style.dress(ax, "Optimizer step", name, " ")
+        self.axes[0].set_ylim(0, 1.02)
+        self.target = self.axes[0].axhline(0.5, color=style.ORANGE, linestyle="--", label="target b of the run shown")
+        style.legend(self.fig)
+        return [*self.lines, self.target, self.axes[0].title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        b = self.snap(state["b"])
+        return {"curves": (self.density[b], self.lam[b]), "b": b, "title": f"blue: b = {b:g}"}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        for line, curve in zip(self.lines, arrays["curves"], strict=True):
+            line.set_data(*curve)
+        self.target.set_ydata([arrays["b"]] * 2)
+        self.axes[0].set_title(arrays["title"], fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        b = self.snap(state["b"])
+        scores = self.scores[b]
+        return (f"Asked b = {state['b']:.3f}; shown the stored run with b = {b:g}: C ends at "
+                f"{self.density[b][1][-1]:.3f}, λ at {self.lam[b][1][-1]:.2f}; {self.label} {np.mean(scores):.3f} "
+                f"(mean of {len(scores)} seeds).")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 Noise = Callable[[int], Tensor]   # step -> u (r,)
 
@@ -254,373 +616,3 @@ EXERCISES.update({
         "row t of the result is a draw at row t of log_theta with noise(t)", _DEBUG,
         (SaLoRARule.before_step, HardConcrete.forward), "log_theta is (T, r), noise(t) is (r,): stack T rows"),
 })
-
-
-# ---- drawings.salora -------------------------------------------------------------------------------------
-# Gated directions in one picture, three readings of a gate, the budget's pull, dots by arm. Used by 04.
-Numbers = Sequence[float] | np.ndarray
-
-
-def gated_directions(gates: Numbers) -> Figure:
-    """The branch of one matrix as r lanes, row of A, gate, column of B; a lane whose gate is zero is crossed out.
-
-    Args: gates (r,), each in [0, 1]; six can be read.
-    """
-    fig = Figure(figsize=(9.0, 0.5 * len(gates) + 1.2), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    top = float(len(gates))
-    ax.set(xlim=(0, 9), ylim=(-1.1, top + 0.5))
-    ax.set_axis_off()
-    for lane, gate in enumerate(gates):
-        _lane(ax, top - 0.5 - lane, lane + 1, float(gate))
-    for x, name in ((0.45, "x"), (7.6, "")):   # one vector each lane reads from, one sum that each writes to
-        ax.add_patch(Rectangle((x - 0.08, 0.1), 0.16, top - 0.2, facecolor=style.GREY, edgecolor=style.BLACK,
-                               alpha=0.55))
-        ax.text(x - 0.2, top / 2, name, fontsize=15, ha="right", va="center", fontweight="bold")
-    ax.add_patch(FancyArrowPatch((7.72, top / 2), (8.5, top / 2), arrowstyle="-|>", mutation_scale=12,
-                                 color=style.BLACK, linewidth=1.2, shrinkA=0, shrinkB=0))
-    ax.text(8.1, top / 2 + 0.1, "× s,\n+ W x", fontsize=10, ha="center", va="bottom")
-    ax.text(8.65, top / 2, "h", fontsize=15, ha="left", va="center", fontweight="bold")
-    for x, words in ((2.4, "rows of A\nread x"), (4.6, "gates g\none a direction"), (6.2, "columns of B\nwrite h")):
-        ax.text(x, -0.15, words, fontsize=9, ha="center", va="top")
-    return fig
-
-
-def _lane(ax: Axes, y: float, j: int, gate: float) -> None:
-    is_open, alpha = gate > 0, 0.65 if gate > 0 else 0.15
-    ax.add_patch(Rectangle((1.5, y - 0.13), 1.8, 0.26, facecolor=style.BLUE, edgecolor=style.BLACK, alpha=alpha))
-    ax.add_patch(Rectangle((5.7, y - 0.13), 1.0, 0.26, facecolor=style.BLUE, edgecolor=style.BLACK, alpha=alpha))
-    ax.add_patch(Ellipse((4.6, y), 0.56, 0.66, facecolor=style.ORANGE, alpha=0.15 + 0.6 * gate, linewidth=0))
-    ax.text(4.6, y, f"{gate:.1f}" if is_open else "×", fontsize=10 if is_open else 14, ha="center", va="center")
-    ax.text(3.55, y + 0.08, f"j = {j}", fontsize=8, ha="left", va="bottom", color=style.GREY)
-    ink, line = (style.BLACK, "-") if is_open else (style.PALE, ":")
-    for left, right in ((0.55, 1.45), (3.35, 4.28), (4.92, 5.65), (6.75, 7.5)):
-        ax.add_patch(FancyArrowPatch((left, y), (right, y), arrowstyle="-|>" if is_open else "-", mutation_scale=9,
-                                     color=ink, linestyle=line, linewidth=1.0, shrinkA=0, shrinkB=0))
-
-
-def gate_readings(log_theta: Numbers, values: Mapping[str, Numbers], *, edge: float) -> Figure:
-    """Numbers that sum up a gate against log θ, on a log axis, where zero has no place.
-
-    Args: log_theta (n,); name -> (n,); edge: the log θ at which the deterministic gate closes.
-    """
-    fig, (ax,) = style.panels(1, 1, 3.0, None, width=7.5)
-    for name, look in style.looks(values).items():
-        y = np.asarray(values[name], dtype=float)
-        ax.plot(log_theta, np.where(y > 0, y, np.nan), **{**look, "marker": ""})
-    ax.axvline(edge, color=style.GREY, linestyle=":", label=f"log θ = {edge:.3f}")
-    ax.axhline(0.5, color=style.GREY, linewidth=0.8, label="one half")
-    style.dress(ax, "log θ", "Value (log)")
-    ax.set_yscale("log")
-    style.legend(fig)
-    return fig
-
-
-def gate_histogram(log_theta: Numbers, *, edge: float) -> Figure:
-    """How many gates closed the window at which log θ.
-
-    Args: log_theta (n,); edge: the deterministic gate is zero up to it.
-    """
-    fig, (ax,) = style.panels(1, 1, 2.9, None, width=7.5)
-    values, width = np.asarray(log_theta, dtype=float), 0.2
-    below, above = (int(np.ceil(reach / width)) for reach in (edge - values.min(), values.max() - edge))
-    counts, edges = np.histogram(values, edge + width * np.arange(-max(below, 1), max(above, 1) + 1))
-    middle = (edges[1:] + edges[:-1]) / 2
-    for side, label, color, hatch in ((middle < edge, "dropped", style.ORANGE, "///"),
-                                      (middle > edge, "kept", style.BLUE, "")):
-        ax.bar(middle[side], counts[side], width, edgecolor="white", label=label, color=color, hatch=hatch)
-    ax.axvline(edge, color=style.BLACK, linestyle="--", label=f"log θ = {edge:.3f}")
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    style.dress(ax, "log θ when the window closed", "Gates")
-    style.legend(fig)
-    return fig
-
-
-def two_ascents(falling: Mapping[str, Numbers], rising: Mapping[str, Numbers], *, target: float) -> Figure:
-    """Density of some gates on the left, λ of others on the right, by setting of Adam.
-
-    Args: setting -> C of each step; setting -> λ of each step; target: b of the left panel.
-    """
-    fig, axes = style.panels(2, 2, 2.7, None)
-    for ax, curves, name in zip(axes, (falling, rising), ("Expected density C", "Multiplier λ"), strict=True):
-        for setting, look in style.looks(curves).items():
-            ax.plot(np.arange(1, len(curves[setting]) + 1), curves[setting], **{**look, "marker": ""})
-        style.dress(ax, "Step", name)
-    axes[0].axhline(target, color=style.GREY, linestyle=":", label=f"target b = {target:g}")
-    style.legend(fig)
-    return fig
-
-
-def density_sweep(scores: Mapping[float, Numbers], reached: Mapping[str, Mapping[float, Numbers]], *,
-                  score: str) -> Figure:
-    """What a target density costs, and what becomes of it.
-
-    Args: target b -> one score a seed, LoRA's at 1; name -> b -> one density a seed; score: the score's name.
-    """
-    fig, (left, right) = style.panels(2, 2, 2.9, None)
-    for b, values in scores.items():
-        name, color = ("LoRA", style.BLUE) if b == 1 else ("SaLoRA", style.GREEN)
-        left.plot(np.full(len(values), b), values, "o", color=color, alpha=0.6, markersize=5, label=name)
-        left.plot([b], [np.mean(values)], "_", color=style.BLACK, markersize=16, markeredgewidth=2, label="mean")
-    for name, look in style.looks(reached).items():
-        right.plot(list(reached[name]), [np.mean(values) for values in reached[name].values()], **look)
-    style.dress(left, "Target density b (LoRA: 1)", score)
-    style.dress(right, "Target density b", "Density at the end")
-    style.legend(fig)
-    return fig
-
-
-def dots_by_arm(columns: Mapping[str, Mapping[str, Numbers]], *, lines: Mapping[str, float] | None = None) -> Figure:
-    """One panel a measure, one row an arm: a dot a seed, a bar at their mean.
-
-    Args: measure -> arm -> one value a seed; all with the same arms; lines: measure -> a dashed reference.
-    """
-    arms = list(next(iter(columns.values())))
-    fig, axes = style.panels(len(columns), len(columns), 0.9 + 0.34 * len(arms), None, sharey=True)
-    for ax, (name, values) in zip(axes, columns.items(), strict=True):
-        for row, arm in enumerate(arms):
-            ax.plot(values[arm], np.full(len(values[arm]), row), "o", color=style.BLUE, alpha=0.6, markersize=5,
-                    label="one seed")
-            ax.plot([np.mean(values[arm])], [row], "|", color=style.BLACK, markersize=16, markeredgewidth=2,
-                    label="mean")
-        if lines and name in lines:
-            ax.axvline(lines[name], color=style.ORANGE, linestyle="--", label=f"target {lines[name]:g}")
-        ax.margins(x=0.12)
-        style.dress(ax, name, "")
-    axes[0].set_yticks(range(len(arms)), arms, fontsize=10)
-    axes[0].set_ylim(len(arms) - 0.5, -0.5)
-    style.legend(fig)
-    return fig
-
-
-# ---- explorers.salora ------------------------------------------------------------------------------------
-# The pictures behind SaLoRA's sliders: one hard-concrete gate, a budget on stored gates, stored runs over b.
-#
-# Each is a `widgets.Picture`. The gate and the budget are computed live from `gates.Stretch` and `measure.density`;
-# `SaloraRuns` snaps to stored runs and says so. Used by 04 and 10.
-# n gates of all sites in a row, S stored steps, G points of a curve
-
-GATE_LOOKS: dict[str, dict[str, Any]] = {
-    "P(g > 0)": {"color": style.BLUE, "linestyle": "-"}, "E[g]": {"color": style.GREEN, "linestyle": "--"},
-    "ĝ, no noise": {"color": style.ORANGE, "linestyle": "-."}}
-
-
-class HardConcreteGate(Picture):
-    """One gate: its mass at 0 and at 1, its density in between, and three numbers that sum it up."""
-
-    count = 3
-    height = 2.9
-    TOP = 3.0   # where the axis of the density is cut
-    controls = (Control("log_theta", "log θ", -6.0, 6.0, 0.0, 0.1),
-                Control("tau", "temperature τ", 0.2, 2.0, 1.0, 0.05),
-                Control("gamma", "lower end γ", -0.5, -0.05, -0.1, 0.01),
-                Control("zeta", "upper end ζ", 1.05, 1.5, 1.1, 0.01))
-
-    def __init__(self) -> None:
-        self.theta = torch.linspace(-6, 6, 61, dtype=torch.float64)              # (61,)
-        self.inside = torch.linspace(0.002, 0.998, 250, dtype=torch.float64)     # (250,)
-        super().__init__()
-
-    def build(self) -> list[Artist]:
-        mass, between, summary = self.axes
-        self.bars = mass.bar(["exactly 0", "between", "exactly 1"], [1, 1, 1],
-                             color=[style.ORANGE, style.PALE, style.BLUE])
-        mass.set_ylim(0, 1.05)
-        self.curve, = between.plot([], [], color=style.BLACK)
-        between.set(xlim=(-0.02, 1.02), ylim=(0, self.TOP))
-        self.lines = {name: summary.plot([], [], label=name, **look)[0] for name, look in GATE_LOOKS.items()}
-        self.dots, = summary.plot([], [], "o", color=style.BLACK, markersize=5)
-        self.edge = summary.axvline(0, color=style.GREY, linestyle=":", label="edge of ĝ")
-        summary.set(xlim=(-6.2, 6.2), ylim=(-0.03, 1.05))
-        style.dress(mass, "Gate g", "Probability")
-        style.dress(between, "Gate g", f"Density (cut at {self.TOP:g})")
-        style.dress(summary, "log θ", "Value")
-        style.legend(self.fig)
-        return [*self.bars, self.curve, *self.lines.values(), self.edge, self.dots]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        stretch = Stretch(state["tau"], state["gamma"], state["zeta"])
-        at = torch.tensor(state["log_theta"], dtype=torch.float64)
-        is_open, is_full = float(stretch.open_probability(at)), float(stretch.full_probability(at))
-        readings = (stretch.open_probability, stretch.mean, stretch.deterministic)
-        return {"mass": np.array([1 - is_open, is_open - is_full, is_full]),
-                "density": stretch.pdf(at, self.inside).numpy(),
-                "curves": np.array([reading(self.theta).numpy() for reading in readings]),   # (3, 61)
-                "now": np.array([float(reading(at)) for reading in readings]),
-                "at": state["log_theta"], "edge": -stretch.shift}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        for bar, height in zip(self.bars, arrays["mass"], strict=True):
-            bar.set_height(height)
-        self.curve.set_data(self.inside, arrays["density"])
-        for line, values in zip(self.lines.values(), arrays["curves"], strict=True):
-            line.set_data(self.theta, values)
-        self.dots.set_data([arrays["at"]] * 3, arrays["now"])
-        self.edge.set_xdata([arrays["edge"]] * 2)
-
-    def words(self, **state: Any) -> str:
-        a = self.arrays(**state)
-        zero, between, one = a["mass"]
-        p, mean, fixed = a["now"]
-        verdict = "dropped" if fixed == 0 else "kept"
-        return (f"log θ = {state['log_theta']:.1f}, τ = {state['tau']:.2f}, γ = {state['gamma']:.2f}, ζ = "
-                f"{state['zeta']:.2f}: exactly 0 in {zero:.1%} of the draws, exactly 1 in {one:.1%}, between in "
-                f"{between:.1%}. P(g > 0) = {p:.3f}, E[g] = {mean:.3f}, deterministic gate {fixed:.3f}: {verdict} "
-                f"(the edge is log θ = {a['edge']:.2f}).")
-
-
-class SaloraBudget(Picture):
-    """The gates that a run ended with, under a budget that you choose: its pull, and what a rule would keep.
-
-    Args: site -> log θ (r,) of all its directions; site -> (d, k); stretch: the run's own constants.
-    """
-
-    height = 3.1
-    MOST = 3.0   # the largest λ
-    LOW = 0.05   # the smallest b, and the distance of the largest from 1
-
-    def __init__(self, log_theta: Mapping[str, Sequence[float]], sizes: Mapping[str, tuple[int, int]],
-                 stretch: Stretch | None = None) -> None:
-        self.stretch = stretch or Stretch()
-        self.theta = {site: torch.tensor(values, dtype=torch.float64) for site, values in log_theta.items()}
-        self.sizes = dict(sizes)
-        self.flat = torch.cat(list(self.theta.values())).numpy()                                     # (n,)
-        weight = np.concatenate([np.full(len(t), float(sum(sizes[site]))) for site, t in self.theta.items()])
-        self.weight = weight / weight.sum()                                                          # (n,)
-        self.order = np.argsort(-self.flat, kind="stable")
-        self.share = self.weight[self.order].cumsum()      # kept when the i + 1 largest log θ are kept
-        self.controls = (Control("lam", "multiplier λ", 0.0, self.MOST, self.MOST, 0.1),
-                         Control("b", "target density b", self.LOW, 1 - self.LOW, 0.25, 0.01))
-        super().__init__()
-
-    def density(self) -> float:
-        """C of the stored gates."""
-        return float(self._density(self.theta))
-
-    def kept_share(self) -> float:
-        """Share of the adapters' numbers that the deterministic gate leaves."""
-        return float(self.weight[self.flat > -self.stretch.shift].sum())
-
-    def pull(self, lam: float, b: float) -> np.ndarray:
-        """∂/∂log θ of λ (C − b)² for every gate, (n,): above 0 the descent lowers log θ."""
-        theta = {site: values.clone().requires_grad_() for site, values in self.theta.items()}
-        (lam * (self._density(theta) - b) ** 2).backward()
-        return torch.cat([values.grad for values in theta.values()]).numpy()   # type: ignore[misc]
-
-    def threshold(self, b: float) -> tuple[float, float]:
-        """The log θ to cut at so that as near to b as can be is kept, and the share that this keeps."""
-        i = int(np.abs(self.share - b).argmin())
-        return float(self.flat[self.order[i]]), float(self.share[i])
-
-    def _density(self, theta: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return measures.density({site: self.stretch.open_probability(t) for site, t in theta.items()}, self.sizes)
-
-    def build(self) -> list[Artist]:
-        left, right = self.axes
-        moving = [*self._build_pull(left), *self._build_cut(right)]
-        style.dress(left, "log θ of a gate", "Pull downwards × 1000", " ")
-        style.dress(right, "Share of the adapters' numbers kept", "log θ to cut at", " ")
-        style.legend(self.fig)
-        return [*moving, left.title, right.title]
-
-    def _build_pull(self, ax: Axes) -> list[Artist]:
-        edge = -self.stretch.shift
-        self.masks = (self.flat > edge, self.flat <= edge)
-        looks = (("o", style.BLUE, 4, "gate kept"), ("x", style.ORANGE, 5, "gate dropped"))
-        self.clouds = [ax.plot(self.flat[which], np.zeros(which.sum()), mark, color=color, markersize=size,
-                               label=label)[0]
-                       for which, (mark, color, size, label) in zip(self.masks, looks, strict=True)]
-        ax.axvline(edge, color=style.GREY, linestyle=":", label=f"edge, {edge:.2f}")
-        gap = max(self.density() - self.LOW, 1 - self.LOW - self.density())
-        limit = 1e3 * 2 * self.MOST * gap * 0.25 * float(self.weight.max())   # of 2 λ |C − b| p (1 − p) w
-        ax.set_ylim(-limit, limit)
-        return list(self.clouds)
-
-    def _build_cut(self, ax: Axes) -> list[Artist]:
-        edge = -self.stretch.shift
-        ax.step([0, *self.share], [self.flat.max(), *self.flat[self.order]], color=style.BLACK, where="pre")
-        ax.axhline(edge, color=style.GREY, linestyle=":")
-        ax.plot([self.kept_share()], [edge], "s", color=style.GREY, label="kept share")
-        self.target = ax.axvline(0.5, color=style.GREEN, linestyle="--", label="target b")
-        self.mark, = ax.plot([], [], "D", color=style.GREEN, markersize=7, label="cut that keeps b")
-        ax.set_xlim(0, 1.02)
-        return [self.target, self.mark]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        lam, b = state["lam"], state["b"]
-        cut, share = self.threshold(b)
-        return {"pull": 1e3 * self.pull(lam, b), "b": b, "cut": cut, "share": share,
-                "titles": (f"expected density C = {self.density():.3f}", f"keep {b:.0%}: cut at {cut:.2f}")}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        for cloud, which in zip(self.clouds, self.masks, strict=True):
-            cloud.set_ydata(arrays["pull"][which])
-        self.target.set_xdata([arrays["b"]] * 2)
-        self.mark.set_data([arrays["share"]], [arrays["cut"]])
-        for ax, title in zip(self.axes, arrays["titles"], strict=True):
-            ax.set_title(title, fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        lam, b, C = state["lam"], state["b"], self.density()
-        pull, (cut, share) = self.pull(lam, b), self.threshold(b)
-        at = float(self.flat[np.abs(pull).argmax()])
-        towards = "up" if b > C else "down"
-        pushed = (f"the budget pushes every gate {towards}, hardest at log θ = {at:.2f}" if lam * abs(C - b) > 1e-9
-                  else "the budget pulls at nothing")
-        p = float(self.stretch.open_probability(torch.tensor(cut)))
-        return (f"λ = {lam:.1f}, b = {b:.2f}: C = {C:.3f}, so {pushed}. The rule keeps {int(self.masks[0].sum())} "
-                f"of {len(self.flat)} gates, {self.kept_share():.1%} of the numbers; to keep {share:.1%}, cut at "
-                f"log θ = {cut:.2f}, that is P(g > 0) = {p:.2f}.")
-
-
-class SaloraRuns(Picture):
-    """Stored trainings at several target densities: how the density fell, and how λ rose.
-
-    Args: b -> (steps (S,), C (S,)); b -> (steps (S,), λ (S,)); b -> the score of each seed; label: the score's name.
-    """
-
-    kind = SNAPPED
-    height = 3.1
-
-    def __init__(self, density: Mapping[float, tuple[Sequence[float], Sequence[float]]],
-                 lam: Mapping[float, tuple[Sequence[float], Sequence[float]]],
-                 scores: Mapping[float, Sequence[float]], label: str) -> None:
-        self.density, self.lam, self.scores, self.label = dict(density), dict(lam), dict(scores), label
-        self.targets = sorted(self.density)
-        low, high = self.targets[0], self.targets[-1]
-        self.controls = (Control("b", "target density b", low, high, self.targets[len(self.targets) // 2], 0.025),)
-        super().__init__()
-
-    def snap(self, b: float) -> float:
-        """The stored target nearest to b."""
-        return min(self.targets, key=lambda target: abs(target - b))
-
-    def build(self) -> list[Artist]:
-        self.lines = []
-        for ax, curves, name in zip(self.axes, (self.density, self.lam), ("Expected density C", "Multiplier λ"),
-                                    strict=True):
-            for steps, values in curves.values():
-                ax.plot(steps, values, color=style.PALE, linewidth=0.9)
-            self.lines.append(ax.plot([], [], color=style.BLUE, linewidth=2)[0])
-            style.dress(ax, "Optimizer step", name, " ")
-        self.axes[0].set_ylim(0, 1.02)
-        self.target = self.axes[0].axhline(0.5, color=style.ORANGE, linestyle="--", label="target b of the run shown")
-        style.legend(self.fig)
-        return [*self.lines, self.target, self.axes[0].title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        b = self.snap(state["b"])
-        return {"curves": (self.density[b], self.lam[b]), "b": b, "title": f"blue: b = {b:g}"}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        for line, curve in zip(self.lines, arrays["curves"], strict=True):
-            line.set_data(*curve)
-        self.target.set_ydata([arrays["b"]] * 2)
-        self.axes[0].set_title(arrays["title"], fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        b = self.snap(state["b"])
-        scores = self.scores[b]
-        return (f"Asked b = {state['b']:.3f}; shown the stored run with b = {b:g}: C ends at "
-                f"{self.density[b][1][-1]:.3f}, λ at {self.lam[b][1][-1]:.2f}; {self.label} {np.mean(scores):.3f} "
-                f"(mean of {len(scores)} seeds).")

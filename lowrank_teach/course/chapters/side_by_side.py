@@ -1,8 +1,9 @@
-"""A study over tasks, read in several ways: verdicts, the choice of rates once more, places, cost, ways to report.
+"""Notebook 07, side by side: a study over tasks read in several ways, its pictures, a slider and the exercises.
 
-    judge(found, "COLA", "LoRA").says    # "COLA behind LoRA: −1.2 points (−2.0 to −0.3)"
+    compare_methods(found, "COLA", "LoRA").says    # "COLA behind LoRA: −1.2 points (−2.0 to −0.3)"
 
-Nothing is trained here and no number is chosen by hand. Taught in 07.
+Nothing is trained here, and no number is chosen by hand. M methods, T tasks, S seeds, R comparisons, n runs to
+choose from; differences are in points.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import norm
 
 from ...analysis import style, toy_problems
+from ...analysis.plots import Numbers
 from ...analysis.toy_problems import WAYS, draw, expected, scores, ways
 from ...reproduction import verdicts
 from ...reproduction.results import POINTS, SideBySide
@@ -28,14 +30,15 @@ from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
 from .ledger import LOOKS, forest
 
-# S seeds, T tasks; differences in points
+# ---- what the study says ----------------------------------------------------------------------------------
+
 WORDS = {verdicts.HOLDS: "ahead of", verdicts.OPPOSITE: "behind", verdicts.OPEN: "not separable from",
          verdicts.NO_RUNS: "with too few seeds to be judged against"}
 VALIDATED, TESTED = "best seed on validation", "best seed on test"
 
 
 @dataclass(frozen=True)
-class Judged:
+class PairedDifference:
     """One arm beside another: differences, one a seed; their interval, None for too few; the verdict on "ahead"."""
 
     arm: str
@@ -59,16 +62,16 @@ class Judged:
         return f"{self.arm} {WORDS[self.verdict]} {self.other}: {number(self.mean)} points{ends}"
 
 
-def judge(found: SideBySide, arm: str, other: str, task: str | None = None) -> Judged:
+def compare_methods(found: SideBySide, arm: str, other: str, task: str | None = None) -> PairedDifference:
     """arm against other on one task, or over all tasks for None, by the rule of the ledger."""
     gaps = found.difference(arm, other) if task is None else found.differences(arm, other, task)
     verdict, interval = verdicts.verdict(gaps, ">")
-    return Judged(arm, other, gaps, interval, verdict)
+    return PairedDifference(arm, other, gaps, interval, verdict)
 
 
-def judge_tasks(found: SideBySide, arm: str, other: str) -> dict[str, Judged]:
+def compare_on_tasks(found: SideBySide, arm: str, other: str) -> dict[str, PairedDifference]:
     """Task -> arm against other."""
-    return {task: judge(found, arm, other, task) for task in found.tasks}
+    return {task: compare_methods(found, arm, other, task) for task in found.tasks}
 
 
 def chosen_again(found: SideBySide) -> pd.Series:
@@ -142,26 +145,9 @@ def by_reporting(found: SideBySide) -> dict[str, dict[str, list[float]]]:
     return gains
 
 
-# ---- drawings.over_tasks ---------------------------------------------------------------------------------
-# Methods over tasks: tables of differences, intervals by task, ways to report, runs that lie on each other.
-#
-# Used by 07.
-# M methods, T tasks, S seeds
-Numbers = Sequence[float] | np.ndarray
+# ---- pictures ---------------------------------------------------------------------------------------------
+
 NO_DISTANCE = 1e-9   # where nought stands on a log axis
-
-
-class JudgedLike(Protocol):
-    """One arm against another, as `judged.Judged`."""
-
-    @property
-    def gaps(self) -> Sequence[float]: ...
-
-    @property
-    def interval(self) -> tuple[float, float] | None: ...
-
-    @property
-    def verdict(self) -> str: ...
 
 
 def difference_table(means: np.ndarray, clear: np.ndarray, methods: Sequence[str], tasks: Sequence[str],
@@ -186,14 +172,14 @@ def difference_table(means: np.ndarray, clear: np.ndarray, methods: Sequence[str
     return fig
 
 
-def over_all_tasks(rows: Mapping[str, JudgedLike], xlabel: str) -> Figure:
+def over_all_tasks(rows: Mapping[str, PairedDifference], xlabel: str) -> Figure:
     """A row a comparison, as in the ledger's forest: seeds, interval, verdict."""
     found = list(rows.values())
     return forest(list(rows), [one.gaps for one in found], [one.interval for one in found],
                   [one.verdict for one in found], ">" * len(found), xlabel)
 
 
-def intervals_by_task(panels: Mapping[str, Mapping[str, JudgedLike]], xlabel: str, columns: int = 2) -> Figure:
+def intervals_by_task(panels: Mapping[str, Mapping[str, PairedDifference]], xlabel: str, columns: int = 2) -> Figure:
     """A panel a comparison, a row a task: small dots are seeds, the bar is the interval in its verdict's colour."""
     tasks = list(next(iter(panels.values())))
     fig, axes = style.panels(len(panels), columns, 0.8 + 0.3 * len(tasks), None, sharey=True)
@@ -258,9 +244,87 @@ def on_top(alone: Mapping[str, Numbers], together: Mapping[str, Numbers]) -> Fig
     return fig
 
 
-# ---- exercises.side_by_side ------------------------------------------------------------------------------
-# The exercises of 07: what is reported after a choice, the best of n, differences over tasks, tasks ahead.
-# R comparisons, n runs to choose from
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+REPETITIONS, MOST_RATES, MOST_SEEDS = 1500, 20, 5
+BINS = np.linspace(-4.2, 4.2, 43)   # in standard deviations of a run
+LINES = dict(zip(WAYS, ((style.BLUE, "-", "o"), (style.ORANGE, "--", "s"), (style.GREEN, "-.", "D")), strict=True))
+
+
+class BestOfGrid(Picture):
+    """Left how the gap between the two is distributed, for each way of choosing; right its mean by rates tried.
+
+    Args: spread: one standard deviation of a run's score.  unit: of it.
+    """
+
+    height = 2.9
+    controls = (Control("rates", "learning rates tried", 1, MOST_RATES, 6),
+                Control("seeds", "seeds of each rate", 1, MOST_SEEDS, 1),
+                Control("shared", "share seen in both splits", 0.0, 1.0, 0.5, 0.05))
+
+    def __init__(self, spread: float = 1.0, unit: str = "standard deviations of a run") -> None:
+        self.spread, self.unit = spread, unit
+        self.drawn = draw(REPETITIONS, MOST_RATES, MOST_SEEDS)
+        other = np.random.default_rng(1)
+        self.fresh = other.standard_normal((REPETITIONS, MOST_SEEDS))   # new seeds of the one with a grid
+        self.plain = other.standard_normal((REPETITIONS, MOST_SEEDS))   # the one without
+        super().__init__()
+
+    def gaps(self, rates: int, seeds: int, shared: float) -> dict[str, np.ndarray]:
+        """Way of choosing -> reported score of the one with a grid minus that of the other, (R,)."""
+        validation, test = scores(self.drawn[:, :, :rates, :seeds], shared)
+        plain = self.plain[:, :seeds].mean(1)
+        found = ways(validation, test, self.fresh[:, :seeds].mean(1))
+        return {way: self.spread * (score - plain) for way, score in found.items()}
+
+    def build(self) -> list[Artist]:
+        left, right = self.axes
+        self.bars, self.curves, self.marks = {}, {}, {}
+        for way, (color, line, marker) in LINES.items():
+            self.bars[way], = left.plot([], [], color=color, linestyle=line, linewidth=1.8, drawstyle="steps-mid")
+            self.curves[way], = right.plot([], [], color=color, linestyle=line, linewidth=1.8, label=way)
+            self.marks[way], = right.plot([], [], marker, color=color, markersize=7)
+        left.axvline(0, color=style.GREY, linewidth=1)
+        left.set(xlim=(self.spread * BINS[0], self.spread * BINS[-1]), ylim=(0, 0.2))
+        right.set(xlim=(0, MOST_RATES + 1), ylim=(-0.15 * self.spread, 2.05 * self.spread))
+        style.dress(left, f"Gap between two equal methods, {self.unit}", "Share of comparisons", " ")
+        style.dress(right, "Learning rates tried", "Mean gap", " ")
+        right.set_xticks([1, *range(5, MOST_RATES + 1, 5)])
+        style.legend(self.fig)
+        return [*self.bars.values(), *self.curves.values(), *self.marks.values(), left.title, right.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        rates, seeds, shared = int(state["rates"]), int(state["seeds"]), float(state["shared"])
+        gaps = self.gaps(rates, seeds, shared)
+        counts = {way: np.histogram(gap, self.spread * BINS)[0] / REPETITIONS for way, gap in gaps.items()}
+        axis = range(1, MOST_RATES + 1)
+        means = [expected(n, seeds, shared) for n in axis]
+        return {"counts": counts, "axis": np.array(axis), "rates": rates,
+                "means": {way: self.spread * np.array([mean[way] for mean in means]) for way in WAYS},
+                "left": f"{rates} rate{'s' * (rates > 1)} against one",
+                "right": f"{seeds} seed{'s' * (seeds > 1)} a rate, share {shared:.2f}"}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        middles = self.spread * (BINS[1:] + BINS[:-1]) / 2
+        for way in WAYS:
+            self.bars[way].set_data(middles, arrays["counts"][way])
+            self.curves[way].set_data(arrays["axis"], arrays["means"][way])
+            self.marks[way].set_data([arrays["rates"]], [arrays["means"][way][arrays["rates"] - 1]])
+        for ax, side in zip(self.axes, ("left", "right"), strict=True):
+            ax.set_title(arrays[side], fontsize=10)
+
+    def words(self, **state: Any) -> str:
+        rates, seeds, shared = int(state["rates"]), int(state["seeds"]), float(state["shared"])
+        mean = expected(rates, seeds, shared)
+        gap, best = self.gaps(rates, seeds, shared)[WAYS[0]], self.spread * mean[WAYS[0]]
+        return (f"Two equal methods, one with {rates} learning rate{'s' * (rates > 1)} of {seeds} "
+                f"seed{'s' * (seeds > 1)} each: best on test it comes out {best:.2f} {self.unit} "
+                f"ahead on average, and ahead in {(gap > 0).mean():.0%} of comparisons; chosen on validation rows "
+                f"{self.spread * mean[WAYS[1]]:.2f}; chosen there and trained with new seeds {mean[WAYS[2]]:.2f}.")
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
+
 Scores = Mapping[str, Mapping[int, float]]   # task -> seed -> score, of 1 at most
 
 
@@ -356,84 +420,3 @@ EXERCISES.update({
          ("that is a share: count tasks", lambda a, b: tasks_ahead(a, b) / len(a))],
         (SideBySide.ahead,)),
 })
-
-
-# ---- explorers.side_by_side ------------------------------------------------------------------------------
-# The picture behind the sliders of 07: two identical methods, of which one takes the best of a grid.
-#
-# Computed live from random numbers that are drawn once. Used by 07 and 10.
-REPETITIONS, MOST_RATES, MOST_SEEDS = 1500, 20, 5
-BINS = np.linspace(-4.2, 4.2, 43)   # in standard deviations of a run
-LINES = dict(zip(WAYS, ((style.BLUE, "-", "o"), (style.ORANGE, "--", "s"), (style.GREEN, "-.", "D")), strict=True))
-
-
-class BestOfGrid(Picture):
-    """Left how the gap between the two is distributed, for each way of choosing; right its mean by rates tried.
-
-    Args: spread: one standard deviation of a run's score.  unit: of it.
-    """
-
-    height = 2.9
-    controls = (Control("rates", "learning rates tried", 1, MOST_RATES, 6),
-                Control("seeds", "seeds of each rate", 1, MOST_SEEDS, 1),
-                Control("shared", "share seen in both splits", 0.0, 1.0, 0.5, 0.05))
-
-    def __init__(self, spread: float = 1.0, unit: str = "standard deviations of a run") -> None:
-        self.spread, self.unit = spread, unit
-        self.drawn = draw(REPETITIONS, MOST_RATES, MOST_SEEDS)
-        other = np.random.default_rng(1)
-        self.fresh = other.standard_normal((REPETITIONS, MOST_SEEDS))   # new seeds of the one with a grid
-        self.plain = other.standard_normal((REPETITIONS, MOST_SEEDS))   # the one without
-        super().__init__()
-
-    def gaps(self, rates: int, seeds: int, shared: float) -> dict[str, np.ndarray]:
-        """Way of choosing -> reported score of the one with a grid minus that of the other, (R,)."""
-        validation, test = scores(self.drawn[:, :, :rates, :seeds], shared)
-        plain = self.plain[:, :seeds].mean(1)
-        found = ways(validation, test, self.fresh[:, :seeds].mean(1))
-        return {way: self.spread * (score - plain) for way, score in found.items()}
-
-    def build(self) -> list[Artist]:
-        left, right = self.axes
-        self.bars, self.curves, self.marks = {}, {}, {}
-        for way, (color, line, marker) in LINES.items():
-            self.bars[way], = left.plot([], [], color=color, linestyle=line, linewidth=1.8, drawstyle="steps-mid")
-            self.curves[way], = right.plot([], [], color=color, linestyle=line, linewidth=1.8, label=way)
-            self.marks[way], = right.plot([], [], marker, color=color, markersize=7)
-        left.axvline(0, color=style.GREY, linewidth=1)
-        left.set(xlim=(self.spread * BINS[0], self.spread * BINS[-1]), ylim=(0, 0.2))
-        right.set(xlim=(0, MOST_RATES + 1), ylim=(-0.15 * self.spread, 2.05 * self.spread))
-        style.dress(left, f"Gap between two equal methods, {self.unit}", "Share of comparisons", " ")
-        style.dress(right, "Learning rates tried", "Mean gap", " ")
-        right.set_xticks([1, *range(5, MOST_RATES + 1, 5)])
-        style.legend(self.fig)
-        return [*self.bars.values(), *self.curves.values(), *self.marks.values(), left.title, right.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        rates, seeds, shared = int(state["rates"]), int(state["seeds"]), float(state["shared"])
-        gaps = self.gaps(rates, seeds, shared)
-        counts = {way: np.histogram(gap, self.spread * BINS)[0] / REPETITIONS for way, gap in gaps.items()}
-        axis = range(1, MOST_RATES + 1)
-        means = [expected(n, seeds, shared) for n in axis]
-        return {"counts": counts, "axis": np.array(axis), "rates": rates,
-                "means": {way: self.spread * np.array([mean[way] for mean in means]) for way in WAYS},
-                "left": f"{rates} rate{'s' * (rates > 1)} against one",
-                "right": f"{seeds} seed{'s' * (seeds > 1)} a rate, share {shared:.2f}"}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        middles = self.spread * (BINS[1:] + BINS[:-1]) / 2
-        for way in WAYS:
-            self.bars[way].set_data(middles, arrays["counts"][way])
-            self.curves[way].set_data(arrays["axis"], arrays["means"][way])
-            self.marks[way].set_data([arrays["rates"]], [arrays["means"][way][arrays["rates"] - 1]])
-        for ax, side in zip(self.axes, ("left", "right"), strict=True):
-            ax.set_title(arrays[side], fontsize=10)
-
-    def words(self, **state: Any) -> str:
-        rates, seeds, shared = int(state["rates"]), int(state["seeds"]), float(state["shared"])
-        mean = expected(rates, seeds, shared)
-        gap, best = self.gaps(rates, seeds, shared)[WAYS[0]], self.spread * mean[WAYS[0]]
-        return (f"Two equal methods, one with {rates} learning rate{'s' * (rates > 1)} of {seeds} "
-                f"seed{'s' * (seeds > 1)} each: best on test it comes out {best:.2f} {self.unit} "
-                f"ahead on average, and ahead in {(gap > 0).mean():.0%} of comparisons; chosen on validation rows "
-                f"{self.spread * mean[WAYS[1]]:.2f}; chosen there and trained with new seeds {mean[WAYS[2]]:.2f}.")

@@ -1,4 +1,8 @@
-"""The pictures, the slider and the exercises of 09: taggers and their errors, and rewritten sentences."""
+"""Notebook 09, tagging and style transfer: pictures, sentences with their entities, a slider and the exercises.
+
+The words are those of tweets, abstracts and reviews. Whatever goes into HTML is escaped here and kept from being
+read as mathematics; whatever goes into a figure is drawn as it stands. W words, T pieces of a sentence.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,20 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from ...analysis import style
+from ...analysis.plots import Numbers
 from ...tasks import entities
 from ...tasks.style_transfer import score_transfer
 from ...tasks.table import TASKS as ALL_TASKS
 from ...tasks.tokenize import IGNORED, _encode_tags, encode
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..schematic import arrow, box, canvas
 
-# ---- drawings.rewrites -----------------------------------------------------------------------------------
-# Style transfer in one picture: how much of the style changed, how much of the sentence stayed. Used by 09.
+# ---- pictures of style transfer ---------------------------------------------------------------------------
+
 Point = tuple[float, float]
 
 
@@ -45,48 +51,26 @@ def trade_off(panels: Mapping[str, Mapping[str, Sequence[Point]]], xlabel: str, 
 
 def idea() -> Figure:
     """The route of a sentence: instruction, model, rewrite, and the three judges."""
-    fig = Figure(figsize=(9.0, 2.5), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(0, 9), ylim=(0, 2.5))
-    ax.set_axis_off()
+    fig, ax = canvas(9.0, 2.5)
     for x, width, color, words in ((0.05, 2.3, style.PALE, "“Rewrite … so that it is\npositive” + sentence"),
                                    (2.95, 1.9, style.BLUE, "causal model\n(frozen W + BA)"),
                                    (5.45, 1.1, style.PALE, "rewrite")):
-        _rewrite_box(ax, x, 0.85, width, color, words)
+        box(ax, x, 0.85, width, 0.7, color, words)
     judges = (("classifier: the wanted style?", 1.75), ("BLEU: to a human rewrite,\nand to the source", 0.95),
               ("perplexity: is it fluent?", 0.15))
     for words, y in judges:
-        _rewrite_box(ax, 7.1, y, 1.85, style.GREEN, words, 0.62)
-        _arrow(ax, 6.6, 1.2, 7.05, y + 0.31)
-    _arrow(ax, 2.4, 1.2, 2.9, 1.2)
-    _arrow(ax, 4.9, 1.2, 5.4, 1.2)
+        box(ax, 7.1, y, 1.85, 0.62, style.GREEN, words)
+        arrow(ax, (6.6, 1.2), (7.05, y + 0.31))
+    arrow(ax, (2.4, 1.2), (2.9, 1.2))
+    arrow(ax, (4.9, 1.2), (5.4, 1.2))
     return fig
 
 
-def _rewrite_box(ax: Axes, x: float, y: float, width: float, color: str, words: str, height: float = 0.7) -> None:
-    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08",
-                                facecolor=color, edgecolor=style.BLACK, alpha=0.4))
-    ax.text(x + width / 2, y + height / 2, words, ha="center", va="center", fontsize=9)
+# ---- sentences with their entities, as HTML ---------------------------------------------------------------
 
-
-def _arrow(ax: Axes, x: float, y: float, to_x: float, to_y: float) -> None:
-    ax.annotate("", xy=(to_x, to_y), xytext=(x, y), arrowprops={"arrowstyle": "-|>", "color": style.BLACK,
-                                                              "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
-
-
-# ---- drawings.tags ---------------------------------------------------------------------------------------
-# Entities highlighted in a sentence (HTML), pieces of words, errors by type, F1 by type, samples side by side.
-# Used by 09.
-#
-# The words are a data set's: tweets, abstracts, reviews. Whatever goes into HTML is escaped here, and kept from being
-# read as mathematics; whatever goes into a figure is drawn as it stands.
 Span = tuple[int, int, str, str]   # first word, word after the last, type, and a remark ("" for none)
-Numbers = Sequence[float] | np.ndarray
 INKS = (style.BLUE, style.ORANGE, style.GREEN, style.PINK, style.SKY, style.YELLOW, style.GREY)
 PLAIN_TEXT = "tex2jax_ignore mathjax_ignore"   # a $ in a tweet is a dollar
-
-
-# ---- HTML --------------------------------------------------------------------------------------------------------
 
 
 def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str]) -> str:
@@ -153,7 +137,7 @@ def show(page: str, plain: str) -> None:
     display({"text/html": page, "text/plain": plain}, raw=True)
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------
+# ---- pictures of tagging ----------------------------------------------------------------------------------
 
 
 def pieces_and_labels(words: Sequence[str], pieces: Sequence[str], word_of: Sequence[int | None],
@@ -162,29 +146,24 @@ def pieces_and_labels(words: Sequence[str], pieces: Sequence[str], word_of: Sequ
 
     word_of: of every piece the number of its word, None for one that the tokenizer adds.
     """
-    fig = Figure(figsize=(9.0, 2.6), dpi=style.DPI, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlim=(-1.4, len(pieces)), ylim=(-0.2, 3))
-    ax.set_axis_off()
+    fig, ax = canvas(9.0, 2.6, x=(-1.4, len(pieces)), y=(-0.2, 3))
     for y, name in ((2.4, "words"), (1.4, "pieces"), (0.4, "labels")):
         ax.text(-0.25, y, name, ha="right", va="center", fontsize=10, fontweight="bold")
     for number, word in enumerate(words):
         places = [i for i, w in enumerate(word_of) if w == number]
         if places:
-            _box(ax, places[0], places[-1] + 1, 2.0, word, style.PALE)
+            _cell(ax, places[0], places[-1] + 1, 2.0, word, style.PALE)
     for i, (piece, label) in enumerate(zip(pieces, labels, strict=True)):
-        _box(ax, i, i + 1, 1.0, piece, style.SKY if word_of[i] is not None else "#FFFFFF")
-        _box(ax, i, i + 1, 0.0, label or "−100", style.ORANGE if label not in ("", "O") else "#FFFFFF",
+        _cell(ax, i, i + 1, 1.0, piece, style.SKY if word_of[i] is not None else "#FFFFFF")
+        _cell(ax, i, i + 1, 0.0, label or "−100", style.ORANGE if label not in ("", "O") else "#FFFFFF",
              style.GREY if not label else style.BLACK)
     return fig
 
 
-def _box(ax: Axes, left: float, right: float, y: float, words: str, fill: str, ink: str = style.BLACK) -> None:
-    ax.add_patch(FancyBboxPatch((left + 0.06, y + 0.08), right - left - 0.12, 0.66, facecolor=fill, linewidth=0.8,
-                                boxstyle="round,pad=0,rounding_size=0.06", edgecolor=style.BLACK, alpha=0.55))
+def _cell(ax: Axes, left: float, right: float, y: float, words: str, fill: str, ink: str = style.BLACK) -> None:
     room = 9.3 * (right - left) / (ax.get_xlim()[1] - ax.get_xlim()[0]) * 10
-    ax.text((left + right) / 2, y + 0.41, words, ha="center", va="center", color=ink, parse_math=False,
-            fontsize=max(6.0, min(10.0, 10 * room / max(len(words), 1))))
+    box(ax, left + 0.08, y + 0.1, right - left - 0.16, 0.62, fill, words, alpha=0.55, ink=ink,
+        size=max(6.0, min(10.0, 10 * room / max(len(words), 1))))
 
 
 def confusion_table(table: np.ndarray, kinds: Sequence[str]) -> Figure:
@@ -263,9 +242,134 @@ def two_scores(entity: Mapping[str, Numbers], token: Mapping[str, Numbers], floo
     return fig
 
 
-# ---- exercises.tagging -----------------------------------------------------------------------------------
-# The exercises of 09: where labels go, F1 of entities, a threshold, and what a transfer accuracy is worth.
-# T pieces of a sentence, W words
+# ---- explorers: what the sliders move ---------------------------------------------------------------------
+
+LINE, LINES = 42, 8   # characters of a line of the sentence, and lines that there is room for
+LOOKS = (("precision", style.ORANGE, "--"), ("recall", style.GREEN, "-."), ("F1", style.BLUE, "-"))
+# of a kept entity, by whether it is right, in tints on which black can be read; and of one that is dropped
+KEPT_LOOK: dict[bool, dict[str, Any]] = {
+    True: {"facecolor": "#8FC1E3", "edgecolor": "none", "linestyle": "-", "linewidth": 1.2},
+    False: {"facecolor": "#F2B48C", "edgecolor": style.ORANGE, "linestyle": "-", "linewidth": 1.2}}
+DROPPED_LOOK = {"facecolor": "none", "edgecolor": style.GREY, "linestyle": "--", "linewidth": 0.8}
+KEY = "blue: kept and right; orange, framed: kept and wrong\ndashed: dropped; underlined: annotated"
+
+
+class EntityThreshold(Picture):
+    """Left precision, recall and F1 against the threshold; right one sentence with what is kept at it.
+
+    Blue is kept and right, orange kept and wrong, a dashed frame dropped; what the annotators marked is underlined.
+    Addresses in tweets are not passed on.
+
+    Args:
+        probabilities: (W, C) of every sentence.  words, gold: the sentences and their annotated tags.
+        labels: the C tags.  shown: numbers of the sentences to choose from; those that do not fit are left out.
+    """
+
+    height = 3.3
+
+    def __init__(self, probabilities: Sequence[np.ndarray], words: Sequence[Sequence[str]],
+                 gold: Sequence[Sequence[str]], labels: Sequence[str], shown: Sequence[int]) -> None:
+        self.curve = entities.curve(probabilities, gold, labels)
+        shorter = {n: unlinked(words[n]) for n in shown}
+        fits = [n for n in shown if layout(shorter[n])[-1][1] < LINES]
+        self.sentences = [shorter[n] for n in fits]
+        self.sure = [entities.confidences(probabilities[n], labels) for n in fits]
+        self.gold = [set(entities.entities(gold[n])) for n in fits]
+        if not fits:
+            raise ValueError(f"none of the {len(shown)} sentences fits {LINES} lines; name shorter ones")
+        self.grid = np.linspace(0, 1, 101)
+        self.scores = np.array([self.curve.at(t) for t in self.grid])                      # (101, 3)
+        self.controls = (Control("threshold", "threshold", 0.0, 1.0, 0.5, 0.01),
+                         Control("sentence", "sentence", 1, len(fits), 1))
+        super().__init__()
+
+    def build(self) -> list[Artist]:
+        left, right = self.axes
+        some = self.grid <= self.curve.confidence.max(initial=0.0)   # above it nothing is kept
+        for column, (name, color, line) in enumerate(LOOKS):
+            left.plot(self.grid[some], self.scores[some, column], color=color, linestyle=line, label=name)
+        left.set_xlim(-0.02, 1.02)   # the mark is seen at both ends
+        left.set_ylim(0, 1.02)
+        style.dress(left, "Threshold on an entity's confidence", "Score, all test sentences", " ")
+        left.legend(fontsize=8, loc="best", frameon=False)
+        self.mark = left.axvline(0.5, color=style.BLACK, linewidth=1.3)
+        right.set(xlim=(-0.3, LINE + 0.3), ylim=(LINES + 1, -0.6))
+        right.set_axis_off()
+        right.text(0, LINES + 0.4, KEY, fontsize=8, color=style.GREY, va="center")
+        longest = max(map(len, self.sentences))
+        self.boxes = [right.add_patch(Rectangle((0, 0), 0, 0.8)) for _ in range(longest)]
+        self.letters = [right.text(0, 0, "", fontsize=10, family="monospace", va="center", parse_math=False)
+                        for _ in range(longest)]
+        self.under = [right.plot([], [], color=style.BLACK, linewidth=1.6)[0] for _ in range(longest)]
+        right.set_title(" ", fontsize=10)
+        return [self.mark, *self.boxes, *self.letters, *self.under, left.title, right.title]
+
+    def arrays(self, **state: Any) -> dict[str, Any]:
+        threshold, n = state["threshold"], round(state["sentence"]) - 1
+        kept = set(entities.at_threshold(self.sure[n], threshold))
+        return {"threshold": threshold, "n": n, "kept": sorted(kept), "right": sorted(kept & self.gold[n]),
+                "dropped": sorted(set(self.sure[n]) - kept), "scores": self.curve.at(threshold),
+                "found": int((self.curve.confidence >= threshold).sum())}
+
+    def update(self, arrays: dict[str, Any]) -> None:
+        n = arrays["n"]
+        self.mark.set_xdata([arrays["threshold"]] * 2)
+        self.axes[0].set_title(in_numbers(arrays["found"], *arrays["scores"]), fontsize=10)
+        self.axes[1].set_title(f"sentence {n + 1}: {len(arrays['kept'])} kept, {len(arrays['right'])} of them right",
+                               fontsize=10)
+        for artist in (*self.letters, *self.boxes, *self.under):
+            artist.set_visible(False)
+        words = self.sentences[n]
+        for text, word, place in zip(self.letters, words, layout(words), strict=False):
+            text.set(text=word[:LINE], position=place, visible=True)
+        looks = [(entity, KEPT_LOOK[entity in arrays["right"]]) for entity in arrays["kept"]]
+        looks += [(entity, DROPPED_LOOK) for entity in arrays["dropped"]]
+        framed = [(piece, look) for entity, look in looks for piece in pieces(words, entity)]
+        for frame, ((left, end, line), look) in zip(self.boxes, framed, strict=False):
+            frame.set(x=left - 0.2, y=line - 0.4, width=end - left + 0.4, visible=True, **look)
+        marked = [piece for entity in sorted(self.gold[n]) for piece in pieces(words, entity)]
+        for under, (left, end, line) in zip(self.under, marked, strict=False):
+            under.set(data=([left, end], [line + 0.42] * 2), visible=True)
+
+    def listed(self, n: int, found: Sequence[entities.Entity]) -> str:
+        """The entities of a sentence in words."""
+        return ", ".join(f"“{' '.join(self.sentences[n][e.start:e.end])}” ({e.kind})" for e in found) or "none"
+
+    def words(self, **state: Any) -> str:
+        a = self.arrays(**state)
+        return (f"At {a['threshold']:.2f}, {a['found']} of {len(self.curve.confidence)} predicted entities are kept: "
+                f"{in_numbers(a['found'], *a['scores'])}. In sentence {a['n'] + 1} kept: "
+                f"{self.listed(a['n'], a['kept'])}; dropped: {self.listed(a['n'], a['dropped'])}.")
+
+
+def layout(words: Sequence[str]) -> list[tuple[int, int]]:
+    """(column, line) of every word of a sentence in letters of one width."""
+    places, x, y = [], 0, 0
+    for word in words:
+        width = min(len(word), LINE)
+        if x and x + width > LINE:
+            x, y = 0, y + 1
+        places.append((x, y))
+        x += width + 1
+    return places
+
+
+def pieces(words: Sequence[str], entity: entities.Entity) -> list[tuple[int, int, int]]:
+    """(first column, column after the last, line) of an entity in the layout, one for each line that it stands on."""
+    places, found = layout(words), dict[int, tuple[int, int]]()
+    for i in range(entity.start, entity.end):
+        x, y = places[i]
+        found[y] = found.get(y, (x,))[0], x + min(len(words[i]), LINE)
+    return [(left, end, line) for line, (left, end) in found.items()]
+
+
+def in_numbers(kept: int, precision: float, recall: float, score: float) -> str:
+    """The three scores in words; what nothing is kept of has no precision."""
+    first = f"precision {precision:.2f}" if kept else "no precision"
+    return f"{first}, recall {recall:.2f}, F1 {score:.2f}"
+
+
+# ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
 EntitySpan = tuple[int, int, str]
 
@@ -404,132 +508,3 @@ EXERCISES.update({
           lambda *a: [transfer_gain(*a)[0], transfer_gain(*a)[0] - transfer_gain(*a)[1]])],
         (score_transfer,)),
 })
-
-
-# ---- explorers.tagging -----------------------------------------------------------------------------------
-# The picture behind the slider of 09: how sure an entity must be to be kept.
-#
-# Exact and computed live from the probabilities of any tagger. Used by 09.
-LINE, LINES = 42, 8   # characters of a line of the sentence, and lines that there is room for
-LOOKS = (("precision", style.ORANGE, "--"), ("recall", style.GREEN, "-."), ("F1", style.BLUE, "-"))
-# of a kept entity, by whether it is right, in tints on which black can be read; and of one that is dropped
-KEPT_LOOK: dict[bool, dict[str, Any]] = {
-    True: {"facecolor": "#8FC1E3", "edgecolor": "none", "linestyle": "-", "linewidth": 1.2},
-    False: {"facecolor": "#F2B48C", "edgecolor": style.ORANGE, "linestyle": "-", "linewidth": 1.2}}
-DROPPED_LOOK = {"facecolor": "none", "edgecolor": style.GREY, "linestyle": "--", "linewidth": 0.8}
-KEY = "blue: kept and right; orange, framed: kept and wrong\ndashed: dropped; underlined: annotated"
-
-
-class EntityThreshold(Picture):
-    """Left precision, recall and F1 against the threshold; right one sentence with what is kept at it.
-
-    Blue is kept and right, orange kept and wrong, a dashed frame dropped; what the annotators marked is underlined.
-    Addresses in tweets are not passed on.
-
-    Args:
-        probabilities: (W, C) of every sentence.  words, gold: the sentences and their annotated tags.
-        labels: the C tags.  shown: numbers of the sentences to choose from; those that do not fit are left out.
-    """
-
-    height = 3.3
-
-    def __init__(self, probabilities: Sequence[np.ndarray], words: Sequence[Sequence[str]],
-                 gold: Sequence[Sequence[str]], labels: Sequence[str], shown: Sequence[int]) -> None:
-        self.curve = entities.curve(probabilities, gold, labels)
-        shorter = {n: unlinked(words[n]) for n in shown}
-        fits = [n for n in shown if layout(shorter[n])[-1][1] < LINES]
-        self.sentences = [shorter[n] for n in fits]
-        self.sure = [entities.confidences(probabilities[n], labels) for n in fits]
-        self.gold = [set(entities.entities(gold[n])) for n in fits]
-        if not fits:
-            raise ValueError(f"none of the {len(shown)} sentences fits {LINES} lines; name shorter ones")
-        self.grid = np.linspace(0, 1, 101)
-        self.scores = np.array([self.curve.at(t) for t in self.grid])                      # (101, 3)
-        self.controls = (Control("threshold", "threshold", 0.0, 1.0, 0.5, 0.01),
-                         Control("sentence", "sentence", 1, len(fits), 1))
-        super().__init__()
-
-    def build(self) -> list[Artist]:
-        left, right = self.axes
-        some = self.grid <= self.curve.confidence.max(initial=0.0)   # above it nothing is kept
-        for column, (name, color, line) in enumerate(LOOKS):
-            left.plot(self.grid[some], self.scores[some, column], color=color, linestyle=line, label=name)
-        left.set_xlim(-0.02, 1.02)   # the mark is seen at both ends
-        left.set_ylim(0, 1.02)
-        style.dress(left, "Threshold on an entity's confidence", "Score, all test sentences", " ")
-        left.legend(fontsize=8, loc="best", frameon=False)
-        self.mark = left.axvline(0.5, color=style.BLACK, linewidth=1.3)
-        right.set(xlim=(-0.3, LINE + 0.3), ylim=(LINES + 1, -0.6))
-        right.set_axis_off()
-        right.text(0, LINES + 0.4, KEY, fontsize=8, color=style.GREY, va="center")
-        longest = max(map(len, self.sentences))
-        self.boxes = [right.add_patch(Rectangle((0, 0), 0, 0.8)) for _ in range(longest)]
-        self.letters = [right.text(0, 0, "", fontsize=10, family="monospace", va="center", parse_math=False)
-                        for _ in range(longest)]
-        self.under = [right.plot([], [], color=style.BLACK, linewidth=1.6)[0] for _ in range(longest)]
-        right.set_title(" ", fontsize=10)
-        return [self.mark, *self.boxes, *self.letters, *self.under, left.title, right.title]
-
-    def arrays(self, **state: Any) -> dict[str, Any]:
-        threshold, n = state["threshold"], round(state["sentence"]) - 1
-        kept = set(entities.at_threshold(self.sure[n], threshold))
-        return {"threshold": threshold, "n": n, "kept": sorted(kept), "right": sorted(kept & self.gold[n]),
-                "dropped": sorted(set(self.sure[n]) - kept), "scores": self.curve.at(threshold),
-                "found": int((self.curve.confidence >= threshold).sum())}
-
-    def update(self, arrays: dict[str, Any]) -> None:
-        n = arrays["n"]
-        self.mark.set_xdata([arrays["threshold"]] * 2)
-        self.axes[0].set_title(in_numbers(arrays["found"], *arrays["scores"]), fontsize=10)
-        self.axes[1].set_title(f"sentence {n + 1}: {len(arrays['kept'])} kept, {len(arrays['right'])} of them right",
-                               fontsize=10)
-        for artist in (*self.letters, *self.boxes, *self.under):
-            artist.set_visible(False)
-        words = self.sentences[n]
-        for text, word, place in zip(self.letters, words, layout(words), strict=False):
-            text.set(text=word[:LINE], position=place, visible=True)
-        looks = [(entity, KEPT_LOOK[entity in arrays["right"]]) for entity in arrays["kept"]]
-        looks += [(entity, DROPPED_LOOK) for entity in arrays["dropped"]]
-        framed = [(piece, look) for entity, look in looks for piece in pieces(words, entity)]
-        for box, ((left, end, line), look) in zip(self.boxes, framed, strict=False):
-            box.set(x=left - 0.2, y=line - 0.4, width=end - left + 0.4, visible=True, **look)
-        marked = [piece for entity in sorted(self.gold[n]) for piece in pieces(words, entity)]
-        for under, (left, end, line) in zip(self.under, marked, strict=False):
-            under.set(data=([left, end], [line + 0.42] * 2), visible=True)
-
-    def listed(self, n: int, found: Sequence[entities.Entity]) -> str:
-        """The entities of a sentence in words."""
-        return ", ".join(f"“{' '.join(self.sentences[n][e.start:e.end])}” ({e.kind})" for e in found) or "none"
-
-    def words(self, **state: Any) -> str:
-        a = self.arrays(**state)
-        return (f"At {a['threshold']:.2f}, {a['found']} of {len(self.curve.confidence)} predicted entities are kept: "
-                f"{in_numbers(a['found'], *a['scores'])}. In sentence {a['n'] + 1} kept: "
-                f"{self.listed(a['n'], a['kept'])}; dropped: {self.listed(a['n'], a['dropped'])}.")
-
-
-def layout(words: Sequence[str]) -> list[tuple[int, int]]:
-    """(column, line) of every word of a sentence in letters of one width."""
-    places, x, y = [], 0, 0
-    for word in words:
-        width = min(len(word), LINE)
-        if x and x + width > LINE:
-            x, y = 0, y + 1
-        places.append((x, y))
-        x += width + 1
-    return places
-
-
-def pieces(words: Sequence[str], entity: entities.Entity) -> list[tuple[int, int, int]]:
-    """(first column, column after the last, line) of an entity in the layout, one for each line that it stands on."""
-    places, found = layout(words), dict[int, tuple[int, int]]()
-    for i in range(entity.start, entity.end):
-        x, y = places[i]
-        found[y] = found.get(y, (x,))[0], x + min(len(words[i]), LINE)
-    return [(left, end, line) for line, (left, end) in found.items()]
-
-
-def in_numbers(kept: int, precision: float, recall: float, score: float) -> str:
-    """The three scores in words; what nothing is kept of has no precision."""
-    first = f"precision {precision:.2f}" if kept else "no precision"
-    return f"{first}, recall {recall:.2f}, F1 {score:.2f}"
