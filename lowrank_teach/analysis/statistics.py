@@ -1,4 +1,4 @@
-"""Do several lists of ranks agree on which matrix needs much? Correlations, and what chance gives. Used by 06."""
+"""Statistics of runs: intervals for paired differences, power, smoothing, and whether lists of ranks agree."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from scipy.stats import nct, norm, t
 # a table has a row for each matrix and a column for each list (seed, task)
 
 
+# ---- do lists of ranks agree -------------------------------------------------------------------------------
+# Do several lists of ranks agree on which matrix needs much? Correlations, and what chance gives. Used by 06.
 def mean_correlation(lists: pd.DataFrame) -> float:
     """Mean of Pearson's correlations between all pairs of columns; pairs with a constant list are left out.
 

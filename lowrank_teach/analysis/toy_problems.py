@@ -1,10 +1,7 @@
-"""Matrix completion, where a chain of low-rank steps can be watched: Frank-Wolfe, and links fitted one by one.
+"""Small problems in which one thing can be watched: each method's idea on matrices that fit on a page.
 
-    min f(W) = ½ Σ_seen (W_ij − Y_ij)²   over   K = {W : ‖W‖_* ≤ radius}      (‖·‖_*: sum of singular values)
-
-Frank and Wolfe (1956; Jaggi 2013 for this ball) move towards a corner of K, W ← W + η (V − W), and every corner has
-rank one. COLA's analysis (Xia, Qin and Hazan 2024, arXiv 2401.04151) is of this rule with a constant η. Beside it
-`fit_chain`, which does what COLA does: low-rank links, each fitted to what the links before it left. Taught in 03.
+Matrix completion (03), greedy writing and beams (08), the best of several runs (07), two levels (06), gates under a
+budget (04), low-rank least squares (05).
 """
 
 from __future__ import annotations
@@ -27,6 +24,14 @@ from ..methods.autolora import hypergradient, virtual_step
 # d rows, k columns, r rank of a link, T steps; an array of steps starts with the first
 
 
+# ---- matrix completion -------------------------------------------------------------------------------------
+# Matrix completion, where a chain of low-rank steps can be watched: Frank-Wolfe, and links fitted one by one.
+#
+#     min f(W) = ½ Σ_seen (W_ij − Y_ij)²   over   K = {W : ‖W‖_* ≤ radius}      (‖·‖_*: sum of singular values)
+#
+# Frank and Wolfe (1956; Jaggi 2013 for this ball) move towards a corner of K, W ← W + η (V − W), and every corner has
+# rank one. COLA's analysis (Xia, Qin and Hazan 2024, arXiv 2401.04151) is of this rule with a constant η. Beside it
+# `fit_chain`, which does what COLA does: low-rank links, each fitted to what the links before it left. Taught in 03.
 @dataclass(frozen=True)
 class Completion:
     """A matrix of which some entries are seen.

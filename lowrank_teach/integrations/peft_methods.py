@@ -1,10 +1,4 @@
-"""Prefix and prompt tuning: vectors that are learned, in front of what the frozen model reads, through peft.
-
-Prompt tuning (Lester et al. 2021, EMNLP, arXiv 2104.08691) puts num_virtual_tokens word vectors in front of the
-input. Prefix tuning (Li & Liang 2021, ACL, arXiv 2101.00190) puts as many keys and values in front of those of every
-layer. Neither changes a matrix, so there is no ΔW, no rank and nothing to merge. The function differs from the
-pretrained one from the start: the new positions take attention.
-"""
+"""Methods that run through peft: prefix tuning, prompt tuning and AdaLoRA, with the contract of our own."""
 
 from __future__ import annotations
 
@@ -71,7 +65,12 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
 
 
 # ---- prefix and prompt tuning ------------------------------------------------------------------------------
-
+# Prefix and prompt tuning: vectors that are learned, in front of what the frozen model reads, through peft.
+#
+# Prompt tuning (Lester et al. 2021, EMNLP, arXiv 2104.08691) puts num_virtual_tokens word vectors in front of the
+# input. Prefix tuning (Li & Liang 2021, ACL, arXiv 2101.00190) puts as many keys and values in front of those of
+# every layer. Neither changes a matrix, so there is no ΔW, no rank and nothing to merge. The function differs from
+# the pretrained one from the start: the new positions take attention.
 DETOURED = ("forward", "generate")
 
 

@@ -1,4 +1,4 @@
-"""What the methods are compared with: no branch at all, only other lists of what trains. Taught in 01 and 07."""
+"""What the methods are compared with: other lists of what trains, and bottleneck adapters. Taught in 01 and 07."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Backbones by short name: the frozen networks that low-rank branches are put on.
-
-A name is one of the packaged models below, a local folder, or the name of any model on the hub; all three go
-through transformers' `from_pretrained`, from safetensors only and never running code that a model brings.
-What is new here is the record `model.lowrank_new_parameters`: the names of the parameters that did not come
-from the checkpoint (a fresh classifier, at times a pooler). They have to train whatever the method freezes.
-"""
+"""Backbones by short name: what the hub is asked, the packaged networks, and published models by their dimensions."""
 
 from __future__ import annotations
 
@@ -114,7 +108,12 @@ def _limit(request: Any) -> None:
 
 
 # ---- backbones by short name -------------------------------------------------------------------------------
-
+# Backbones by short name: the frozen networks that low-rank branches are put on.
+#
+# A name is one of the packaged models below, a local folder, or the name of any model on the hub; all three go
+# through transformers' `from_pretrained`, from safetensors only and never running code that a model brings.
+# What is new here is the record `model.lowrank_new_parameters`: the names of the parameters that did not come
+# from the checkpoint (a fresh classifier, at times a pooler). They have to train whatever the method freezes.
 class CheckpointError(ValueError):
     """A model's files cannot be had, or cannot be read; the message says why and what else there is."""
 

@@ -1,8 +1,4 @@
-"""Which arms each study compares: the papers' sweeps and ablations, and the controls they lack.
-
-An arm is a method with all its switches, and the training values that differ. All arms of a study share task,
-backbone, rows, order of rows and steps; seeds pair them.
-"""
+"""The studies: which configurations each one compares, on what, at which learning rates, over how many seeds."""
 
 from __future__ import annotations
 
@@ -17,6 +13,11 @@ from ..tasks.table import TASKS
 from ..training.config import PROFILES
 
 
+# ---- studies on one task -----------------------------------------------------------------------------------
+# Which arms each study compares: the papers' sweeps and ablations, and the controls they lack.
+#
+# An arm is a method with all its switches, and the training values that differ. All arms of a study share task,
+# backbone, rows, order of rows and steps; seeds pair them.
 @dataclass(frozen=True)
 class Arm:
     """A configuration, and fields of `TrainConfig` in which it differs from the study's."""

@@ -1,7 +1,4 @@
-"""Statements about the methods themselves, computed on the spot in float64: no runs, no seeds, milliseconds.
-
-Each function returns the largest violation it found; 0 where a count or an order is right.
-"""
+"""The claims of the papers, one table a paper, with the numbers that the papers report."""
 
 from __future__ import annotations
 
@@ -55,6 +52,10 @@ from .verdicts import (
     step_time,
 )
 
+# ---- checked on the spot -----------------------------------------------------------------------------------
+# Statements about the methods themselves, computed on the spot in float64: no runs, no seeds, milliseconds.
+#
+# Each function returns the largest violation it found; 0 where a count or an order is right.
 ROBERTA = {"base": (12, 768, 3072), "large": (24, 1024, 4096)}   # layers, width, inner width
 GLUE_LISTS = {"MRPC": 99, "QQP": 82, "QNLI": 97, "MNLI": 72, "CoLA": 88, "SST-2": 93, "RTE": 90, "STS-B": 81}
 

@@ -1,11 +1,4 @@
-"""The runs behind one row of the ledger, made again: the stored verdict beside the new one.
-
-    again = claims.reproduce("COLA 1")
-    again.stored.verdict, again.new.verdict, again.gap
-    claims.plan("COLA 1").minutes       # what that would take here, before it is begun
-
-A run that the store has is not trained again; a study's stored file is never written.
-"""
+"""The ledger: every claim with its verdict, the summary of all, and the runs behind a row made once more."""
 
 from __future__ import annotations
 
@@ -50,6 +43,14 @@ from .verdicts import (
     rows,
 )
 
+# ---- a row made again --------------------------------------------------------------------------------------
+# The runs behind one row of the ledger, made again: the stored verdict beside the new one.
+#
+#     again = ledger.reproduce("COLA 1")
+#     again.stored.verdict, again.new.verdict, again.gap
+#     ledger.plan("COLA 1").minutes       # what that would take here, before it is begun
+#
+# A run that the store has is not trained again; a study's stored file is never written.
 OnRun = Callable[..., None]
 
 

@@ -1,4 +1,4 @@
-"""A preset: one cell of a paper's table with all its values, ready to be trained, or to be read."""
+"""The cells of the papers' tables, each under one name, paper/backbone/task, with the source of every value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ours(value: Any, why: str) -> Setting:
 
 
 # ---- a cell of a paper's table -----------------------------------------------------------------------------
-
+# A preset: one cell of a paper's table with all its values, ready to be trained, or to be read.
 DEFAULT = "not given; the default here"
 WHERE_RUN = ("steps", "accumulation", "n_train", "n_validation", "n_test", "mixed_precision", "base_dtype",
              "gradient_checkpointing", "checkpoint_every")

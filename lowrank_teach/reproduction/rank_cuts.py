@@ -1,11 +1,4 @@
-"""The stored numbers behind the sliders of 10: a grid over rank and α, two ΔW, one set of gates, one search.
-
-Twelve short trainings, kept in two small files under figures/data: 10_playground.json with its provenance, and
-10_updates.safetensors with what is shown of a ΔW. So the page opens without training.
-
-    playground.load()     # what is stored
-    playground.train()    # the same again, on this machine
-"""
+"""What is left of a change of weights at a lower rank, and the numbers behind the sliders of 10."""
 
 from __future__ import annotations
 
@@ -262,7 +255,13 @@ def load_cuts(folder: Path | str | None = None) -> Results:
 
 
 # ---- what the sliders of 10 show ---------------------------------------------------------------------------
-
+# The stored numbers behind the sliders of 10: a grid over rank and α, two ΔW, one set of gates, one search.
+#
+# Twelve short trainings, kept in two small files under figures/data: 10_playground.json with its provenance, and
+# 10_updates.safetensors with what is shown of a ΔW. So the page opens without training.
+#
+#     load_explorer_data()     # what is stored
+#     train_explorer_data()    # the same again, on this machine
 RANKS, ALPHAS = (1, 4, 16), (4.0, 16.0, 64.0)
 SETTING: dict[str, Any] = {"task": "rt", "backbone": "minilm-l3", "profile": "laptop", "seed": 0}
 STEPS = {"grid": 60, "gates": 100, "search": 100, "full": 100}

@@ -1,4 +1,4 @@
-"""What a study over tasks found: scores by task and seed, differences paired by both, and how tasks are weighed."""
+"""Stored records, and what they say: scores by configuration and seed, on one task and over tasks."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 # ---- results over tasks ------------------------------------------------------------------------------------
-
+# What a study over tasks found: scores by task and seed, differences paired by both, and how tasks are weighed.
 POINTS = 100.0
 
 

@@ -1,13 +1,4 @@
-"""Data to text, stored: LoRA, its control, Delta-LoRA and AutoLoRA on one causal model, and the texts they write.
-
-    python -m lowrank_teach.reproduction.studies e2e webnlg   # LOWRANK_TEACH_DATA names their folder
-
-Every training is a run of the store; what it learned is then added to the pretrained matrices, and the test inputs
-are written out greedily. Where a study has a grid of rates, each arm takes the one whose texts for validation inputs
-score best; their validation loss is kept too, since it may say otherwise. The file of a task is written anew after
-each run, so an interrupted study keeps what it has, and the same command goes on. Of the data only the samples are
-copied, with the licence beside them. What is stored is read by `lowrank_teach.reproduction.studies`.
-"""
+"""Studies trained and read again: on one task, over tasks, and texts that runs wrote."""
 
 from __future__ import annotations
 
@@ -486,7 +477,15 @@ def main() -> None:
 
 
 # ---- training the writers ----------------------------------------------------------------------------------
-
+# Data to text, stored: LoRA, its control, Delta-LoRA and AutoLoRA on one causal model, and the texts they write.
+#
+#     python -m lowrank_teach.reproduction.studies e2e webnlg   # LOWRANK_TEACH_DATA names their folder
+#
+# Every training is a run of the store; what it learned is then added to the pretrained matrices, and the test inputs
+# are written out greedily. Where a study has a grid of rates, each arm takes the one whose texts for validation
+# inputs score best; their validation loss is kept too, since it may say otherwise. The file of a task is written anew
+# after each run, so an interrupted study keeps what it has, and the same command goes on. Of the data only the
+# samples are copied, with the licence beside them.
 OnText = Callable[[str, int, Mapping[str, float]], None]   # arm, seed, what was measured
 
 UNTRAINED = "not trained"

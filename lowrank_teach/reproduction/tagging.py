@@ -1,9 +1,4 @@
-"""A network in hand after its training, and what a tagger says about every word.
-
-`fit` keeps a record and lets the network go. Whoever wants to look at single predictions needs the network itself
-(`trained`), or, for a tagger, the probability of every tag at every word of the test sentences (`tag`), which is
-small enough to be kept beside the runs. The stages are those of `fit`. Taught in 09.
-"""
+"""Taggers: a network in hand after its training, what it says about every word, and methods compared over seeds."""
 
 from __future__ import annotations
 
@@ -41,6 +36,12 @@ from . import results
 from .results import Scored, made_on, references_folder, write
 
 
+# ---- a network in hand -------------------------------------------------------------------------------------
+# A network in hand after its training, and what a tagger says about every word.
+#
+# `fit` keeps a record and lets the network go. Whoever wants to look at single predictions needs the network itself
+# (`trained`), or, for a tagger, the probability of every tag at every word of the test sentences (`tag`), which is
+# small enough to be kept beside the runs. The stages are those of `fit`. Taught in 09.
 @dataclass
 class Trained:
     """A network after its training, in eval mode, its tokenizer, the rows it saw, and the record."""

@@ -1,4 +1,4 @@
-"""Where the numbers of a claim come from: the stored studies, read seed by seed."""
+"""How a claim gets its verdict: the rule, a row of the ledger, and where its numbers come from."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def ours(by_arm: Mapping[str, Sequence[float]], scale: float) -> str:
 
 
 # ---- evidence from studies on one task ---------------------------------------------------------------------
-
+# Where the numbers of a claim come from: the stored studies, read seed by seed.
 Record = Mapping[str, Any]
 Arm = tuple[str, str]   # study, arm
 Value = Callable[[Record], float]

@@ -1,4 +1,4 @@
-"""Where the rows of a task are looked for, in this order: a local folder, packaged text, the hub."""
+"""Load a task: find its published rows (a local folder, packaged text, the hub), check and prepare them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from .table import TASKS
 from .task import Splits, Task, TaskData
 from .tokenize import CellError, check_rows, codes_for_tags, has_no_labels, strings
 
+# ---- where the rows are looked for -------------------------------------------------------------------------
+# Where the rows of a task are looked for, in this order: a local folder, packaged text, the hub.
 SPLITS = ("train", "validation", "test")
 PART = re.compile(r"-\d+-of-(\d+)")   # in the name of one file of several
 EXPORT = "refs/convert/parquet"  # the branch where the hub keeps what it converted
