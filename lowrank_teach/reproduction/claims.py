@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..adapters import Adapters, adapt
 from ..analysis import measures, toy_problems
-from ..analysis import toy_problems as fw
 from ..gates import HardConcrete, Selection, Stretch
 from ..lowrank import LowRank
 from ..methods import COLA, LoRA, Method
@@ -165,9 +164,9 @@ def frank_wolfe_gap(which: str, units: tuple[float, ...] = (0.1, 1.0, 10.0), ste
     """
     excess = []
     for unit in units:
-        problem = fw.completion(unit=unit)
-        mean = float(fw.frank_wolfe(problem, steps, "constant").gap.mean())
-        excess.append(mean / fw.gap_bound(problem, steps, which) - 1)
+        problem = toy_problems.completion(unit=unit)
+        mean = float(toy_problems.frank_wolfe(problem, steps, "constant").gap.mean())
+        excess.append(mean / toy_problems.gap_bound(problem, steps, which) - 1)
     return max(0.0, *excess)
 
 

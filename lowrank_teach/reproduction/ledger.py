@@ -16,10 +16,7 @@ from ..analysis.statistics import SEEDS
 from ..experiments.fit import RunConfig
 from ..experiments.runs import Store
 from . import arms as arms_module
-from . import arms as text_studies
 from . import claims, studies, verdicts
-from . import studies as generation
-from . import studies as texts
 from .arms import BACKBONE, PROFILE, TASK, TRAINING
 from .verdicts import (
     BROKEN,
@@ -136,8 +133,8 @@ def train_again(key: str, paper: str, claim: Claim, *, seeds: int | None = None,
         folder, runs = Path(place) / "studies", 0
         for study, arms in behind(claim).items():
             values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, **training}
-            if study in text_studies.TEXT_STUDIES:
-                made = generation.make(study, folder_of(folder), seeds=seeds, beams=(), **values)
+            if study in arms_module.TEXT_STUDIES:
+                made = studies.make(study, folder_of(folder), seeds=seeds, beams=(), **values)
                 runs += len({(r["arm"], r["seed"], r["lr"]) for r in [*made.about["grid"], *made.records] if r["lr"]})
             elif study in arms_module.TASK_STUDIES:
                 over = studies.train_across(study, arms_module.TASK_STUDIES[study], folder, seeds=seeds, **values)
@@ -156,7 +153,7 @@ def plan_again(claim: Claim, *, seeds: int | None = None, store: Store | None = 
     assert isinstance(claim, Compared)
     store, runs, there, seconds = store or Store(), 0, 0, 0.0
     for study, arms in behind(claim).items():
-        wanted = (_of_texts if study in text_studies.TEXT_STUDIES else
+        wanted = (_of_texts if study in arms_module.TEXT_STUDIES else
                   _over_tasks if study in arms_module.TASK_STUDIES else _of_study)(study, arms, seeds, training)
         for arm, configs in wanted:
             known = sum((store.path(config.key) / "run.json").exists() for config in configs if config)
@@ -198,18 +195,18 @@ def _over_tasks(study: str, arms: list[str], seeds: int | None, training: dict[s
 def _of_texts(study: str, arms: list[str], seeds: int | None, training: dict[str, Any]
               ) -> Iterator[tuple[str, list[RunConfig | None]]]:
     """Arm -> its runs; None for those whose rate is not chosen before the grid is trained."""
-    settled, rates = text_studies.settings(study, training)
-    many = text_studies.TEXT_STUDIES[study].seeds if seeds is None else seeds
+    settled, rates = arms_module.settings(study, training)
+    many = arms_module.TEXT_STUDIES[study].seeds if seeds is None else seeds
 
     def run(arm: str, seed: int, rate: float) -> RunConfig | None:
-        return RunConfig(text_studies.ARMS[arm], study, text_studies.TEXTS_BACKBONE, text_studies.TEXTS_PROFILE, seed,
+        return RunConfig(arms_module.ARMS[arm], study, arms_module.TEXTS_BACKBONE, arms_module.TEXTS_PROFILE, seed,
                          {**settled, "lr": rate})
 
     if len(rates) == 1:
         for arm in arms:
             yield arm, [run(arm, seed, rates[0]) for seed in range(many)]
         return
-    choosing = dict.fromkeys(text_studies.RATE_OF.get(arm, arm) for arm in arms)
+    choosing = dict.fromkeys(arms_module.RATE_OF.get(arm, arm) for arm in arms)
     for arm in dict.fromkeys([*arms, *choosing]):
         tried = [run(arm, 0, rate) for rate in rates] if arm in choosing else []
         yield arm, tried + [None] * ((many - (arm in choosing)) if arm in arms else 0)
@@ -218,8 +215,8 @@ def _of_texts(study: str, arms: list[str], seeds: int | None, training: dict[str
 def _seconds(arm: Arm, stored: Folder) -> float:
     """Mean seconds of a stored run of an arm; nan where there is none."""
     try:
-        if arm[0] in text_studies.TEXT_STUDIES:
-            found = texts.load_texts(arm[0], folder_of(stored)).of(arm[1])
+        if arm[0] in arms_module.TEXT_STUDIES:
+            found = studies.load_texts(arm[0], folder_of(stored)).of(arm[1])
         else:
             over = arm[0] in arms_module.TASK_STUDIES
             found = (studies.load_across if over else studies.load)(arm[0], stored).of(arm[1])

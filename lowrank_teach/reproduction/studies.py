@@ -24,7 +24,6 @@ from ..experiments.runs import Run, Store, machine
 from ..models.backbones import load_backbone
 from ..sites import find_sites, matrix_of
 from ..tasks import metrics as scores
-from ..tasks import slot_errors
 from ..tasks import slot_errors as slots
 from ..tasks.generation import Generation, generate
 from ..tasks.load import load_task
@@ -536,7 +535,7 @@ class Writer:
 
     def __init__(self, inputs: Inputs, backbone: str) -> None:
         self.inputs, self.task, self.backbone = inputs, inputs.data.task, backbone
-        self.values = slot_errors.value_lists(inputs.data.train[self.task.text[0]])
+        self.values = slots.value_lists(inputs.data.train[self.task.text[0]])
         self.left_out: dict[str, str] = {}   # metric -> why
         for name in TEXT_STUDIES[self.task.name].scores:
             try:
@@ -565,7 +564,7 @@ class Writer:
             found |= {f"{name}.{part}": value for name, value in of_part.items()}
         sums = {name: text_statistics(name, written, references).round(4).tolist() for name in names
                 if name in STATISTICS}
-        checks = [slot_errors.check(text, source, self.values)
+        checks = [slots.check(text, source, self.values)
                   for text, source in zip(written, self.inputs.sources, strict=False)]
         return {"scores": found, "statistics": sums,
                 "slots": [[len(one.missing), one.made_up, one.slots] for one in checks]}
@@ -577,7 +576,7 @@ class Writer:
 
     def humans(self) -> dict[str, float]:
         """What the rule of `slot_errors` says of the references themselves, as shares of the fields there are."""
-        checks = [slot_errors.check(text, source, self.values)
+        checks = [slots.check(text, source, self.values)
                   for source, many in zip(self.inputs.sources, self.inputs.references, strict=True) for text in many]
         fields = sum(one.slots for one in checks)
         return {"missing": sum(len(one.missing) for one in checks) / fields,
@@ -662,7 +661,7 @@ def make(task: str, folder: Path | str | None = None, *, seeds: int | None = Non
         if seed == many[0]:
             for sample, text in zip(stored["samples"], written, strict=False):
                 sample["texts"][arm] = text
-                sample["checks"][arm] = asdict(slot_errors.check(text, sample["source"], writer.values))
+                sample["checks"][arm] = asdict(slots.check(text, sample["source"], writer.values))
         _save(stored, texts_path(task, folder))
         trainer.say(arm, seed, stored["records"][-1]["scores"])
 

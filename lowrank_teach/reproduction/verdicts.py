@@ -15,7 +15,6 @@ import numpy as np
 from ..analysis.statistics import LEVEL, SEEDS, paired_bootstrap
 from . import arms as arms_module
 from . import results, studies
-from . import studies as texts
 from .results import references_folder
 
 # ---- the rule ----------------------------------------------------------------------------------------------
@@ -515,7 +514,7 @@ def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
 TEXTS_STUDY = "e2e"   # of `arms.TEXT_STUDIES`
 FIVE = ("bleu", "nist", "meteor", "rougeL", "cider")   # of the papers' tables; high is good in all
 
-TextsNumbers = Callable[[texts.Texts], Evidence]
+TextsNumbers = Callable[[studies.Texts], Evidence]
 
 
 def folder_of(studies: Folder) -> Path | None:
@@ -525,7 +524,7 @@ def folder_of(studies: Folder) -> Path | None:
 
 def by_bleu(first: str, second: str) -> FromRuns:
     """first − second by BLEU of all texts, of 1 at most."""
-    def numbers(found: texts.Texts) -> Evidence:
+    def numbers(found: studies.Texts) -> Evidence:
         a, b = found.paired(first, second, "bleu")
         return Evidence([x - y for x, y in zip(a, b, strict=True)], {first: a, second: b}, texts_setting(found))
 
@@ -534,7 +533,7 @@ def by_bleu(first: str, second: str) -> FromRuns:
 
 def by_every_score(first: str, second: str) -> FromRuns:
     """The least gain over the five scores, in percent of the second's mean, as `of_every`."""
-    def numbers(found: texts.Texts) -> Evidence:
+    def numbers(found: studies.Texts) -> Evidence:
         gains = {}
         for name in (name for name in FIVE if name not in found.about["left_out"]):
             a, b = (np.array(scores) for scores in found.paired(first, second, name))
@@ -557,7 +556,7 @@ def every_score_claim(where: str, statement: str, first: str, second: str, says:
     return Compared(where, statement, by_every_score(first, second), says=says, unit="%, lowest score", scale=1.0)
 
 
-def texts_setting(found: texts.Texts) -> str:
+def texts_setting(found: studies.Texts) -> str:
     """What was trained on what, in a few words."""
     about = found.about
     chosen = ", rates chosen on validation rows" if len(about["rates"]) > 1 else ""
@@ -567,4 +566,4 @@ def texts_setting(found: texts.Texts) -> str:
 
 def _from_texts(first: str, second: str, numbers: TextsNumbers) -> FromRuns:
     return FromRuns(((TEXTS_STUDY, first), (TEXTS_STUDY, second)),
-                    lambda folder: numbers(texts.load_texts(TEXTS_STUDY, folder_of(folder))))
+                    lambda folder: numbers(studies.load_texts(TEXTS_STUDY, folder_of(folder))))

@@ -27,7 +27,6 @@ from lowrank_teach.course.chapters import ledger as ledger_chapter
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.reproduction import arms, studies, verdicts
 from lowrank_teach.reproduction import ledger as ledger_module
-from lowrank_teach.reproduction import studies as texts
 
 ledger = ledger_module.ledger()
 print(f"{len(ledger)} claims of {len(ledger_module.CLAIMS)} papers")
@@ -61,7 +60,7 @@ for defined, load in kinds:
             records = []
         tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
         stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
-e2e = texts.load_texts("e2e")  # and of what models wrote, notebook 08
+e2e = studies.load_texts("e2e")  # and of what models wrote, notebook 08
 stored["e2e"] = {"question": "Which method writes the better texts?", "arms": len(e2e.arms) - 1,
                  "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
 contents.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")

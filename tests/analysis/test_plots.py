@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from lowrank_teach.analysis import plots, style
-from lowrank_teach.analysis import style as style_module
 
 g = np.random.default_rng(0)
 STEPS = np.arange(0, 300, 10)
@@ -324,13 +323,13 @@ def test_pareto_front_and_error_bars():
 def test_save_gives_the_same_bytes_again(tmp_path):
     made = []
     for folder in ("a", "b"):
-        paths = style_module.save(plots.gate_bars({"0.q": [0, 0.5, 1]}), tmp_path / folder / "gates", svg=True)
+        paths = style.save(plots.gate_bars({"0.q": [0, 0.5, 1]}), tmp_path / folder / "gates", svg=True)
         assert [path.name for path in paths] == ["gates.png", "gates.svg"]
         made.append([path.read_bytes() for path in paths])
     assert made[0] == made[1]
     assert b"<dc:date>" not in made[0][1]
-    assert style_module.save(FIGURES["gates"], tmp_path / "v1.2") == [tmp_path / "v1.2.png"]
-    assert style_module.save(FIGURES["gates"], str(tmp_path / "x.png")) == [tmp_path / "x.png"]
+    assert style.save(FIGURES["gates"], tmp_path / "v1.2") == [tmp_path / "v1.2.png"]
+    assert style.save(FIGURES["gates"], str(tmp_path / "x.png")) == [tmp_path / "x.png"]
     assert not (tmp_path / "x.svg").exists()
 
 
@@ -351,7 +350,7 @@ def test_show_puts_caption_and_alt_text(monkeypatch):
     display = pytest.importorskip("IPython.display")
     shown = []
     monkeypatch.setattr(display, "display", lambda data, raw, metadata=None: shown.append((data, metadata)))
-    style_module.show(FIGURES["gates"], "Look at the zeros", 'Bars of "g"')
+    style.show(FIGURES["gates"], "Look at the zeros", 'Bars of "g"')
     (image, metadata), (caption, _) = shown
     assert base64.b64decode(image["image/png"]).startswith(b"\x89PNG")
     assert "text/html" not in image                                   # repository pages strip images inside HTML
@@ -359,7 +358,7 @@ def test_show_puts_caption_and_alt_text(monkeypatch):
     assert image["text/plain"] == 'Bars of "g"'
     assert caption == {"text/markdown": "*Look at the zeros*", "text/plain": "Look at the zeros"}
     with pytest.raises(ValueError, match="alt text"):
-        style_module.show(FIGURES["gates"], "caption", " ")
+        style.show(FIGURES["gates"], "caption", " ")
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")] * 3])

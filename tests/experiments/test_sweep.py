@@ -28,9 +28,6 @@ import lowrank_teach as lt
 from lowrank_teach.cli import several
 from lowrank_teach.console import Screen
 from lowrank_teach.experiments import sweep as engine
-from lowrank_teach.experiments import sweep as processes
-from lowrank_teach.experiments import sweep as view
-from lowrank_teach.experiments import sweep as work
 from lowrank_teach.experiments.fit import RunConfig, grid
 from lowrank_teach.experiments.runs import Store
 from lowrank_teach.experiments.sweep import Message, SweepError, SweepResult, View, WorkerError, estimate, sweep
@@ -163,14 +160,14 @@ def test_interrupted_here_it_goes_on_from_its_checkpoint(small, tmp_path):
     diary = tmp_path / "diary"
     configs = small(Lethal(diary=str(diary), at=99))
 
-    class Interrupt(work.Reporter):
+    class Interrupt(engine.Reporter):
         def on_step(self, clock, values):
             if clock.step == 5 and len(steps(diary)) == 5:
                 signal.raise_signal(signal.SIGINT)
             return super().on_step(clock, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "Reporter", Interrupt)
+        patch.setattr(engine, "Reporter", Interrupt)
         with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 1 runs done; run the same again to go on"):
             sweep(configs, processes=0, progress=False)
     run, = sweep(configs, processes=0, progress=False)
@@ -198,9 +195,9 @@ def test_runs_that_share_a_pass(ends, words, small, tmp_path):
     wrong, = small(Lethal(diary=str(tmp_path / "diary"), at=3, ends=ends, times=9))
     alone, = small("full", lr=1e-4)
     configs = [good[0], wrong, *good[1:], alone]
-    assert sorted(map(len, work.groups(configs, 2, 1))) == [1, 1, 2, 2]
-    assert sorted(map(len, work.groups(configs, 99, 2))) == [1, 2, 3]
-    assert list(map(len, work.groups(configs, 1, 1))) == [1] * 6
+    assert sorted(map(len, engine.groups(configs, 2, 1))) == [1, 1, 2, 2]
+    assert sorted(map(len, engine.groups(configs, 99, 2))) == [1, 2, 3]
+    assert list(map(len, engine.groups(configs, 1, 1))) == [1] * 6
     heard: list[str] = []
     with pytest.raises(SweepError, match=f"1 of 6 runs failed: lethal, rt, seed 0: {words}\\."):
         sweep(configs, processes=0, replicas=3, progress=False, on_run=lambda config, run: heard.append(run.key))
@@ -258,7 +255,7 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
         def __init__(self, folder, logs, threads):
             self.pipe, self.theirs = multiprocessing.Pipe()
             self.ready, self.loaded, self.group, self.tries = False, True, None, 0
-            self.theirs.send(processes.READY)
+            self.theirs.send(engine.READY)
 
         def give(self, group, tries):
             self.group, self.tries = group, tries
@@ -266,9 +263,9 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
                 self.theirs.close()
             else:
                 self.theirs.send(Message(good.key, "done"))
-                self.theirs.send(processes.IDLE)
+                self.theirs.send(engine.IDLE)
 
-        failed = processes.Worker.failed
+        failed = engine.Worker.failed
 
         def how_it_ended(self):
             return "its process ended with signal SIGKILL"
@@ -276,8 +273,8 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
         def end(self, seconds=None):
             self.pipe.close()
 
-    monkeypatch.setattr(processes, "Worker", Frail)
-    said = list(processes.Pool([work.packed([deadly]), work.packed([good])], Store(), 1))
+    monkeypatch.setattr(engine, "Worker", Frail)
+    said = list(engine.Pool([engine.packed([deadly]), engine.packed([good])], Store(), 1))
     assert [(message.key, message.kind) for message in said] == [(deadly.key, "failed"), (good.key, "done")]
     assert said[0].words.startswith("given up after 3 workers died over it (its process ended with signal SIGKILL)")
 
@@ -300,7 +297,7 @@ def test_a_stop_leaves_every_run_resumable_and_nothing_else(small, place, tmp_pa
         heard.append(line)
         if "(1 of 4)" in line:
             until(lambda: list(store.folder.glob("*.checkpoint.safetensors")), "the second run did not begin")
-            assert list((tmp_path / "passing").glob(f"{processes.LOGS}*"))
+            assert list((tmp_path / "passing").glob(f"{engine.LOGS}*"))
             to(started.pid, number)
     assert started.wait(60) == 130, "".join(heard)
     assert heard[0] == "4 runs, 0 of them stored\n"
@@ -313,17 +310,17 @@ def test_a_stop_leaves_every_run_resumable_and_nothing_else(small, place, tmp_pa
     assert not done & begun
     assert done | begun <= set(keys(configs))
     assert not list(store.folder.glob(".writing-*"))
-    assert not list((tmp_path / "passing").glob(f"{processes.LOGS}*"))
+    assert not list((tmp_path / "passing").glob(f"{engine.LOGS}*"))
 
 
 def test_a_killed_sweep_s_folder_goes_with_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    script = ("import os, signal; from lowrank_teach.experiments import sweep as processes; "
-              "folder = processes.logs_folder(); os.kill(os.getpid(), signal.SIGKILL)")
+    script = ("import os, signal; from lowrank_teach.experiments import sweep as engine; "
+              "folder = engine.logs_folder(); os.kill(os.getpid(), signal.SIGKILL)")
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)})
     assert done.returncode == -signal.SIGKILL
     left, = tmp_path.iterdir()
-    with processes.logs_folder() as mine, processes.logs_folder():
+    with engine.logs_folder() as mine, engine.logs_folder():
         assert len(list(tmp_path.iterdir())) == 2, "those of a process that runs stay"
         assert Path(mine).is_dir()
     assert not left.exists()
@@ -353,16 +350,16 @@ def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
 
 
 def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):
-    class Stillborn(processes.Worker):
+    class Stillborn(engine.Worker):
         def __init__(self, folder, logs, threads):
             super().__init__(Path("\0"), logs, threads)   # not to be pickled into a path: it dies on its way in
 
-    monkeypatch.setattr(processes, "_work", os._exit)
-    monkeypatch.setattr(processes, "Worker", Stillborn)
-    with pytest.raises(processes.WorkerError, match=r"a worker could not start .*processes=0"):
+    monkeypatch.setattr(engine, "_work", os._exit)
+    monkeypatch.setattr(engine, "Worker", Stillborn)
+    with pytest.raises(engine.WorkerError, match=r"a worker could not start .*processes=0"):
         sweep(small("lora"), processes=1, progress=False)
     local = type("Local", (lt.LoRA,), {"name": "", "lock": threading.Lock()})   # a class that cannot travel
-    with pytest.raises(processes.WorkerError, match=r"cannot be handed to another process .*processes=0"):
+    with pytest.raises(engine.WorkerError, match=r"cannot be handed to another process .*processes=0"):
         sweep(small(local()), processes=1, progress=False)
 
 
@@ -400,17 +397,17 @@ def test_a_worker_with_other_rows_or_another_model_trains_nothing(small, place, 
     shutil.copytree(place / "tiny", tmp_path / "tiny")
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / "data"))
     group = grid("lora", "rt", str(tmp_path / "tiny"), profile="tiny", **FAST)
-    given = work.packed(group).given
-    assert work.unpacked(given) == (group, keys(group))
+    given = engine.packed(group).given
+    assert engine.unpacked(given) == (group, keys(group))
     rows = pd.read_parquet(path := tmp_path / "data" / "rt" / "train.parquet")
     rows.assign(label=1 - rows["label"]).to_parquet(path)
     with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
-        work.unpacked(given)
+        engine.unpacked(given)
     rows.to_parquet(path)
     settings = json.loads((tmp_path / "tiny" / "config.json").read_text())
     (tmp_path / "tiny" / "config.json").write_text(json.dumps({**settings, "hidden_act": "relu"}))
     with pytest.raises(WorkerError, match=r"the rows of rt or the weights of .*tiny are others"):
-        work.unpacked(given)
+        engine.unpacked(given)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -433,15 +430,15 @@ def test_rows_that_change_while_a_sweep_starts_are_told(small, place, tmp_path, 
 
 def test_a_run_whose_rows_change_as_it_begins_failed(small, monkeypatch):
     config, said = small("lora")[0], []
-    real = work._fit
+    real = engine._fit
 
     def meanwhile(*args):
         run = real(*args)
         run.identity = {**run.identity, "data": "others"}
         return run
 
-    monkeypatch.setattr(work, "_fit", meanwhile)
-    work.train_group([config], Store(), said.append)
+    monkeypatch.setattr(engine, "_fit", meanwhile)
+    engine.train_group([config], Store(), said.append)
     assert (said[-1].key, said[-1].kind) == (config.key, "failed")
     assert "are others" in said[-1].words
 
@@ -474,13 +471,13 @@ def test_a_worker_s_table_has_the_tasks_of_each_group(small, place, monkeypatch)
     from lowrank_teach.tasks.table import TASKS
 
     rt, group = TASKS["rt"], small("lora")
-    given = work.packed(group).given
+    given = engine.packed(group).given
     other = replace(rt, prepare=lambda frame: frame.head(20))
     monkeypatch.setitem(TASKS, "rt", other)
-    theirs = work.packed(group).given
-    assert work.unpacked(given)[0] == group
+    theirs = engine.packed(group).given
+    assert engine.unpacked(given)[0] == group
     assert TASKS["rt"] is rt
-    work.unpacked(theirs)
+    engine.unpacked(theirs)
     assert TASKS["rt"].prepare is not rt.prepare
 
 
@@ -491,9 +488,9 @@ def test_a_worker_that_dies_as_it_loads_is_told_at_once(small, place, ends, word
     cells = OWN_TASK + f"""
 import os
 from dataclasses import dataclass
-from lowrank_teach.experiments import sweep as processes; from lowrank_teach.experiments.sweep import SweepError
-starts, real = [], processes.Worker.__init__
-processes.Worker.__init__ = lambda self, *args: (starts.append(1), real(self, *args))[1]
+from lowrank_teach.experiments import sweep as engine; from lowrank_teach.experiments.sweep import SweepError
+starts, real = [], engine.Worker.__init__
+engine.Worker.__init__ = lambda self, *args: (starts.append(1), real(self, *args))[1]
 def end():
     {ends}
 class Prepare:
@@ -585,7 +582,7 @@ def test_silence_and_a_lost_record_are_failures(small):
 def test_the_view_on_a_terminal(small, monkeypatch):
     """Bars for all runs and for those in progress; a run that ends loses its bar."""
     out = Screen(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    monkeypatch.setattr(view, "console", out)
+    monkeypatch.setattr(engine, "console", out)
     one, other = small("lora", seeds=2)
     shown = View(True)
 
@@ -609,7 +606,7 @@ def test_the_view_on_a_terminal(small, monkeypatch):
 
 def test_the_line_stands_above_the_bars(monkeypatch):
     out = Screen(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
-    monkeypatch.setattr(view, "console", out)
+    monkeypatch.setattr(engine, "console", out)
     shown = View(True)
     with shown.shown():
         shown.begin(0, 8)
@@ -827,18 +824,18 @@ def test_on_ray_ctrl_c_leaves_checkpoints(two_nodes, small, tmp_path):
 @pytest.mark.extra
 def test_on_ray_what_is_answered_late_is_heard(two_nodes, small, tmp_path, monkeypatch):
     """A run goes on once the view has heard of it, from a mailbox that takes its time as on a busy machine."""
-    from lowrank_teach.experiments import sweep as cluster
+    from lowrank_teach.experiments import sweep as engine
 
-    class Slow(cluster.Mailbox):
+    class Slow(engine.Mailbox):
         def take(self):
-            time.sleep(2 * cluster.LOOK_EVERY_S)
+            time.sleep(2 * engine.LOOK_EVERY_S)
             return super().take()
 
     class Letting(View):
         def step(self, label, message):
             (tmp_path / "go").touch()
 
-    monkeypatch.setattr(cluster, "Mailbox", Slow)
+    monkeypatch.setattr(engine, "Mailbox", Slow)
     monkeypatch.setattr(engine, "View", Letting)
     run, = sweep(small(Lethal(diary=str(tmp_path / "diary"), at=5, ends="wait")), ray="auto", progress=False)
     assert len(run.series("loss")[0]) == 12
@@ -846,6 +843,5 @@ def test_on_ray_what_is_answered_late_is_heard(two_nodes, small, tmp_path, monke
 
 def test_without_ray_it_says_how_to_get_it(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "lowrank_teach.experiments.sweep", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'lowrank-teach\[scale\]'"):
         sweep(small("lora"), ray="auto", progress=False)

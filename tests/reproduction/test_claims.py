@@ -21,12 +21,6 @@ from lowrank_teach.methods import METHODS
 from lowrank_teach.models.backbones import BACKBONES
 from lowrank_teach.reproduction import arms as studies
 from lowrank_teach.reproduction import claims, ledger, verdicts
-from lowrank_teach.reproduction import claims as autolora
-from lowrank_teach.reproduction import claims as identities
-from lowrank_teach.reproduction import claims as salora
-from lowrank_teach.reproduction import verdicts as evidence
-from lowrank_teach.reproduction import verdicts as over_tasks
-from lowrank_teach.reproduction import verdicts as verdicts_module
 from lowrank_teach.reproduction.arms import ARMS, TEXT_STUDIES
 from lowrank_teach.reproduction.results import references_folder
 from lowrank_teach.reproduction.verdicts import (
@@ -138,8 +132,8 @@ def test_the_rule(interval, side, margin, said):
 
 
 def test_fewer_than_five_seeds_give_no_verdict():
-    assert verdicts_module.verdict([1.0] * 4, ">") == (NO_RUNS, None)
-    assert verdicts_module.verdict([1.0] * 5, ">") == (HOLDS, (1.0, 1.0))
+    assert verdicts.verdict([1.0] * 4, ">") == (NO_RUNS, None)
+    assert verdicts.verdict([1.0] * 5, ">") == (HOLDS, (1.0, 1.0))
     with pytest.raises(ValueError, match="side"):
         verdicts.judge((0, 1), ">=")
 
@@ -173,13 +167,13 @@ def test_pairs_are_by_seed_not_by_place(tmp_path):
     stored = json.loads((folder / "chain.json").read_text())
     stored["records"] = [r for r in stored["records"] if (r["arm"], r["seed"]) != ("1", 0)][::-1]
     (folder / "chain.json").write_text(json.dumps(stored))
-    found = evidence.between(("chain", "2"), ("chain", "1"))(folder)
+    found = verdicts.between(("chain", "2"), ("chain", "1"))(folder)
     assert found.differences == [0.0, 0.0]
 
 
 def test_spread_compares_distances_from_the_median(tmp_path):
     folder = study(tmp_path, "chain", {"1": [0.1, 0.2, 0.3], "2": [0.2, 0.2, 0.25]})
-    found = evidence.spread(("chain", "2"), ("chain", "1"))(folder)
+    found = verdicts.spread(("chain", "2"), ("chain", "1"))(folder)
     assert found.differences == pytest.approx([-0.1, 0.0, -0.05])
 
 
@@ -187,14 +181,14 @@ def test_step_times_are_read_with_their_interval(tmp_path):
     bench = {"settings": {"backbone": "b", "rows": 1, "tokens": 2, "device": "cpu", "repeats": 16},
              "to_reference": {"a": {"q1": 2.0, "median": 2.2, "q3": 2.4}, "b": {"q1": 1.0, "median": 1.0, "q3": 1.0}}}
     (tmp_path / "bench_steps.json").write_text(json.dumps(bench))
-    found = evidence.step_time("a", "b", 2.0)(tmp_path / "studies")
+    found = verdicts.step_time("a", "b", 2.0)(tmp_path / "studies")
     assert found.interval == pytest.approx((0.2 - 1.57 * 0.4 / 4, 0.2 + 1.57 * 0.4 / 4))
     with pytest.raises(FileNotFoundError, match="benchmarks"):
-        evidence.step_time("a", "b")(tmp_path / "deeper" / "studies")
+        verdicts.step_time("a", "b")(tmp_path / "deeper" / "studies")
 
 
 def test_peak_memory_is_a_quotient_a_repeat(tmp_path):
-    claim = Compared("T4", "memory", evidence.peak_memory("a", "b"), "≈", margin=5.0, scale=1.0)
+    claim = Compared("T4", "memory", verdicts.peak_memory("a", "b"), "≈", margin=5.0, scale=1.0)
     assert "peak_memory.py" in claim.row("x", "y", tmp_path / "studies").why
     bench = {"settings": {"backbone": "b", "rows": 1, "tokens": 2, "device": "cpu", "repeats": 5},
              "peak_bytes": {"a": [102 * 2**20] * 5, "b": [100 * 2**20] * 5}}
@@ -207,7 +201,7 @@ def test_peak_memory_is_a_quotient_a_repeat(tmp_path):
 
 def test_a_ratio_is_taken_seed_by_seed(tmp_path):
     folder = study(tmp_path, "chain", {"2": [3.0, 8.0], "1": [2.0, 4.0]})
-    found = evidence.ratio(("chain", "2"), ("chain", "1"), evidence.score, 1.25)(folder)
+    found = verdicts.ratio(("chain", "2"), ("chain", "1"), verdicts.score, 1.25)(folder)
     assert found.differences == pytest.approx([0.25, 0.75])
     assert found.ours == {"chain length = 2 / chain length = 1": [1.5, 2.0]}
 
@@ -224,7 +218,7 @@ def across_tasks(folder: Path, scores: dict[str, dict[str, list[float]]]) -> Pat
 def test_over_tasks_a_seed_gives_one_number(tmp_path):
     folder = across_tasks(tmp_path, {"sst2": {"COLA": [0.8] * 5, "LoRA": [0.7] * 5},
                                      "rt": {"COLA": [0.70, 0.68, 0.66, 0.70, 0.66], "LoRA": [0.7] * 5}})
-    row = over_tasks.average_claim("T1", "better", "COLA", "LoRA").row("x", "y", folder)
+    row = verdicts.average_claim("T1", "better", "COLA", "LoRA").row("x", "y", folder)
     assert row.differences == pytest.approx([5.0, 4.0, 3.0, 5.0, 3.0])
     assert (row.verdict, row.unit) == (HOLDS, "points over tasks")
     assert row.ours == "COLA: 74.0 ± 0.50; LoRA: 70.0 ± 0.00".replace("0.50", number(np.std([5, 4, 3, 5, 3], ddof=1)))
@@ -236,7 +230,7 @@ def test_tasks_ahead_are_held_against_half_of_them(tmp_path):
     folder = across_tasks(tmp_path, {
         "sst2": {"COLA": [0.8] * 5, "LoRA": [0.7] * 5}, "rt": {"COLA": [0.6] * 5, "LoRA": [0.7] * 5},
         "rte": {"COLA": [0.7] + [0.8] * 4, "LoRA": [0.7] * 5}, "cola": {"COLA": [0.0] * 5, "LoRA": [0.0] * 5}})
-    row = over_tasks.most_claim("T1", "ahead", "COLA", "LoRA").row("x", "y", folder)
+    row = verdicts.most_claim("T1", "ahead", "COLA", "LoRA").row("x", "y", folder)
     assert row.differences == pytest.approx([0.0, 0.5, 0.5, 0.5, 0.5])
     assert row.why.startswith("minilm-l3 on sst2, rt, rte, 100 steps")
 
@@ -247,7 +241,7 @@ def test_on_every_task_the_lowest_decides(tmp_path, worst, said):
     folder = across_tasks(tmp_path, {
         "sst2": {"COLA": [0.9, 0.8, 0.9, 0.8, 0.9], "LoRA": [0.7] * 5}, "rte": {"COLA": worst, "LoRA": [0.7] * 5},
         "cola": {"COLA": [0.0] * 5, "LoRA": [0.0] * 5}, "rt": {"COLA": [0.1] * 5, "LoRA": [0.7] * 5}})  # not GLUE
-    row = over_tasks.every_claim("T1", "ahead", "COLA", "LoRA").row("x", "y", folder)
+    row = verdicts.every_claim("T1", "ahead", "COLA", "LoRA").row("x", "y", folder)
     assert row.verdict == said
     assert row.differences == pytest.approx([100 * (x - 0.7) for x in worst])
     assert row.ours.startswith("lowest, on rte")
@@ -256,7 +250,7 @@ def test_on_every_task_the_lowest_decides(tmp_path, worst, said):
 
 
 def test_on_every_task_needs_five_seeds_and_a_task(tmp_path):
-    claim = over_tasks.every_claim("T1", "ahead", "COLA", "LoRA")
+    claim = verdicts.every_claim("T1", "ahead", "COLA", "LoRA")
     few = across_tasks(tmp_path, {"sst2": {"COLA": [0.9] * 5, "LoRA": [0.7] * 5},
                                   "rte": {"COLA": [0.9] * 4, "LoRA": [0.7] * 4}})
     assert (claim.row("x", "y", few).verdict, claim.row("x", "y", few).interval) == (NO_RUNS, None)
@@ -266,51 +260,51 @@ def test_on_every_task_needs_five_seeds_and_a_task(tmp_path):
 
 def test_glue_is_what_is_glue():
     assert {t for t in studies.TASK_STUDIES["side_by_side"].tasks if TASKS[t].origin.startswith("GLUE")} == set(
-        over_tasks.GLUE)
+        verdicts.GLUE)
 
 
 def test_numbers_read_from_a_record():
     record = {"series": {"lambda": [[1, 2, 3], [0.0, 0.5, 0.4]], "budget_penalty": [[1, 2], [0.5, 0.1]]},
               "ranks": {"0.q": 2, "0.v": 6, "1.q": 4, "1.v": 3, "0.k": 1}, "method": {"b": 0.25},
               "sites": {"cosine": {"0.q": 0.5, "0.v": 0.7}}, "seconds": {"training": 4.0, "search": 2.0}}
-    assert salora._largest_fall(record) == pytest.approx(0.1)
-    assert salora._left_of_peak(record) == pytest.approx(0.2)
-    assert salora._wide_less_others(record) == pytest.approx(4.5 - 7 / 3)
-    assert autolora._between_blocks(record) == pytest.approx((1.0 + 1.5) / 2)
-    assert autolora._between_q_and_v(record) == pytest.approx((4 + 1) / 2)
-    assert autolora._share_of_a_grid(record) == pytest.approx(6 / 64)
-    assert evidence.site_mean("cosine")(record) == pytest.approx(0.6)
-    assert evidence.last("lambda")(record) == 0.4
-    assert evidence.mean_rank()(record) == pytest.approx(3.2)
-    assert evidence.log10(evidence.last("budget_penalty"))(record) == pytest.approx(-1.0)
+    assert claims._largest_fall(record) == pytest.approx(0.1)
+    assert claims._left_of_peak(record) == pytest.approx(0.2)
+    assert claims._wide_less_others(record) == pytest.approx(4.5 - 7 / 3)
+    assert claims._between_blocks(record) == pytest.approx((1.0 + 1.5) / 2)
+    assert claims._between_q_and_v(record) == pytest.approx((4 + 1) / 2)
+    assert claims._share_of_a_grid(record) == pytest.approx(6 / 64)
+    assert verdicts.site_mean("cosine")(record) == pytest.approx(0.6)
+    assert verdicts.last("lambda")(record) == 0.4
+    assert verdicts.mean_rank()(record) == pytest.approx(3.2)
+    assert verdicts.log10(verdicts.last("budget_penalty"))(record) == pytest.approx(-1.0)
 
 
-@pytest.mark.parametrize("value", [autolora._between_blocks, autolora._between_q_and_v])
+@pytest.mark.parametrize("value", [claims._between_blocks, claims._between_q_and_v])
 def test_ranks_are_held_against_the_same_ranks_dealt_at_random(value):
     """The claim can fall on either side of zero: the plain spread is above it for any unequal list."""
     apart = {"0.q": 2, "1.q": 6, "2.q": 2, "0.v": 6, "1.v": 2, "2.v": 6}   # each layer, and q against v, differ
     flat = {"0.q": 4, "1.q": 4, "2.q": 4, "0.v": 4, "1.v": 4, "2.v": 4}
-    chance = autolora._by_chance(value)
+    chance = claims._by_chance(value)
     assert value({"ranks": apart}) > chance({"ranks": apart}) > 0
     assert value({"ranks": flat}) == chance({"ranks": flat}) == 0
     same = {"0.q": 2, "1.q": 4, "2.q": 6, "0.v": 2, "1.v": 4, "2.v": 6}    # q and v alike
-    if value is autolora._between_q_and_v:
+    if value is claims._between_q_and_v:
         assert value({"ranks": same}) == 0 < chance({"ranks": same})
     layers = {"0.q": 2, "1.q": 2, "2.q": 2, "0.v": 6, "1.v": 6, "2.v": 6}  # blocks alike
-    if value is autolora._between_blocks:
+    if value is claims._between_blocks:
         assert value({"ranks": layers}) == 0 < chance({"ranks": layers})
 
 
 def test_every_arm_that_a_claim_names_is_defined_and_read(monkeypatch, tmp_path):
     """A claim over an arm that no study has would wait for ever; what it reads is what it says it reads."""
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(evidence, "runs", lambda arm, folder: asked.append(arm) or {})
-    monkeypatch.setattr(evidence, "setting", lambda name, folder: "")
+    monkeypatch.setattr(verdicts, "runs", lambda arm, folder: asked.append(arm) or {})
+    monkeypatch.setattr(verdicts, "setting", lambda name, folder: "")
     defined = {name: one.arms for name, one in {**studies.STUDIES, **studies.TASK_STUDIES}.items()}
     defined |= dict.fromkeys(TEXT_STUDIES, ARMS)
     seen = 0
     for claim in EVERY:
-        if isinstance(claim, Compared) and isinstance(claim.measure, evidence.FromRuns):
+        if isinstance(claim, Compared) and isinstance(claim.measure, verdicts.FromRuns):
             asked.clear()
             with suppress(FileNotFoundError):   # the study over tasks and the texts are not read arm by arm
                 claim.measure(tmp_path)
@@ -323,7 +317,7 @@ def test_every_arm_that_a_claim_names_is_defined_and_read(monkeypatch, tmp_path)
 
 def test_what_is_not_testable_names_what_is_missing():
     for claim in EVERY:
-        if isinstance(claim, verdicts_module.Beyond):
+        if isinstance(claim, verdicts.Beyond):
             for name in claim.needs.split(" and "):
                 assert name.lower() not in {n.lower() for n in [*BACKBONES, *METHODS]}
                 assert name.lower().replace("-", "").replace("_", "") not in METHODS
@@ -332,7 +326,7 @@ def test_what_is_not_testable_names_what_is_missing():
 # ---- statements checked on the spot -------------------------------------------------------------------------
 
 
-EXACT_CLAIMS = [claim for claim in EVERY if isinstance(claim, verdicts_module.Exact)]
+EXACT_CLAIMS = [claim for claim in EVERY if isinstance(claim, verdicts.Exact)]
 
 
 @pytest.mark.parametrize("claim", EXACT_CLAIMS, ids=lambda claim: claim.statement[:50])
@@ -353,9 +347,9 @@ def test_a_check_on_the_spot_can_fail(monkeypatch):
     for name, (target, wrong) in broken.items():
         with monkeypatch.context() as patched:
             patched.setattr(target, wrong)
-            assert getattr(identities, name)() > 1e-3
-    assert identities.step_down_flops(2) < identities.step_down_flops(8)
-    assert identities.frank_wolfe_gap("as printed") > 0
+            assert getattr(claims, name)() > 1e-3
+    assert claims.step_down_flops(2) < claims.step_down_flops(8)
+    assert claims.frank_wolfe_gap("as printed") > 0
 
 
 # ---- the tables ---------------------------------------------------------------------------------------------
@@ -368,7 +362,7 @@ def test_every_paper_has_its_table(rows):
                                        "verdict", "setting, or reason"]
         assert table.index.is_unique
         assert table.index[0] == f"{paper} 1"
-        assert set(table["verdict"]) <= set(verdicts_module.VERDICTS)
+        assert set(table["verdict"]) <= set(verdicts.VERDICTS)
     assert len(rows) == len(EVERY) == ledger.counts(rows).to_numpy().sum()
     assert len({(row.paper, row.statement) for row in rows}) == len(rows)
     with pytest.raises(KeyError, match="COLA"):
@@ -457,7 +451,7 @@ def test_rows_from_runs_are_those_of_five_seeds(rows):
 
 
 def test_every_verdict_has_a_look_of_its_own():
-    assert set(LOOKS) == set(verdicts_module.VERDICTS)
+    assert set(LOOKS) == set(verdicts.VERDICTS)
     assert len({color for color, _ in LOOKS.values()}) == len({marker for _, marker in LOOKS.values()}) == len(LOOKS)
 
 

@@ -14,9 +14,7 @@ from lowrank_teach.experiments.runs import Store
 from lowrank_teach.methods import LoRA
 from lowrank_teach.models.backbones import load_backbone
 from lowrank_teach.reproduction import arms as arms_module
-from lowrank_teach.reproduction import arms as text_studies
 from lowrank_teach.reproduction import ledger, studies, verdicts
-from lowrank_teach.reproduction import studies as generation
 from lowrank_teach.reproduction.arms import STUDIES, TASK_STUDIES, Arm, Study, TaskStudy
 from lowrank_teach.reproduction.verdicts import EXACT, HOLDS, NO_RUNS, OPPOSITE, Beyond, Compared, Exact
 
@@ -72,7 +70,7 @@ def test_every_row_has_runs_or_says_why_not(key, claim):
         return
     for study, arms in ledger.behind(claim).items():
         known = {name: one.arms for name, one in {**arms_module.STUDIES, **arms_module.TASK_STUDIES}.items()}
-        known |= dict.fromkeys(text_studies.TEXT_STUDIES, text_studies.ARMS)
+        known |= dict.fromkeys(arms_module.TEXT_STUDIES, arms_module.ARMS)
         assert arms
         assert set(arms) <= set(known[study])
 
@@ -205,9 +203,9 @@ def test_the_plan_looks_for_the_runs_of_stored_texts(tmp_path, monkeypatch):
         asked.append(RunConfig(method, task, backbone, profile, seed, training).key)
         raise StopIteration
 
-    monkeypatch.setattr(generation, "fit", fit)
-    settled = text_studies.settings("e2e", {"steps": 2})
-    trainer = generation._Trainer("e2e", text_studies.TEXTS_BACKBONE, *settled, None, None)
+    monkeypatch.setattr(studies, "fit", fit)
+    settled = arms_module.settings("e2e", {"steps": 2})
+    trainer = studies._Trainer("e2e", arms_module.TEXTS_BACKBONE, *settled, None, None)
     with pytest.raises(StopIteration):
         trainer.choose("Delta-LoRA", 0, lambda run: 0.0)
     planned = dict(ledger._of_texts("e2e", ["LoRA, α × 3"], 2, {"steps": 2}))

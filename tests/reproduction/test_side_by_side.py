@@ -13,7 +13,6 @@ from lowrank_teach.errors import DivergedError
 from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import HeadOnly, LoRA
 from lowrank_teach.reproduction import studies
-from lowrank_teach.reproduction import studies as across
 from lowrank_teach.reproduction.arms import TASK_STUDIES, Arm, TaskStudy
 from lowrank_teach.reproduction.results import SideBySide, references_folder
 from lowrank_teach.reproduction.studies import train_across
@@ -43,7 +42,7 @@ def asked(monkeypatch):
         best = 0.1 if method.r == 4 else 0.2
         return run_of(0.8 - abs(lr - best), 0.5 + lr + 0.01 * seed + 0.1 * (method.r == 4))
 
-    monkeypatch.setattr(across, "fit", fit)
+    monkeypatch.setattr(studies, "fit", fit)
     return calls
 
 
@@ -76,7 +75,7 @@ def test_tasks_come_one_after_the_other_with_their_own_values(asked, tmp_path):
 
 
 def test_where_scores_tie_the_loss_decides(monkeypatch, tmp_path):
-    monkeypatch.setattr(across, "fit", lambda *_, lr, **__: run_of(0.5, 0.5, loss=abs(lr - 0.2)))
+    monkeypatch.setattr(studies, "fit", lambda *_, lr, **__: run_of(0.5, 0.5, loss=abs(lr - 0.2)))
     assert train_across("x", SMALL, tmp_path, arms=["a"]).rate("a", "rt") == 0.2
 
 
@@ -86,7 +85,7 @@ def test_a_rate_that_diverges_is_not_chosen(monkeypatch, tmp_path):
             raise DivergedError("the loss is nan")
         return run_of(lr, 0.5)
 
-    monkeypatch.setattr(across, "fit", fit)
+    monkeypatch.setattr(studies, "fit", fit)
     limit = 0.3
     found = train_across("x", SMALL, tmp_path, arms=["a"])
     assert found.rate("a", "rt") == 0.2

@@ -13,7 +13,6 @@ from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import COLA, LoRA
 from lowrank_teach.models.backbones import load_backbone
 from lowrank_teach.reproduction import arms, results, studies
-from lowrank_teach.reproduction import studies as engine
 from lowrank_teach.reproduction.arms import STUDIES, Arm, Study
 from lowrank_teach.reproduction.results import references_folder
 from lowrank_teach.reproduction.studies import Results
@@ -43,7 +42,7 @@ def trained(monkeypatch):
 
     small = Study("Does it?", "rank", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4), {"lr": 0.1})}, seeds=3,
                   sites=("norm",))
-    monkeypatch.setattr(engine, "fit", fit)
+    monkeypatch.setattr(studies, "fit", fit)
     monkeypatch.setitem(STUDIES, "small", small)
     return asked
 
@@ -77,7 +76,7 @@ def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
         run.machine = {"commit": f"c{seed}"}
         return run
 
-    monkeypatch.setattr(engine, "fit", found)
+    monkeypatch.setattr(studies, "fit", found)
     monkeypatch.setitem(STUDIES, "small", Study("?", "rank", {"a": Arm(LoRA(r=2))}, seeds=2))
     studies.train("small", tmp_path)
     assert studies.load("small", tmp_path).about["commits"] == ["c0", "c1"]

@@ -15,7 +15,6 @@ from lowrank_teach import HeadOnly, LoRA
 from lowrank_teach.analysis import style
 from lowrank_teach.course import explorer
 from lowrank_teach.course.chapters import tagging as drawn
-from lowrank_teach.course.chapters import tagging as sketches
 from lowrank_teach.course.chapters.tagging import KEPT_LOOK, LINE, EntityThreshold, layout, pieces
 from lowrank_teach.experiments.fit import load_for
 from lowrank_teach.experiments.runs import Store
@@ -291,8 +290,8 @@ def test_figures_have_something_in_every_panel():
         drawn.outcome_bars({"LoRA": part}),
         drawn.f1_by_kind({"lora": np.array([[0.5, 0.4, 0.6]] * 3)}, ["a", "b"], [4, 5]),
         drawn.two_scores({"lora": [0.4], "head": [0.1]}, {"lora": [0.9], "head": [0.85]}, 0.8),
-        sketches.trade_off({"one way": {"copy": [(1.0, 0.1)]}, "other": {"copy": [(1.0, 0.2)]}}, "x", "y"),
-        sketches.idea()]
+        drawn.trade_off({"one way": {"copy": [(1.0, 0.1)]}, "other": {"copy": [(1.0, 0.2)]}}, "x", "y"),
+        drawn.idea()]
     assert [style.empty_panels(fig) for fig in figures] == [[]] * len(figures)
 
 
