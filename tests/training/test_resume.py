@@ -256,7 +256,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path):
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from helpers import Watch
 from test_resume import make
 from pathlib import Path
@@ -270,7 +270,7 @@ made.run()
 def test_a_signal_in_another_process(tmp_path, number):
     """Ctrl-C, a plain kill and a closed terminal end it with KeyboardInterrupt and a checkpoint that can be read."""
     path = tmp_path / "run.safetensors"
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), path=str(path))
+    script = SCRIPT.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], path=str(path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True)
     assert process.stdout.readline().strip() == "go"
