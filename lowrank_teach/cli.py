@@ -622,7 +622,7 @@ def _trained(name: str, folder: Path, seeds: int, done: Callable[[], None]) -> t
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
 def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-LoRA or AutoLoRA; all if left out")]
            = "", folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
-           page: Annotated[bool, typer.Option("--markdown", help="the page of the README: what held, what did not")]
+           page: Annotated[bool, typer.Option("--markdown", help="the page of the site: what held, what did not")]
            = False, as_json: AsJson = False) -> Document:
     """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
     from .errors import require, shown

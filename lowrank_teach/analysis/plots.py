@@ -95,6 +95,49 @@ def density_and_lambda(steps: Numbers, density: Numbers, lam: Numbers, orth_A: N
     return fig
 
 
+def gates_closing(steps: Numbers, kept: Mapping[str, Numbers], density: Numbers, lam: Numbers, *, r: int,
+                  target: float, window: tuple[float, float]) -> style.Animation:
+    """SaLoRA's training as an animation: density and λ as they come, and how many gates of each matrix are open.
+
+    Args: steps, density, lam: (S,); kept: site -> (S,) gates above 0 without noise; r: starting rank; target: b;
+    window: steps between which gates train.
+    """
+    rows, layers = style.site_grid([dict.fromkeys(kept, 0.0)])
+    total = np.sum([np.asarray(values) for values in kept.values()], axis=0)
+    fig = Figure(figsize=(7.6, 3.7), dpi=style.DPI, layout="constrained")
+    grid = fig.add_gridspec(2, 2, width_ratios=(1, 1.15))
+    lines = []
+    for row, (values, name, color) in enumerate(((density, "Density C", style.GREEN), (lam, "λ", style.ORANGE))):
+        ax = fig.add_subplot(grid[row, 0])
+        style.dress(ax, "Step" if row else "", name)
+        ax.axvspan(*window, color=style.PALE, alpha=0.35, linewidth=0)
+        ax.set_xlim(0, steps[-1])
+        ax.set_ylim(0, 1.1 * max(values))
+        lines += ax.plot([], [], color=color, linewidth=2)
+        if not row:
+            ax.axhline(target, color=style.BLACK, linestyle=":", linewidth=1)
+            ax.text(steps[-1], target, f"target {target:g} ", ha="right", va="top", fontsize=9)
+    ax = fig.add_subplot(grid[:, 1])
+    style.dress(ax, "Layer", "", "Open gates, by matrix and layer")
+    ax.grid(False)
+    style.layer_ticks(ax, layers)
+    ax.set_yticks(range(len(rows)), [style.site_label(matrix) for matrix in rows])
+    image = ax.imshow(np.zeros((len(rows), len(layers))), cmap="cividis", vmin=0, vmax=r, aspect="auto")
+
+    def update(i: int) -> None:
+        for line, values in zip(lines, (density, lam), strict=True):
+            line.set_data(steps[:i + 1], values[:i + 1])
+        table = style.site_table({site: values[i] for site, values in kept.items()}, rows, layers)
+        image.set_data(table)
+        for text in list(ax.texts):
+            text.remove()
+        _annotate(ax, table, image)
+        fig.suptitle(f"SaLoRA, step {steps[i]:>3} of {steps[-1]}: {total[i]:.0f} of {r * len(kept)} gates open",
+                     fontsize=12)
+
+    return style.Animation(fig, update, len(steps))
+
+
 def cosine_by_layer(values: Mapping[str, Mapping[str, float]], *, one_minus: bool = False,
                     title: str | None = None) -> Figure:
     """Cosine of W before and after training by layer, a panel a matrix (Delta-LoRA Fig. 3).

@@ -11,12 +11,14 @@ import base64
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.animation import PillowWriter
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import Collection
@@ -180,6 +182,35 @@ def save(fig: Figure, path: str | Path, *, svg: bool = False) -> list[Path]:
     with matplotlib.rc_context({"svg.hashsalt": "lowrank_teach"}):
         fig.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     return [path, path.with_suffix(".svg")]
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A figure whose contents follow a step.
+
+    figure: drawn once.  update: called with a position from 0 to `frames` − 1, changes what the figure shows.
+    """
+
+    figure: Figure
+    update: Callable[[int], None]
+    frames: int
+
+
+def save_animation(animation: Animation, path: str | Path, *, fps: int = 8, hold: int = 24) -> Path:
+    """Write path.gif, which plays for ever and stays at the last frame for `hold` frames; the same bytes on any day.
+
+    Args: path without an ending; fps: frames a second. Returns the file written.
+    """
+    path = Path(path).with_suffix(".gif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = PillowWriter(fps=fps)
+    with writer.saving(animation.figure, str(path), dpi=DPI):
+        for i in range(animation.frames):
+            animation.update(i)
+            writer.grab_frame()
+        for _ in range(hold):
+            writer.grab_frame()
+    return path
 
 
 def png_bytes(fig: Figure) -> bytes:

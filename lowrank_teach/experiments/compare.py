@@ -55,7 +55,7 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The table as the README shows it: names spelled out, no timings of searches."""
+    """The table as the page of measurements shows it: names spelled out, no timings of searches."""
     metric = frame.columns[0]
     lines = [f"| method | test {metric} | parameters trained | rank of a matrix | ms a step |",
              "|---|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""Figures from runs, through a file of numbers: runs → figures/data/NAME.json → figures/NAME.png.
+"""Figures from runs, through a file of numbers: runs → figures/data/NAME.json → figures/NAME.png (or .gif).
 
 The JSON holds the arrays with their provenance (configurations, seeds, machine, versions, commit), so that every
 figure can be drawn again without training. Taught in 00.
@@ -29,8 +29,25 @@ class Signature:
 
     needs: tuple[str, ...]
     arrays: Callable[[Runs], dict[str, Any]]
-    draw: Callable[[dict[str, Any]], Figure]
+    draw: Callable[[dict[str, Any]], Figure | style.Animation]
     caption: str
+
+
+EVERY = 4   # steps between two frames of an animation
+
+
+def _gates(runs: Runs) -> dict[str, Any]:
+    run = runs["salora"]
+    frames = [*range(0, (total := len(run.series("density")[0])) - 1, EVERY), total - 1]
+
+    def at_frames(name: str, site: str = "") -> list[float]:
+        values = run.series(name, site)[1]
+        return [values[i] for i in frames]
+
+    density = _density(runs)
+    return {"steps": [density["steps"][i] for i in frames], "density": at_frames("density"),
+            "lam": at_frames("lambda"), "kept": {site: at_frames("kept", site) for site in run.ranks},
+            "r": run.config["method"]["r"], "target": density["target"], "window": density["window"]}
 
 
 def _ranks(runs: Runs) -> dict[str, Any]:
@@ -108,6 +125,10 @@ SIGNATURES: dict[str, Signature] = {
         ("salora",), _density, _draw_density,
         "SaLoRA's expected density starts at σ(log 11) = 0.917 and is driven to its target while λ grows; the "
         "penalty λ(C − b)² goes to zero with the gap. Grey: the window in which gates train."),
+    "gates": Signature(
+        ("salora",), _gates, lambda a: plots.gates_closing(**a),
+        "One SaLoRA training. Grey: the window in which gates train. While the density falls to its target, gates "
+        "close one by one, and each matrix is left with a rank of its own."),
     "cosine": Signature(
         ("lora", "delta_lora"), _cosine, lambda a: plots.cosine_by_layer(a["values"], one_minus=True),
         "How far each pretrained matrix turned: 1 − cosine of W before and after, by layer, on a log axis. "
@@ -147,7 +168,7 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
     """Write every figure whose runs are there, with the file of numbers it is drawn from.
 
     Returns:
-        The PNG files.
+        The pictures: PNG files, and a GIF of what moves.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -216,7 +237,10 @@ def draw(path: Path | str, folder: Path | str = "figures") -> Path:
     data = _numbers(Path(path))
     if data.get("name") not in SIGNATURES:
         raise ValueError(f"{Path(path).name} is not the data of a figure; there are {', '.join(SIGNATURES)}")
-    return style.save(SIGNATURES[data["name"]].draw(data["arrays"]), Path(folder) / data["name"])[0]
+    drawn = SIGNATURES[data["name"]].draw(data["arrays"])
+    if isinstance(drawn, style.Animation):
+        return style.save_animation(drawn, Path(folder) / data["name"])
+    return style.save(drawn, Path(folder) / data["name"])[0]
 
 
 def redraw(folder: Path | str = "figures") -> list[Path]:

@@ -350,7 +350,7 @@ def counts(found: Iterable[Row]) -> pd.DataFrame:
 
 
 def markdown(found: Iterable[Row]) -> str:
-    """`counts` as the README shows it."""
+    """`counts` as the page of the ledger shows it."""
     tally = counts(found)
     lines = [f"| paper | {' | '.join(tally.columns)} |", "|---" * (len(tally.columns) + 1) + "|"]
     lines += [f"| {paper} | {' | '.join(str(n) for n in row)} |" for paper, row in zip(tally.index, tally.to_numpy(),
@@ -359,7 +359,7 @@ def markdown(found: Iterable[Row]) -> str:
 
 
 def summary_markdown(folder: Folder = None) -> str:
-    """The page of the README that says which claims held here and which did not; computed from the ledger."""
+    """The page of the site that says which claims held here and which did not; computed from the ledger."""
     found = ledger(folder=folder)
     return summary(found, markdown(found))
 

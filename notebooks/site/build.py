@@ -1,4 +1,4 @@
-"""Build the course as a static site: the notebooks as committed, with their stored outputs, and the README.
+"""Build the course as a static site: the notebooks as committed, with their stored outputs, README and pages.
 
     python notebooks/site/build.py                  # `make book`: into notebooks/site/_build/html
     python notebooks/site/build.py --out FOLDER        # FOLDER/html
@@ -23,8 +23,9 @@ from lowrank_teach.course.contents import NOTEBOOKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-ON_THE_FIRST_PAGE = ("One idea", "Citations")    # sections of the README; the others are on the page of the toolkit
 BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, where they exist
+PAGES = ("own_model", "peft", "grid", "presets", "extend", "ledger", "benchmarks", "names", "data", "architecture")
+FRONT = ROOT / "README.md"                       # is index.md on the site
 LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
 
 
@@ -52,13 +53,10 @@ def lay_out(notebooks: Path, source: Path) -> None:
     """Write the sources of all pages."""
     pages = {path.stem: path for path in sorted(notebooks.glob("*.ipynb")) if path.stem in NOTEBOOKS}
     beside = [name for name in BESIDE if (notebooks / f"{name}.md").is_file()]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    top, *rest = re.split(r"^## ", readme, flags=re.MULTILINE)
-    sections = {text.partition("\n")[0]: f"## {text}" for text in rest}
-    first = [sections[name] for name in ON_THE_FIRST_PAGE if name in sections]
-    others = [text for name, text in sections.items() if name not in (*ON_THE_FIRST_PAGE, "The course")]
-    write(source, "index.md", "\n".join([top, course(list(pages)), *first, contents(list(pages), beside)]))
-    write(source, "toolkit.md", "\n".join(["# The toolkit\n", *others]))
+    others = [f"notebooks/site/pages/{name}" for name in PAGES] + ["CONTRIBUTING"]
+    write(source, "index.md", FRONT.read_text(encoding="utf-8") + contents(list(pages), beside, others))
+    for name in others:
+        write(source, f"{name}.md", (ROOT / f"{name}.md").read_text(encoding="utf-8"))
     for name in beside:
         write(source, f"notebooks/{name}.md", (notebooks / f"{name}.md").read_text(encoding="utf-8"))
     (source / "notebooks").mkdir(exist_ok=True)
@@ -71,22 +69,14 @@ def lay_out(notebooks: Path, source: Path) -> None:
         nbformat.write(notebook, source / "notebooks" / f"{name}.ipynb")
 
 
-def course(pages: list[str]) -> str:
-    """The course as a table: every question, and a link where the notebook is there."""
-    rows = [f"| [{name}](notebooks/{name}.ipynb) | {question} |" if name in pages else
-            f"| {name} *(to come)* | {question} |" for name, question in NOTEBOOKS.items()]
-    return "\n".join(["## The course\n", "| notebook | question |", "|---|---|", *rows, "",
-                      "Every page is a notebook with the outputs of one run. To change a line or to move a slider, "
-                      "run `make lab` in a checkout.\n"])
-
-
-def contents(pages: list[str], beside: list[str]) -> str:
+def contents(pages: list[str], beside: list[str], others: list[str]) -> str:
     """What the side bar lists, in the order of the course."""
     def tree(caption: str, names: list[str]) -> str:
-        return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
+        return "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
 
     ordered = [f"notebooks/{name}" for name in NOTEBOOKS if name in pages]
-    return tree("The course", ordered) + tree("Beside it", [*(f"notebooks/{name}" for name in beside), "toolkit"])
+    return "".join([tree("The course", ordered), tree("Beside it", [f"notebooks/{name}" for name in beside]),
+                    tree("The toolkit", others)])
 
 
 def write(source: Path, name: str, text: str) -> None:
@@ -109,7 +99,13 @@ def local(source: Path, page: str, text: str) -> str:
                 f"~~~~python\n{listing}~~~~\n", encoding="utf-8")
         else:
             shutil.copyfile(inside, copy)
-    return LINK.sub(lambda found: found[0] + ".md" if found[2].endswith(".py") else found[0], text)
+
+    def on_the_site(found: re.Match[str]) -> str:
+        if (ROOT / page).parent.joinpath(found[2]).resolve() == FRONT:
+            return found[0].replace("README.md", "index.md")
+        return found[0] + ".md" if found[2].endswith(".py") else found[0]
+
+    return LINK.sub(on_the_site, text)
 
 
 def targets(text: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ def store(name: str, s: Settings, rows: Sequence[Row], details: dict[str, Any], 
     return path
 
 
-# ---- the README's page -------------------------------------------------------------------------------------
+# ---- the page of the site -------------------------------------------------------------------------------------
 
 LOOP, PEFT = "loop: LoRA qv", "peft LoRA qv"
 SHOWN = (   # a step of, over, candidates and what they are divided by
@@ -83,7 +83,7 @@ SHOWN = (   # a step of, over, candidates and what they are divided by
 
 
 def page(folder: Path = FIGURES) -> str:
-    """The README's table and sentence on speed, from the stored records."""
+    """The page's table and sentence on speed, from the stored records."""
     def rows(name: str) -> dict[str, float]:
         record = json.loads((folder / f"bench_{name}.json").read_text(encoding="utf-8"))
         return {row["name"]: row["value"] for row in record["table"]}

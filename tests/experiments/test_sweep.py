@@ -364,9 +364,9 @@ def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):
 
 
 def in_a_notebook(place: Path, how: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Sweep the README's own example of a method as a kernel does: its __main__ is no file to be imported."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    example = next(code for code in readme.split("```python\n") if "class LoRAPlus(" in code)
+    """Sweep the printed example of a method as a kernel does: its __main__ is no file to be imported."""
+    page = (Path(__file__).parents[2] / "notebooks/site/pages/extend.md").read_text(encoding="utf-8")
+    example = next(code for code in page.split("```python\n") if "class LoRAPlus(" in code)
     cells = example.partition("\nrun = ")[0] + f"""
 configs = lt.grid([LoRAPlus(r=2)], "rt", {str(place / "tiny")!r}, seeds=2, profile="tiny", **{FAST!r})
 runs = lt.sweep(configs, {how}, progress=False)

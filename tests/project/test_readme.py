@@ -1,4 +1,4 @@
-"""What the README shows is true: its code runs, its numbers are those of the stored runs."""
+"""What README and pages show is true: their code runs, their numbers are those of the stored runs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,31 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from benchmarks import report
+from test_structure import MAY_IMPORT
 
 import lowrank_teach as lt
 from lowrank_teach.course import contents
 from lowrank_teach.experiments import fit_many
 from lowrank_teach.experiments.compare import markdown
 from lowrank_teach.reproduction import ledger
+from lowrank_teach.reproduction.verdicts import EXACT, HOLDS, OPEN, OPPOSITE
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "notebooks/site/pages").glob("*.md"))}
+BLOCKS = re.findall(r"```python\n(.*?)```", "\n".join([README, *PAGES.values()]), re.S)
+CLAIMS = {row.key: row for row in ledger.ledger()}
+
+
+def test_the_front_page_is_short():
+    assert 700 <= len(README.split()) <= 900
+
+
+def test_every_block_of_code_is_run_below():
+    """A new one needs a test of its own."""
+    assert len(BLOCKS) == 4
 
 
 def test_results_are_those_of_the_stored_runs():
@@ -31,12 +45,11 @@ def test_results_are_those_of_the_stored_runs():
     if stored.returncode:
         pytest.skip("not a checkout: the committed numbers cannot be read")
     record = json.loads(stored.stdout)
-    shown = README.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0]
-    assert shown == markdown(pd.DataFrame(record["table"]).set_index("method"))
+    assert between("results", PAGES["benchmarks"]) == markdown(pd.DataFrame(record["table"]).set_index("method"))
 
 
-def between(name: str) -> str:
-    return README.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+def between(name: str, text: str = README) -> str:
+    return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
 
 
 def test_the_course_table_is_made_from_the_stored_minutes():
@@ -46,15 +59,85 @@ def test_the_course_table_is_made_from_the_stored_minutes():
 
 
 def test_the_ratios_are_those_of_the_stored_records():
-    assert between("bench") == report.page()
+    assert between("bench", PAGES["benchmarks"]) == report.page()
 
 
 def test_the_presets_are_counted():
-    assert f"lists {len(lt.PRESETS)} cells" in README
+    assert f"lists {len(lt.PRESETS)} cells" in PAGES["presets"]
 
 
 def test_the_verdicts_are_counted_from_the_stored_runs():
-    assert between("ledger") == ledger.summary_markdown().strip()
+    assert between("ledger", PAGES["ledger"]) == ledger.summary_markdown().strip()
+
+
+@pytest.mark.parametrize(("finding", "key", "verdict"), [
+    ("differs from LoRA at 1.5 α by {}.", "Delta-LoRA 16", OPEN),
+    ("the same ranks dealt at random:** {}.", "AutoLoRA 11", OPEN),
+    ("(SaLoRA less LoRA: {})", "SaLoRA 1", OPPOSITE),
+    ("without λ the score is better by {}.", "SaLoRA 10", HOLDS)])
+def test_the_findings_say_what_the_ledger_says(finding, key, verdict):
+    """Number, interval and direction of each."""
+    assert finding.format(CLAIMS[key].interval_words()) in README
+    assert CLAIMS[key].verdict == verdict
+
+
+def test_the_findings_hold_in_the_records():
+    """What is said without an interval: the identity, the range of α, the density after the window, the counts."""
+    assert CLAIMS["Delta-LoRA 23"].verdict == EXACT
+    assert CLAIMS["Delta-LoRA 10"].verdict == HOLDS
+
+    def arrays(name: str) -> dict:
+        return json.loads((ROOT / f"figures/data/{name}.json").read_text(encoding="utf-8"))["arrays"]
+
+    alpha = [value for site in arrays("alpha")["alphas"].values() for step in site for value in step]
+    assert f"between {min(alpha):.3f} and {max(alpha):.3f}, around 1/k = {arrays('alpha')['threshold']}" in README
+    density = arrays("density")
+    after = {value for step, value in zip(density["steps"], density["density"], strict=True)
+             if step >= density["window"][1]}
+    assert len(after) == 1
+    assert f"the density stays at {after.pop():.3f} to the last step" in README
+    held, other, alike = ([row.verdict for row in CLAIMS.values()].count(one) for one in (HOLDS, OPPOSITE, OPEN))
+    assert (f"has {len(CLAIMS)} claims: {held} held here, {other} came out the other way, {alike} were not told "
+            "apart.") in README
+    study = json.loads((ROOT / "figures/data/studies/delta.json").read_text(encoding="utf-8"))
+    assert (study["backbone"], study["task"], study["training"]) == ("minilm-l3", "rt", {"steps": 100})
+    assert {record["seed"] for record in study["records"]} == set(range(5))
+
+
+def test_the_animation_is_of_the_training_that_the_density_is_of():
+    """Both were trained apart: the same gates closed."""
+    gates, density, ranks = (json.loads((ROOT / f"figures/data/{name}.json").read_text(encoding="utf-8"))
+                             for name in ("gates", "density", "ranks"))
+    assert gates["runs"][0]["config"] == density["runs"][0]["config"]
+    assert {site: kept[-1] for site, kept in gates["arrays"]["kept"].items()} == ranks["arrays"]["ranks"]["SaLoRA"]
+    assert {kept[0] for kept in gates["arrays"]["kept"].values()} == {8}
+    assert (ROOT / "figures/gates.gif").stat().st_size < 600_000
+
+
+def test_the_floors_of_the_architecture_are_those_of_the_imports():
+    """Each room stands above all that it may import."""
+    drawing = re.search(r"```text\n(.*?)```", PAGES["architecture"], re.S)[1]
+    floors = [re.findall(r"[a-z]+", line[30:]) for line in reversed(drawing.splitlines())]
+    assert sorted(room for floor in floors for room in floor) == sorted(MAY_IMPORT)
+    below: set[str] = set()
+    for floor in floors:
+        assert all(MAY_IMPORT[room] <= below for room in floor)
+        below |= set(floor)
+
+
+def test_the_citation_is_that_of_this_version():
+    """What CFF 1.2.0 asks for, and the papers of the methods."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cff.keys()
+    assert cff["cff-version"] == "1.2.0"
+    assert cff["version"] == re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert cff["license"] == "Apache-2.0"
+    for paper in cff["references"]:
+        assert {"type", "title", "authors"} <= paper.keys()
+        assert all(author.keys() <= {"name", "family-names"} for author in paper["authors"])
+        assert paper.get("url", paper.get("journal", "")).removeprefix("https://") in PAGES["data"]
+        assert str(paper["year"]) in PAGES["data"]
+    assert len(cff["references"]) == 5
 
 
 def test_the_grids_are_real(monkeypatch):

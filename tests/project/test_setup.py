@@ -161,7 +161,7 @@ def test_demo_leaves_a_clone_as_it_was(tmp_path, monkeypatch, capsys):
     status, out, err = command(monkeypatch, capsys, *words, *quick)
     assert status == 0, err
     written = [Path(line.removeprefix("wrote ")) for line in out.splitlines() if line.startswith("wrote ")]
-    assert len(written) == 7
+    assert len(written) == 8
     assert all(path.is_file() for path in written)
     assert (written[0].parent / "data" / "compare.json").is_file()
     assert changed(Path()) == ""

@@ -421,7 +421,7 @@ def test_every_reported_number_is_used_and_has_a_source():
         assert "arXiv" in reported.source or "Mathematics" in reported.source or "@" in reported.source
 
 
-# ---- the page of the README ---------------------------------------------------------------------------------
+# ---- the page of the ledger ---------------------------------------------------------------------------------
 
 
 def test_the_page_says_what_held_and_what_did_not(tmp_path):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_models import data_folder, model_folder
 
 import lowrank_teach as lt
@@ -38,7 +39,8 @@ def strings(value: object) -> list[str]:
 
 def test_every_figure_has_its_numbers_and_their_provenance(runs, tmp_path):
     made = write_figures(runs, tmp_path)
-    assert sorted(path.name for path in made) == sorted([*(f"{name}.png" for name in SIGNATURES), "overview.png"])
+    assert sorted(path.name for path in made) == sorted(
+        [*(f"{name}.png" for name in SIGNATURES if name != "gates"), "gates.gif", "overview.png"])
     for name, signature in SIGNATURES.items():
         data = json.loads((tmp_path / "data" / f"{name}.json").read_text(encoding="utf-8"))
         assert data["name"] == name
@@ -73,7 +75,20 @@ def test_drawn_again_without_training_the_bytes_are_the_same(runs, tmp_path, mon
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
     again = redraw(tmp_path)
     assert {path.name: path.read_bytes() for path in again} == before
-    assert all(data.startswith(b"\x89PNG") and len(data) > 5000 for data in before.values())
+    starts = {".png": b"\x89PNG", ".gif": b"GIF89a"}
+    assert all(data.startswith(starts[Path(name).suffix]) and len(data) > 5000 for name, data in before.items())
+
+
+def test_the_animation_has_a_frame_for_each_step_it_shows(runs, tmp_path):
+    """They differ, and the last one stays."""
+    write_figures({"salora": runs["salora"]}, tmp_path)
+    with Image.open(tmp_path / "gates.gif") as gif:
+        shown = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            shown.append((gif.convert("RGB").tobytes(), gif.info["duration"]))
+    assert len({pixels for pixels, _ in shown}) == len(shown) == 7
+    assert shown[-1][1] > 10 * shown[0][1]
 
 
 def test_the_picture_follows_the_numbers(runs, tmp_path):
@@ -98,6 +113,10 @@ def test_the_numbers_are_those_of_the_runs(runs, tmp_path):
     assert arrays("density")["density"] == runs["salora"].series("density")[1]
     window = [round(24 * runs["salora"].config["method"][end]) for end in ("t_start", "t_end")]
     assert arrays("density")["window"] == window
+    gates = arrays("gates")
+    assert gates["steps"] == [1, 5, 9, 13, 17, 21, 24]
+    assert {site: kept[-1] for site, kept in gates["kept"].items()} == runs["salora"].ranks
+    assert gates["density"][1] == arrays("density")["density"][4]
     assert arrays("cosine")["values"]["delta_lora"] == runs["delta_lora"].by_site("cosine")
     assert arrays("chain")["series"]["rt"]["3"] == [runs["cola-3"].score()[1]]
     alpha = arrays("alpha")
@@ -110,12 +129,12 @@ def test_the_numbers_are_those_of_the_runs(runs, tmp_path):
 
 
 @pytest.mark.parametrize(("kept", "expected"), [
-    (("lora", "delta_lora"), {"cosine", "loss"}), (("salora",), {"density"}), (("head",), set()),
-    (("salora", "autolora"), {"ranks", "density", "alpha"}), (("lora", "cola-2"), {"loss"})])
+    (("lora", "delta_lora"), {"cosine", "loss"}), (("salora",), {"density", "gates"}), (("head",), set()),
+    (("salora", "autolora"), {"ranks", "density", "gates", "alpha"}), (("lora", "cola-2"), {"loss"})])
 def test_a_figure_whose_runs_are_missing_is_left_out(runs, tmp_path, kept, expected):
     made = write_figures({name: runs[name] for name in kept}, tmp_path)
     assert {path.stem for path in made} == expected
-    assert {path.stem for path in tmp_path.glob("*.png")} == expected
+    assert {path.stem for path in tmp_path.glob("*.*")} == expected
     assert {path.stem for path in (tmp_path / "data").glob("*.json")} == expected | {"compare"}
 
 
@@ -136,7 +155,7 @@ def test_what_is_no_figure_is_refused_or_left_alone(runs, tmp_path):
     other.write_text(json.dumps({"name": "bench", "arrays": {}}))
     with pytest.raises(ValueError, match=r"bench\.json is not the data of a figure; there are ranks, density"):
         draw(other, tmp_path)
-    assert [path.stem for path in redraw(tmp_path)] == ["density"]
+    assert [path.stem for path in redraw(tmp_path)] == ["density", "gates"]
     other.write_text("{")
     with pytest.raises(ValueError, match=r"bench\.json is damaged .*make it again with"):
         redraw(tmp_path)
