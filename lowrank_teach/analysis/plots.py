@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -54,15 +54,12 @@ def rank_heatmaps(ranks: Mapping[str, Mapping[str, float]], *, max_rank: float, 
 MISSING: dict[str, Any] = {"fc": "#E0E0E0", "ec": style.GREY, "hatch": "////", "linewidth": 0}
 
 
-def _annotate(ax: Axes, table: np.ndarray, image: ScalarMappable) -> None:
+def _annotate(ax: Axes, table: np.ndarray, image: AxesImage) -> None:
     known = table[~np.isnan(table)]
     digits = int((known % 1 != 0).any())   # 4 for a run, 4.2 for a mean over seeds
-    for (i, j), value in np.ndenumerate(table):
-        if np.isnan(value):
-            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **MISSING))
-        else:
-            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=9 - digits,
-                    color=style.text_color(tuple(image.to_rgba(value))))
+    style.cell_texts(ax, image, np.where(np.isnan(table), "", np.char.mod(f"%.{digits}f", table)), 9 - digits)
+    for i, j in np.argwhere(np.isnan(table)):
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **MISSING))
 
 
 def rank_heatmap(ranks: Mapping[str, float], *, max_rank: float, title: str | None = None,

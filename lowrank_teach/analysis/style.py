@@ -120,6 +120,14 @@ def text_color(rgb: Sequence[float]) -> str:
     return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
 
 
+def cell_texts(ax: Axes, image: AxesImage, words: np.ndarray, size: float = 9) -> list[Text]:
+    """Write words (rows, columns) into the cells of an image, each in black or white; "" for none."""
+    cells = np.asarray(image.get_array())
+    return [ax.text(j, i, word, ha="center", va="center", fontsize=size,
+                    color=text_color(tuple(image.to_rgba(cells[i, j]))))
+            for (i, j), word in np.ndenumerate(words) if word]
+
+
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of rows
 
 

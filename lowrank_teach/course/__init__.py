@@ -1,1 +1,1 @@
-"""What the notebooks stand on: exercises, explorers, live curves, the glossary."""
+"""What the notebooks stand on: a file a notebook in `chapters`, and what several of them share."""

@@ -1,6 +1,6 @@
 """The course as data: which notebook asks what, which are there, and the line that names this machine.
 
-Used by 00; the same table stands in the README.
+Used by every notebook; the table of the notebooks stands in the README, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOTEBOOKS: dict[str, str] = {
 
 
 def course_map(folder: Path | str = ".") -> pd.DataFrame:
-    """One row a notebook: its question, and whether it stands in `folder` or is still to come."""
+    """Make a table with a row a notebook: its question, and whether it stands in `folder` or is still to come."""
     rows = [{"notebook": name, "question": question,
              "state": "here" if (Path(folder) / f"{name}.ipynb").exists() else "to come"}
             for name, question in NOTEBOOKS.items()]
@@ -43,9 +43,11 @@ def course_map(folder: Path | str = ".") -> pd.DataFrame:
 
 
 def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
-    """A table to read: text to the left, nothing cut off, numbers by column as `formats` say. No text is markup.
+    """Style a table to be read: text to the left, nothing cut off, all text escaped.
 
-    name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
+    Args:
+        name: of the table in the page's source, the same every time, so that outputs do not differ for nothing.
+        formats: column, with _ for a blank -> a format of its numbers, such as "{:.2f}".
     """
     from pandas.io.formats.style import Styler  # lazily: it asks for jinja2
 
@@ -61,7 +63,7 @@ def readable(frame: pd.DataFrame, name: str, **formats: str) -> Any:
 
 
 def _as_html(value: Any, how: str = "") -> str:
-    """A cell, a label or a name of a table."""
+    """Format and escape a cell, a label or a name of a table."""
     return html.escape((how or ("{:.6f}" if pd.api.types.is_float(value) else "{}")).format(value))
 
 
@@ -79,18 +81,18 @@ def keep_kernel(model: dict[str, Any], path: str, contents_manager: Any, **_: An
 
 
 def machine_line() -> str:
-    """One sentence on what every number of this notebook was measured on."""
+    """Say in one line what every number of this notebook was measured on."""
     m = machine()
     accelerator = m["accelerator"] or "no GPU"
     return (f"{m['processor']}, {m['cores']} cores ({m['threads']} in use), {accelerator}; Python {m['python']}, "
             f"torch {m['torch']}, transformers {m['transformers']}")
 
 
-MINUTES = "notebooks.json"
+MINUTES = "notebooks.json"   # the file of the minutes among the stored records
 
 
 def keep_minutes(minutes: Mapping[str, float], folder: Path | str | None = None) -> None:
-    """Write how long notebooks took on this machine; what is known of others stays."""
+    """Store how many minutes notebooks took on this machine; what is known of the others stays."""
     path = Path(folder or references_folder()) / MINUTES
     known = json.loads(path.read_text(encoding="utf-8"))["minutes"] if path.exists() else {}
     new = {**known, **{name: round(value, 1) for name, value in minutes.items()}}
@@ -99,7 +101,7 @@ def keep_minutes(minutes: Mapping[str, float], folder: Path | str | None = None)
 
 
 def markdown(folder: Path | str | None = None) -> str:
-    """The course as the README shows it: question, and the minutes of the stored run from an empty store."""
+    """Write the course as the README shows it: questions, and minutes of the stored run from an empty store."""
     path = Path(folder or references_folder()) / MINUTES
     minutes = json.loads(path.read_text(encoding="utf-8"))["minutes"]
     lines = ["| notebook | question | minutes |", "|---|---|---|"]

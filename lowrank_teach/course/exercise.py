@@ -7,7 +7,7 @@
 What is wanted is never written down a second time: the answer comes from the library, and so does what a
 typical mistake would give (the library called with the arguments that the mistake amounts to). With
 LOWRANK_SOLUTIONS=1 every stub is swapped for the library's function. A stub that is not right yet stops
-nothing: after the check, its name stands for the library's function. Used by every notebook.
+nothing: after the check, its name stands for the library's function. The exercises stand in the chapters.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..adapters import Adapters, adapt
 from ..analysis import style
+from ..methods import Method
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the registry knows of one exercise.
+    """One exercise.
 
-    reference: the library's answer.  cases: lists of arguments.  hint: said when no mistake is recognised.
-    mistakes: (hint, the value that this mistake gives).  shows: what `solution` prints the source of.
-    shapes: said when a product's shapes do not meet.
+    reference: the library's answer.  cases: makes the lists of arguments that are tried.
+    hint: said when no mistake is recognised.  mistakes: (hint, function that gives what this mistake gives).
+    shows: what `solution` prints the source of.  shapes: said when a product's shapes do not meet.
     """
 
     reference: Callable[..., Any]
@@ -59,7 +61,7 @@ class Verdict:
 
 
 class Exercise:
-    """A learner's function and its check; calling it calls whichever of the two is right."""
+    """A learner's function and its check; a call goes to it if it is right, else to the library's."""
 
     def __init__(self, attempt: Callable[..., Any], task: Task, hint: str = "") -> None:
         functools.update_wrapper(self, attempt)
@@ -72,7 +74,7 @@ class Exercise:
         return (self.attempt if right else self.task.reference)(*arguments)
 
     def examine(self) -> Verdict:
-        """Try every case; the verdict on the first that is wrong, or on the last."""
+        """Try the cases in order, and return the verdict on the first that is wrong, or on the last."""
         for arguments in self.task.cases():
             self.verdict = _examine(self.attempt, self.task, arguments, self.hint)
             if not self.verdict.right:
@@ -90,7 +92,7 @@ class Exercise:
 
 
 def _words(v: Verdict) -> tuple[str, str]:
-    """Caption and alt text of the picture of a result."""
+    """Return caption and alt text of the picture of a result."""
     if v.wanted.size == 1:
         return "Your number beside the library's.", f"Two bars: your number and the wanted one. {v.says}"
     return ("Left your result, in the middle the library's, right the difference: white where you are right.",
@@ -98,7 +100,7 @@ def _words(v: Verdict) -> tuple[str, str]:
 
 
 def exercise(attempt: Callable[..., Any] | None = None, *, hint: str = "") -> Any:
-    """Decorator of a stub whose name an imported chapter has in EXERCISES; hint replaces the usual one.
+    """Decorate a stub whose name an imported chapter has in EXERCISES; hint replaces the usual one.
 
     Raises:
         KeyError: there is no exercise of this name.
@@ -109,6 +111,13 @@ def exercise(attempt: Callable[..., Any] | None = None, *, hint: str = "") -> An
     if name not in EXERCISES:
         raise KeyError(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the stub's name")
     return Exercise(attempt, EXERCISES[name], hint)
+
+
+def adapted_matrix(W: Tensor, method: Method, *, seed: int = 0) -> Adapters:
+    """Put `method`, a configuration with sites=("0",), on one linear layer of weight W (d, k)."""
+    linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
+    linear.weight.data = W.clone()
+    return adapt(nn.Sequential(linear), method, seed=seed)
 
 
 def solution(of: Exercise | str) -> None:
@@ -129,7 +138,8 @@ def reveal(question: str, answer: str) -> None:
              "text/plain": f"Predict: {question}\nAnswer: {answer}"}, raw=True)
 
 
-# -- how an attempt is judged
+# ---- how an attempt is checked ----------------------------------------------------------------------------
+
 
 def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: str) -> Verdict:
     wanted = _array(task.reference(*arguments))
@@ -172,10 +182,11 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-# ---- drawings.result -------------------------------------------------------------------------------------
-# The picture of a learner's own result beside the library's. Used by the exercises.
+# ---- the picture of a learner's result beside the library's -----------------------------------------------
+
+
 def own_result(yours: np.ndarray | None, wanted: np.ndarray) -> Figure:
-    """Your result, the library's, and the difference on a scale centred at zero; None: nothing returned.
+    """Draw your result, the library's, and the difference on a scale centred at zero; None: nothing returned.
 
     Args: two arrays of one shape, (n,) or (rows, columns); another shape of yours is drawn as it is.
     """

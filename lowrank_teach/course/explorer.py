@@ -3,7 +3,7 @@
 A picture is drawn once; a move of a slider then goes state → arrays (a pure function) → the few artists that
 move, drawn over the stored background → PNG bytes → `Image.value`. No `interact` and no `Output` widget: both
 hide errors. `strip` puts some states of the same picture one above the other, for pages where sliders do not
-live. Used by 00, 02, 10.
+live. Each chapter has its own explorers, subclasses of `Picture`; notebook 10 shows them all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Control:
 
 
 class Picture:
-    """A figure of which few artists move. Subclasses give `arrays` (pure), `update` and `words`."""
+    """A figure of which few artists move.
+
+    Subclasses give `controls`, `build`, `arrays`, `update` and `words`; a state is a value of each control by name.
+    """
 
     controls: tuple[Control, ...]
     kind = LIVE
@@ -58,7 +61,7 @@ class Picture:
         self.draw(**self.start())
 
     def draw(self, **state: Any) -> None:
-        """Everything anew; what stands still is kept as pixels."""
+        """Draw everything anew, and keep what stands still as pixels."""
         self.fig.set_layout_engine("constrained")
         self.moving = self.build()
         self.update(self.arrays(**state))
@@ -72,14 +75,15 @@ class Picture:
             artist.set_visible(True)
 
     def start(self) -> dict[str, float]:
+        """Return the state in which every control starts."""
         return {c.name: c.start for c in self.controls}
 
     def build(self) -> list[Artist]:
-        """Draw everything; returns the artists that move."""
+        """Draw everything, and return the artists that move."""
         raise NotImplementedError
 
     def arrays(self, **state: Any) -> dict[str, Any]:
-        """What is drawn at this state; nothing is changed."""
+        """Compute what is drawn at this state, and change nothing."""
         raise NotImplementedError
 
     def update(self, arrays: dict[str, Any]) -> None:
@@ -87,11 +91,11 @@ class Picture:
         raise NotImplementedError
 
     def words(self, **state: Any) -> str:
-        """The state in one sentence."""
+        """Say in a sentence what is seen at this state."""
         raise NotImplementedError
 
     def frame(self, **state: Any) -> np.ndarray:
-        """The pixels at this state, (height, width, 4)."""
+        """Draw the pixels at this state, (height, width, 4)."""
         self.update(self.arrays(**state))
         self.canvas.restore_region(self.background)
         for artist in self.moving:
@@ -99,14 +103,14 @@ class Picture:
         return np.asarray(self.canvas.buffer_rgba())
 
     def png(self, **state: Any) -> bytes:
-        """The picture at this state as a PNG file; light compression, since it only crosses to the browser."""
+        """Draw the picture at this state as a PNG file, lightly compressed: it only crosses to the browser."""
         buffer = io.BytesIO()
         Image.fromarray(self.frame(**state)[..., :3]).save(buffer, format="png", compress_level=1)
         return buffer.getvalue()
 
 
 def strip(picture: Picture, states: Sequence[Mapping[str, float]]) -> Figure:
-    """Some states of a picture one above the other, pixel by pixel what the slider shows there."""
+    """Put some states of a picture one above the other, pixel by pixel what the slider shows there."""
     frames = [picture.frame(**state).copy() for state in states]
     stacked = np.concatenate(frames)                                    # (height, width, 4)
     fig = Figure(figsize=(stacked.shape[1] / style.DPI, stacked.shape[0] / style.DPI), dpi=style.DPI)
@@ -115,10 +119,10 @@ def strip(picture: Picture, states: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def need_ipywidgets() -> Any:
-    """The module, or what to do about its absence.
+    """Import ipywidgets.
 
     Raises:
-        ImportError: ipywidgets is not installed.
+        ImportError: ipywidgets is not installed; says how to install it.
     """
     try:
         import ipywidgets
@@ -129,14 +133,14 @@ def need_ipywidgets() -> Any:
 
 
 def number_row(*named: tuple[str, Any]) -> Any:
-    """Widgets in a row, each behind its name; what does not fit goes to the next line."""
+    """Put widgets in a row, each behind its name; what does not fit goes to the next line."""
     w = need_ipywidgets()
     pairs = [w.HBox([w.Label(name), widget], layout=w.Layout(margin="0 1.5em 0 0")) for name, widget in named]
     return w.HBox(pairs, layout=w.Layout(flex_flow="row wrap", width="100%"))
 
 
 def named_image() -> Any:
-    """An empty image widget, no wider than its page, whose `tooltip` is its name for a screen reader.
+    """Make an empty image widget, no wider than its page, whose `tooltip` is its name for a screen reader.
 
     An image widget has no alt text, but a title. ipywidgets 8 sets it only beside a description, which an image
     lacks (the view fails without one), so it is given an empty one.
@@ -151,12 +155,12 @@ def named_image() -> Any:
 
 
 def tidy(value: float) -> float:
-    """A slider's value without what steps of a fraction add up to: -0.1, not -0.09999999999999998."""
+    """Round a slider's value, to which steps of a fraction have added up: -0.1, not -0.09999999999999998."""
     return round(value, 10)
 
 
 def explore(picture: Picture) -> Any:
-    """The picture with a slider and a number box for each control, and a sentence under it.
+    """Make a widget of the picture with a slider and a number box for each control, and a sentence under it.
 
     The sentence is the picture's name for a screen reader, too.
 

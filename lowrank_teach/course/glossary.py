@@ -1,4 +1,10 @@
-"""The letters of LoRA, which all other methods share."""
+"""What each letter is called: in words, in this code, in peft, and in the papers, which swap letters.
+
+One row a symbol. The tables of the notebooks and notebooks/GLOSSARY.md are made from these rows, and a test looks
+every code name and every shape up in live objects, and every peft name in a live peft layer. A paper with other
+letters adds an entry to `papers` of the rows it renames, or a row of its own. d out, k in, r rank, * any leading
+shape.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-# ---- glossary.symbol -------------------------------------------------------------------------------------
-# One row of the glossary.
-# d out, k in, r rank, * any leading shape
-
 
 @dataclass(frozen=True)
 class Symbol:
-    """One row.
+    """One row of the glossary.
 
     symbol: as the notebooks write it.  words: what it is.
     code: an expression on the objects named in OBJECTS.  shape: its dimensions, "" for a number.
@@ -31,12 +33,12 @@ class Symbol:
     papers: Mapping[str, str]
 
 
-# ---- glossary.lora ---------------------------------------------------------------------------------------
+# ---- LoRA, whose letters all methods share ----------------------------------------------------------------
+# OBJECTS: what the expressions under `code` stand on
 
-# what the expressions under `code` stand on
 LORA_OBJECTS = {"method": "a configuration, LoRA(…)", "adapters": "what adapt(model, method) returns",
-           "layer": "an Adapted, adapters.owner(\"0.q\")", "branch": "a LowRank, adapters[\"0.q\"]",
-           "x": "an input of the layer"}
+                "layer": "an Adapted, adapters.owner(\"0.q\")", "branch": "a LowRank, adapters[\"0.q\"]",
+                "x": "an input of the layer"}
 
 _LORA, _DELTA, _AUTO = "LoRA", "Delta-LoRA", "AutoLoRA"
 LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
@@ -64,11 +66,11 @@ LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary.autolora -----------------------------------------------------------------------------------
-# The letters that AutoLoRA adds; its U and V are B and A here, its k is r.
+# ---- AutoLoRA; its U and V are B and A here, its k is r ---------------------------------------------------
+
 AUTOLORA_OBJECTS = {"selection": 'adapters.rule.selections()["0.q"], a Selection',
                     "optimizer": "of A, B and the head",
-           "autolora": "the module methods/autolora.py"}
+                    "autolora": "the module methods/autolora.py"}
 
 AUTOLORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
     Symbol("β (AutoLoRA)", "selection variables: free numbers, one a direction; learned on held-out rows",
@@ -90,12 +92,11 @@ AUTOLORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary.cola ---------------------------------------------------------------------------------------
-# The letters that COLA adds: those of the chain, and those of its analysis on the toy.
-# what the expressions under `code` stand on
+# ---- COLA: those of the chain, and those of its analysis on the toy ---------------------------------------
+
 COLA_OBJECTS = {"method": "a configuration, COLA(…)", "rule": "adapters.rule, at work", "layer": "an Adapted",
-           "branch": "a LowRank", "toy": "lowrank_teach.analysis.toy_problems", "problem": "a toy.Completion",
-           "path": "what toy.frank_wolfe(problem, T) returns", "G": "a gradient of the toy"}
+                "branch": "a LowRank", "toy": "lowrank_teach.analysis.toy_problems", "problem": "a toy.Completion",
+                "path": "what toy.frank_wolfe(problem, T) returns", "G": "a gradient of the toy"}
 
 _COLA = "COLA"
 COLA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
@@ -118,9 +119,8 @@ COLA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary.delta_lora ---------------------------------------------------------------------------------
-# The letters that Delta-LoRA adds; its A and B are swapped, which the rows of LoRA say.
-# what the expressions under `code` stand on
+# ---- Delta-LoRA; its A and B are swapped, which the rows of LoRA say --------------------------------------
+
 DELTA_LORA_OBJECTS = {"rule": "adapters.rule, once training has begun"}
 
 DELTA_LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
@@ -140,10 +140,10 @@ DELTA_LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary.ranks --------------------------------------------------------------------------------------
-# The letters of the singular value decomposition, which 01 introduces and later notebooks use.
-RANKS_OBJECTS = {"full": "a network trained whole, changes.fine_tune(…)",
-           "cut": "the first i directions of one ΔW, full.directions[\"0.q\"].keep(slice(i))"}
+# ---- the singular value decomposition, which 01 introduces and later notebooks use ------------------------
+
+RANKS_OBJECTS = {"full": "a network trained whole, rank_cuts.fine_tune(…)",
+                 "cut": "the first i directions of one ΔW, full.directions[\"0.q\"].keep(slice(i))"}
 
 RANKS_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
     Symbol("W before", "the pretrained matrix, before training", 'full.before["0.up"]', "(d, k)", "",
@@ -158,11 +158,10 @@ RANKS_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary.salora -------------------------------------------------------------------------------------
-# The letters that SaLoRA adds: a gate's parameter and constants, the budget, the orthogonality penalty.
-# what the expressions under `code` stand on
+# ---- SaLoRA: a gate's parameter and constants, the budget, the orthogonality penalty ----------------------
+
 SALORA_OBJECTS = {"gate": "a HardConcrete, the gate of one site: adapters.rule.gates()[\"0.q\"]",
-           "rule": "a SaLoRARule at work, adapters.rule"}
+                  "rule": "a SaLoRARule at work, adapters.rule"}
 
 _S = "SaLoRA"
 SALORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
@@ -185,12 +184,8 @@ SALORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
-# ---- glossary --------------------------------------------------------------------------------------------
-# What each letter is called: in words, in this code, in peft, and in the papers, which swap letters.
-#
-# One row a symbol, a file a paper; the maths ↔ code tables of the notebooks are made from these rows (`table`), and
-# a test looks every code name and every shape up in live objects, and every peft name in a live peft layer. A paper
-# with other letters adds an entry to `papers` of the rows it renames, or a row of its own. Used by every notebook.
+# ---- all of them ------------------------------------------------------------------------------------------
+
 # paper -> its symbols, and what the expressions under `code` stand on
 PARTS: dict[str, tuple[dict[str, Symbol], dict[str, str]]] = {
     "LoRA": (LORA_SYMBOLS, LORA_OBJECTS), "COLA": (COLA_SYMBOLS, COLA_OBJECTS),
@@ -201,7 +196,7 @@ OBJECTS: dict[str, str] = {key: words for _, objects in PARTS.values() for key, 
 
 
 def table(names: Iterable[str] | None = None, papers: Iterable[str] = ("LoRA",)) -> pd.DataFrame:
-    """The rows of these symbols, in this order, with one column a paper; prints as HTML in a notebook.
+    """Make a table of these symbols, in this order, with one column a paper; a notebook shows it as HTML.
 
     Raises:
         KeyError: a symbol that is not in SYMBOLS.
@@ -216,7 +211,7 @@ def table(names: Iterable[str] | None = None, papers: Iterable[str] = ("LoRA",))
 
 
 def page() -> str:
-    """All symbols as Markdown, a section a paper: notebooks/GLOSSARY.md, which `make glossary` writes."""
+    """Write all symbols as Markdown, a section a paper: notebooks/GLOSSARY.md, which `make glossary` keeps."""
     lines = ["# Glossary", "", "What each letter is called: in words, in this code, in `peft`, and in the papers, "
              "which swap letters. Shapes: d out, k in, r rank, \\* any number of tokens. Made by `make glossary` "
              "from the rows that the notebooks show.", ""]

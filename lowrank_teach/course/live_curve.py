@@ -2,7 +2,7 @@
 
 `LiveCurve` is a callback of `fit`. In a notebook it replaces one image, at most once a second (no widget, so the
 notebook still renders on a repository page); elsewhere it prints lines. A reference is a small JSON file with
-its provenance under figures/data. Taught in 02.
+its provenance under figures/data. Notebook 02 explains it; 03–09 use it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LiveCurve(Callback):
         self.line = ProgressLine() if self.images and display is None else None   # above the picture; goes in the end
 
     def on_begin(self, label: str) -> None:
-        """Rows and weights are read: there is something to see before the first step."""
+        """Show a line while examples and weights are read, before the first step."""
         if self.line:
             self.line.on_begin(label)
 
@@ -74,7 +74,7 @@ class LiveCurve(Callback):
         """The picture shows the training loss alone."""
 
     def finish(self, run: Run, caption: str) -> None:
-        """The last picture, from the run's own record (also where it came from the store), and its caption."""
+        """Show the last picture, from the run's own record (it may come from the store), and its caption."""
         self.steps, self.losses = run.series("loss")
         if not self.images:
             print(caption)
@@ -86,7 +86,7 @@ class LiveCurve(Callback):
             display(style.caption_bundle(caption), raw=True)
 
     def words(self) -> str:
-        """What the picture shows, for a reader who cannot see it."""
+        """Say what the picture shows, for a reader who cannot see it."""
         behind = f"; grey behind it: {', '.join(self.reference)}" if self.reference else ""
         return (f"Training loss of {self.name} over {len(self.steps)} steps, from {self.losses[0]:.2f} to "
                 f"{np.mean(self.losses[-10:]):.2f} (mean of the last ten){behind}.")
@@ -107,7 +107,7 @@ class LiveCurve(Callback):
 
 
 def load_reference(name: str) -> tuple[dict[str, Curve], str]:
-    """Curves of a stored reference and a line that says where they were made; none and why, if there is no file."""
+    """Load a stored reference's curves and a line on where they were made; {} and why, if there is no file."""
     path = Path(os.environ.get("LOWRANK_REFERENCES") or ".") / f"{name}.json"
     with suppress(FileNotFoundError):   # an installed package has none
         path = path if path.exists() else references_folder() / f"{name}.json"
@@ -121,7 +121,7 @@ def load_reference(name: str) -> tuple[dict[str, Curve], str]:
 
 
 def keep_reference(name: str, make: Callable[[], Run]) -> None:
-    """Make a run and write its loss as the reference, if LOWRANK_REFERENCES names a folder; else do nothing."""
+    """Store the loss of `make`'s run as the reference if LOWRANK_REFERENCES names a folder; else do not call it."""
     folder = os.environ.get("LOWRANK_REFERENCES")
     if not folder:
         return

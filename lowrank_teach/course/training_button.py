@@ -1,7 +1,7 @@
 """A button that trains: choose a method, a seed and a length; watch the loss fall; stop, and go on later.
 
 The training runs in a process of its own (`training_process`), so the sliders of the page keep moving and other
-cells can be run meanwhile. Nothing starts by itself. Used by 10.
+cells can be run meanwhile. Nothing starts by itself. Notebook 10 shows it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TrainNow:
     """The widget; `box` is what a notebook shows.
 
     Args:
-        task, backbone, profile: as for `fit`.  methods: label -> configuration; None takes the line-up of 00.
+        task, backbone, profile: as for `fit`.  methods: label -> configuration; None takes those of notebook 00.
         store: where runs and checkpoints are kept.  threads: of torch; None leaves one to the page.
         training: fields of `TrainConfig` to change.
 
@@ -71,16 +71,16 @@ class TrainNow:
         self.box = w.VBox([chosen, w.HBox([self.start, self.stop]), self.image, self.text])
 
     def chosen(self) -> Job:
-        """The job that the boxes describe."""
+        """Return the job that the boxes describe."""
         method = asked_for(self.methods[self.method.value])
         return Job(method, self.task, self.backbone, self.profile, self.seed.value, str(self.store.folder),
                    self.threads, {**self.settings, "steps": self.steps.value})
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing trains any more; whether that is so. For scripts and tests: a page need not wait."""
+        """Wait until nothing trains any more, for at most `seconds`; return whether that is so. A page need not."""
         return self.training is None or self.training.wait(seconds)
 
-    # -- what the buttons do
+    # what the buttons do
 
     def _start(self) -> None:
         job = self.chosen()
@@ -111,10 +111,10 @@ class TrainNow:
             widget.disabled = running
         self.stop.disabled = not running
 
-    # -- what the training says
+    # what the training says
 
     def _hear(self, message: Message) -> None:
-        """In the listening thread, so an error here would be seen nowhere: it goes where a failure goes."""
+        """Take a message in the listening thread, where an error would be seen nowhere: it is shown as a failure."""
         try:
             self._take(message)
         except Exception as error:
@@ -171,5 +171,5 @@ class TrainNow:
 
 
 def train_now(*arguments: Any, **options: Any) -> Any:
-    """The widget for a notebook; arguments as for `TrainNow`."""
+    """Make the widget for a notebook; arguments as for `TrainNow`."""
     return TrainNow(*arguments, **options).box

@@ -3,7 +3,7 @@
 A training draws from torch's one random state and keeps the interpreter busy. In a process of its own it disturbs
 neither the page nor what other cells compute, and is not disturbed by them. It is the same `fit`: asked to stop,
 it leaves a checkpoint, and the same job goes on from there; a finished one is found in the store. It stops as well
-when the process that started it ends. Used by the training widget in 10.
+when the process that started it ends. `training_button` shows it on a page.
 
     python -m lowrank_teach.course.training_process JOB      # what `Training` starts; one JSON line a message
 """
@@ -50,12 +50,12 @@ class Job:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def configured(self) -> Method:
-        """The method itself."""
+        """Build the method itself."""
         return Method.from_dict(dict(self.method))
 
 
 def asked_for(method: Method) -> dict[str, Any]:
-    """A method's name and the values that were asked for, as `Method.from_dict` takes them."""
+    """Return a method's name and the values that were asked for, as `Method.from_dict` takes them."""
     if members := getattr(method, "members", ()):
         return {"members": [asked_for(member) for member in members]}
     return {"method": method.name, **{name: getattr(method, name) for name in sorted(method.given)}}
@@ -83,7 +83,7 @@ class Training:
             self.process.stdin.close()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the last message to be heard; whether it was."""
+        """Wait for the last message to be heard, for at most `seconds`; return whether it was."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -104,7 +104,7 @@ class Training:
 
 
 class _Reporter(Callback):
-    """Says every step, and stops once it is asked to."""
+    """Reports every step, and stops once it is asked to."""
 
     def __init__(self, say: Callable[[Message], None], asked: threading.Event) -> None:
         self.say, self.asked = say, asked
@@ -118,7 +118,7 @@ class _Reporter(Callback):
 
 
 def main(words: list[str]) -> int:
-    """Train the job given as JSON; messages go to standard output, whatever else is printed to standard error."""
+    """Train the job given as JSON: messages go to standard output, whatever else is printed to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     asked = threading.Event()
@@ -141,7 +141,6 @@ def _until_asked(asked: threading.Event) -> None:
 
 
 def _train(job: Job, reporter: _Reporter) -> Message:
-
     from ..experiments.fit import fit
 
     torch.set_num_threads(job.threads)

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lowrank_teach.analysis import style
-from lowrank_teach.course import contents
+from lowrank_teach.course import contents, html_page
 from lowrank_teach.course.chapters import tagging
 from lowrank_teach.course.chapters.tagging import EntityThreshold
 from lowrank_teach.course.exercise import exercise, reveal, solution
@@ -320,7 +320,7 @@ for n in with_entity[:5]:
     ):
         page.append({who: tagging.highlight(words, spans_of, tagged.kinds)})
         plain.append(f"{who}: {tagging.in_brackets(words, spans_of)}")
-tagging.show(tagging.side_by_side(page), "\n".join(plain))
+html_page.show(html_page.table(page), "\n".join(plain))
 
 # %%
 told = entities.outcomes(tagged.gold, tagged.predicted)
@@ -361,7 +361,7 @@ sample = [
     {row.direction: row.source, "written": row.written, "classifier says": row.verdict}
     for row in shown.itertuples()
 ]
-tagging.show(tagging.texts(sample), "\n".join(str(one) for one in sample))
+html_page.show(html_page.texts(sample), "\n".join(str(one) for one in sample))
 
 # %%
 fluency = style_transfer.CausalLM(writer, pieces_of, "smollm2")
@@ -397,7 +397,7 @@ wrong = [
     {"sentence": text, "is": styles.styles[label], "taken for": styles.styles[1 - label]}
     for text, label in zip(missed["text"][:4], missed["label"][:4], strict=True)
 ]
-tagging.show(tagging.texts(wrong), "\n".join(str(one) for one in wrong))
+html_page.show(html_page.texts(wrong), "\n".join(str(one) for one in wrong))
 
 # %% [markdown]
 # ## 9 · Ablate: which method, over seeds
@@ -499,7 +499,7 @@ for way in asked.directions:
 # %%
 first = [asked.samples(way).head(3) for way in asked.directions]
 lines = [dict(row) for frame in first for row in frame.to_dict("records")]
-tagging.show(tagging.texts(lines), "\n".join(str(line) for line in lines))
+html_page.show(html_page.texts(lines), "\n".join(str(line) for line in lines))
 every = pd.concat(asked.samples(way) for way in asked.directions)
 remarks = every.apply(lambda texts: texts.str.lower().str.contains("the sentence").sum())
 print(f"of {len(every)} texts each, so many are about “the sentence”:", remarks.to_dict())

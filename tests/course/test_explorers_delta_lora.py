@@ -1,9 +1,6 @@
-"""The explorer of λ and K: solved live, pure, in time, and true in its words."""
+"""The explorer of λ and K: solved live, and true in its words."""
 
 from __future__ import annotations
-
-import statistics
-import time
 
 import numpy as np
 import pytest
@@ -12,28 +9,10 @@ from lowrank_teach.analysis import style
 from lowrank_teach.course import explorer
 from lowrank_teach.course.chapters import delta_lora
 
-BUDGET = 0.050   # seconds of the kernel's own time for one move
-
 
 @pytest.fixture(scope="module")
 def picture() -> delta_lora.DeltaTrajectory:
     return delta_lora.DeltaTrajectory()
-
-
-def test_arrays_are_a_pure_function_of_the_state(picture):
-    first = picture.arrays(lam=2.0, K=30)
-    picture.png(lam=5.0, K=0)
-    np.testing.assert_equal(picture.arrays(lam=2.0, K=30), first)
-
-
-@pytest.mark.parametrize("name", ["lam", "K"])
-def test_every_slider_changes_the_picture_and_the_words_and_comes_back(picture, name):
-    control = next(c for c in picture.controls if c.name == name)
-    states = [{**picture.start(), name: value} for value in (control.low, control.high)]
-    first, other = (picture.png(**state) for state in states)
-    assert first != other
-    assert picture.words(**states[0]) != picture.words(**states[1])
-    assert picture.png(**states[0]) == first
 
 
 @pytest.mark.parametrize(("state", "rank"), [({"lam": 2.0, "K": 0}, 2), ({"lam": 2.0, "K": 30}, 4),
@@ -53,18 +32,6 @@ def test_which_curves_coincide(picture):
     loss = picture.arrays(lam=2.0, K=30)["loss"]
     assert np.abs(loss["Delta-LoRA"][:31] - loss["LoRA"][:31]).max() == 0
     assert min(np.abs(loss["Delta-LoRA"] - loss[other]).max() for other in ("LoRA", "LoRA, α(1+λ)")) > 0.05
-
-
-def test_a_move_stays_within_its_time(picture, capsys):
-    own = []
-    for lam in np.linspace(0, 5, 25).tolist():
-        start = time.process_time()
-        picture.png(lam=lam, K=30)
-        picture.words(lam=lam, K=30)
-        own.append(time.process_time() - start)
-    with capsys.disabled():
-        print(f"\nλ and K: a move takes {1000 * statistics.median(own):.0f} ms of the kernel", end="")
-    assert statistics.median(own) <= BUDGET
 
 
 def test_it_says_that_it_is_live_and_its_sliders_take_fractions(picture):

@@ -1,1 +1,1 @@
-"""One file a notebook: its exercises, its explorers, its pictures."""
+"""One file a notebook: its pictures, its explorers with sliders, its exercises."""

@@ -184,10 +184,7 @@ def correlations(table: np.ndarray, names: Sequence[str]) -> Figure:
     fig, (ax,) = style.panels(1, 1, 0.9 + 0.3 * len(names), None, width=2.8 + 0.58 * len(names))
     shown = np.where(np.eye(len(names), dtype=bool), np.nan, table)
     image = ax.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    for (i, j), value in np.ndenumerate(shown):
-        if not np.isnan(value):
-            ax.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=8,
-                    color=style.text_color(tuple(image.to_rgba(value))))
+    style.cell_texts(ax, image, np.where(np.isnan(shown), "", np.char.mod("%+.2f", shown)), 8)
     ax.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0)
     ax.set_yticks(range(len(names)), names)
     style.dress(ax, "", "")
@@ -280,6 +277,7 @@ class RankThreshold(Picture):
 
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
+
 
 def _selections(beta: Tensor, constraint: str = "softmax") -> list[Selection]:
     made = [Selection(beta.shape[1], constraint) for _ in beta]
@@ -436,6 +434,7 @@ EXERCISES.update({
 
 
 # ---- the four hypergradients on a network in the middle of a search ---------------------------------------
+
 
 class Probe:
     """A searched network, and pairs of batches from both halves of its rows.

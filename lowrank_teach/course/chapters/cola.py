@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from ...adapters import Adapters, adapt
+from ...adapters import Adapters
 from ...analysis import measures, style
 from ...analysis import toy_problems as toy
 from ...analysis.plots import Numbers
@@ -27,11 +27,12 @@ from ...lowrank import initial_A
 from ...methods import COLA, Clock
 from ...methods.base import reset_moments
 from ...methods.cola import COLARule
-from ..exercise import EXERCISES, Task
+from ..exercise import EXERCISES, Task, adapted_matrix
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
 
 # ---- pictures ---------------------------------------------------------------------------------------------
+
 
 def chain_idea() -> Figure:
     """Three panels, one a verb: a link trains beside W, is written into W, and a new one starts at zero."""
@@ -113,6 +114,7 @@ def saving_bars(shares: Mapping[str, Mapping[int, float]], *, xlabel: str) -> Fi
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
 
+
 class ColaChain(Picture):
     """Links of rank r fitted one after the other, beside one update of rank M · r for the same sweeps.
 
@@ -185,9 +187,7 @@ _SEED = 7   # of the new link's A
 
 def _tied(W: Tensor, lora_A: Tensor, lora_B: Tensor, lora_alpha: float) -> Adapters:
     """A layer whose rule has just tied its first knot."""
-    linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0], bias=False)
-    linear.weight.data = W.clone()
-    adapters = adapt(nn.Sequential(linear), COLA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",)), seed=_SEED)
+    adapters = adapted_matrix(W, COLA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",)), seed=_SEED)
     adapters["0"].lora_A.data, adapters["0"].lora_B.data = lora_A.clone(), lora_B.clone()
     optimizer = torch.optim.AdamW(adapters.rule.parameter_groups())
     adapters.rule.start(Clock(0, 2, 2), SimpleNamespace(optimizer=optimizer))   # type: ignore[arg-type]

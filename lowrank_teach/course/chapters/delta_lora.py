@@ -14,17 +14,18 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...adapters import Adapters, adapt
+from ...adapters import Adapters
 from ...analysis import measures, style, toy_problems
 from ...methods import Clock, DeltaLoRA
 from ...methods.delta_lora import DeltaLoRARule, step_factors
-from ..exercise import EXERCISES, Task
+from ..exercise import EXERCISES, Task, adapted_matrix
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
 
 # ---- pictures ---------------------------------------------------------------------------------------------
+
 
 def delta_idea() -> Figure:
     """One step past K: the product before, the product after, and their difference, scaled, into W."""
@@ -176,10 +177,8 @@ Call = Callable[..., Any]
 
 def _walk(W: Tensor, As: Tensor, Bs: Tensor, lora_alpha: float, lam: float, K: int) -> Adapters:
     """The library's rule along given factors As (T+1, r, k), Bs (T+1, d, r): no loss, no optimizer."""
-    linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
-    linear.weight.data = W.clone()
     method = DeltaLoRA(r=As.shape[1], lora_alpha=lora_alpha, lam=lam, K=K, sites=("0",))
-    adapters = adapt(nn.Sequential(linear), method, seed=0)
+    adapters = adapted_matrix(W, method)
     total = len(As) - 1
     adapters.rule.start(Clock(0, total, total), None)  # type: ignore[arg-type]  # asks nothing of the loop
     _set(adapters, As[0], Bs[0])
@@ -240,7 +239,8 @@ def same_alpha(lora_alpha: float, lam: float, r: int) -> float:
     return float(change[0, 0] * r)
 
 
-# -- cases
+# what is tried
+
 
 def _path(d: int, k: int, r: int, T: int) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(d + T)
@@ -260,7 +260,8 @@ def _runs() -> list[tuple]:
     return [(*_path(6, 9, 2, 7), 8.0, 0.7, 2), (*_path(9, 7, 3, 6), 4.5, 2.0, 3)]
 
 
-# -- each mistake as the library called with other arguments, where that can be
+# each mistake as the library called with other arguments, where that can be
+
 
 def _of_a_step(change: Callable[..., tuple]) -> Call:
     return lambda *arguments: delta_step(*change(*arguments))

@@ -10,7 +10,6 @@ import html
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,27 +26,13 @@ from ...tasks.task import Task as TextTask
 from ...tasks.tokenize import IGNORED, encode
 from ..exercise import EXERCISES, Task
 from ..explorer import Control, Picture
+from ..html_page import PLAIN_TEXT, Page, table
 from ..schematic import arrow, box, canvas
-from .tagging import PLAIN_TEXT
 
 # ---- texts to read, as HTML -------------------------------------------------------------------------------
 
 TAGS = {True: ("b", style.BLUE), False: ("del", style.ORANGE)}   # said and right; made up
 Interval = tuple[float, float, float]                              # score, low, high
-
-
-@dataclass(frozen=True)
-class Page:
-    """A piece of HTML, and the same as plain text; the last line of a cell shows it. Pages add up."""
-
-    html: str
-    plain: str
-
-    def __add__(self, other: Page) -> Page:
-        return Page(self.html + other.html, f"{self.plain}\n\n{other.plain}")
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
-        return {"text/html": self.html, "text/plain": self.plain}
 
 
 def marked(text: str, check: Check) -> str:
@@ -78,25 +63,22 @@ def side_by_side(source: str, references: Sequence[str], written: Mapping[str, t
     written: arm -> (text, its check).  licence: of data and references, stands under the table.
     """
     few = list(references[:shown])
-    rows = [("data", html.escape(source))]
-    rows += [(f"reference {i} of {len(references)}", html.escape(one)) for i, one in enumerate(few, 1)]
-    rows += [(html.escape(arm), marked(*pair)) for arm, pair in written.items()]
+    rows = {"data": html.escape(source)}
+    rows |= {f"reference {i} of {len(references)}": html.escape(one) for i, one in enumerate(few, 1)}
+    rows |= {arm: marked(*pair) for arm, pair in written.items()}
     plain = [f"data: {source}", *(f"reference: {one}" for one in few),
              *(f"{arm}: {plainly(*pair)}" for arm, pair in written.items())]
-    return table(rows, plain, f"bold: said and right; struck out: made up. Data and references: {licence}")
+    return _page(rows, plain, f"bold: said and right; struck out: made up. Data and references: {licence}")
 
 
-def table(rows: Sequence[tuple[str, str]], plain: Sequence[str], below: str) -> Page:
-    """Rows of (name, HTML) with a line under them."""
-    body = "".join(f'<tr><th style="text-align:left;vertical-align:top;white-space:nowrap">{name}</th>'
-                   f'<td style="text-align:left;overflow-wrap:anywhere">{cell}</td></tr>' for name, cell in rows)
-    return Page(f'<table class="{PLAIN_TEXT}">{body}</table><p><small>{html.escape(below)}</small></p>',
-                "\n".join([*plain, below]))
+def _page(rows: Mapping[str, str], plain: Sequence[str], below: str) -> Page:
+    """A table of name -> HTML with a line under it."""
+    return Page(f"{table([rows])}<p><small>{html.escape(below)}</small></p>", "\n".join([*plain, below]))
 
 
 def texts_in_rows(texts: Mapping[str, str], below: str) -> Page:
     """name -> text, a row each."""
-    return table([(html.escape(name), html.escape(text)) for name, text in texts.items()],
+    return _page({name: html.escape(text) for name, text in texts.items()},
                  [f"{name}: {text}" for name, text in texts.items()], below)
 
 
@@ -111,6 +93,7 @@ def tokens(pieces: Sequence[str], learned: Sequence[bool]) -> Page:
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------
+
 
 def data_to_text() -> Figure:
     """From fields to a prompt, through a frozen model with thin branches, to a text, to scores."""
@@ -220,7 +203,7 @@ RESAMPLES, LEVEL = 500, 0.95   # as many as `Texts.interval` draws: at the right
 class HowManyInputs(Picture):
     """Scores of some arms over n test inputs, and their differences to the first arm, with 95 % intervals.
 
-    stored: from `texts.load`.  arms: which, the first is what the others are compared with.  score: its name.
+    stored: from `studies.load_texts`.  arms: the first is what the others are compared with.  score: its name.
     """
 
     height = 2.9

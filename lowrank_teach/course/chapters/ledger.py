@@ -1,5 +1,4 @@
-"""Notebook 11, the ledger of claims: pictures from scores to verdicts, and the exercises; 07, 08 and 10 use some.
-"""
+"""Notebook 11, the ledger of claims: pictures from scores to verdicts, and the exercises; 07, 08 and 10 use some."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -119,10 +119,10 @@ def verdict_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def _numbers(ax: Axes, left: np.ndarray, width: np.ndarray, color: str) -> None:
-    rgb = tuple(int(color[i:i + 2], 16) / 255 for i in (1, 3, 5))
+    ink = style.text_color(to_rgb(color))
     for y, (x, w) in enumerate(zip(left, width, strict=True)):
         if w:
-            ax.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=9, color=style.text_color(rgb))
+            ax.text(x + w / 2, y, f"{w:.0f}", ha="center", va="center", fontsize=9, color=ink)
 
 
 def power_curves(seeds: Sequence[int], chance: Mapping[str, Numbers], now: int) -> Figure:

@@ -15,18 +15,18 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...adapters import adapt
-from ...analysis import style
+from ...analysis import measures, style
 from ...lowrank import Adapted, LowRank, initial_A
 from ...methods import LoRA
 from ...methods.base import Rule
-from ..exercise import EXERCISES, Task
+from ..exercise import EXERCISES, Task, adapted_matrix
 from ..explorer import SNAPPED, Control, Picture
 from ..schematic import arrow, canvas, matrix
 
 # ---- pictures ---------------------------------------------------------------------------------------------
+
 
 def idea(*, gate: bool = True) -> Figure:
     """h = W x + s · B diag(g) A x: the frozen path above, the narrow trainable one below."""
@@ -60,9 +60,7 @@ def score_grid(table: np.ndarray, rows: Sequence[float], columns: Sequence[float
     ax.grid(False)
     ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
     ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
-    for (i, j), value in np.ndenumerate(table):
-        ax.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=10,
-                color=style.text_color(tuple(image.to_rgba(value))))
+    style.cell_texts(ax, image, np.char.mod("%.3f", table), 10)
     fig.colorbar(image, ax=ax, pad=0.02).set_label(label, fontsize=10)
     return fig
 
@@ -81,6 +79,7 @@ def ratio_bars(values: Mapping[str, float], *, xlabel: str) -> Figure:
 
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
+
 
 class _Spectrum(Picture):
     """Left the singular values, those kept blue; right the matrix cut to them; both as shares of the largest."""
@@ -169,11 +168,7 @@ class Truncation(_Spectrum):
 
 
 def factor_svd(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`measure.factor_svd` for arrays: U (d, n), s (n,), Vh (n, k)."""
-    import torch
-
-    from ...analysis import measures
-
+    """Call `measures.factor_svd` with arrays: U (d, n), s (n,), Vh (n, k)."""
     u, s, vh = measures.factor_svd(torch.as_tensor(left), torch.as_tensor(right))
     return u.numpy(), s.numpy(), vh.numpy()
 
@@ -234,10 +229,9 @@ class RankAlpha(Picture):
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
 
+
 def _layer(W: Tensor, lora_A: Tensor, lora_B: Tensor, lora_alpha: float) -> tuple[Any, Adapted]:
-    linear = nn.utils.skip_init(nn.Linear, W.shape[1], W.shape[0], bias=False)
-    linear.weight.data = W.clone()
-    adapters = adapt(nn.Sequential(linear), LoRA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",)), seed=0)
+    adapters = adapted_matrix(W, LoRA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",)))
     adapters["0"].lora_A.data, adapters["0"].lora_B.data = lora_A.clone(), lora_B.clone()
     return adapters, adapters.owner("0")
 

@@ -1,7 +1,7 @@
-"""Every stored run in one picture: its loss among the others', what each matrix became, and a sentence.
+"""Notebook 10, the playground: every stored run in one picture, its loss among the others' and its matrices.
 
 The numbers come from the stored studies (figures/data/studies) and from the run store of this machine. A run's
-place is collection → arm → seed; nothing is trained. Used by 10.
+place is collection → arm → seed; nothing is trained. The other explorers of 10 stand in their own chapters.
 """
 
 from __future__ import annotations

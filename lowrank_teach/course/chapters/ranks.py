@@ -21,6 +21,7 @@ from .lora import count_parameters
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 
+
 def sum_of_directions(U: np.ndarray, s: np.ndarray, Vh: np.ndarray, count: int = 3) -> Figure:
     """The first directions of a matrix one by one, and their sum so far below. U (d, n), s (n,), Vh (n, k)."""
     fig, axes = style.panels(2 * count, count, 2.1, None, width=8.0)
@@ -69,6 +70,7 @@ def scores_by_rank(scores: Mapping[str, Mapping[str, float | Sequence[float]]], 
 
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
+
 
 class CutNetwork(Picture):
     """One ΔW of full fine-tuning, cut to its first i directions, and the score of the network cut to i everywhere.
@@ -147,6 +149,7 @@ class CutNetwork(Picture):
 
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
+
 
 def energy_share(s: Tensor, i: int) -> float:
     """Share of the energy that the first i of the singular values s (n,) hold."""

@@ -30,6 +30,7 @@ from ..schematic import arrow, canvas, matrix
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 
+
 def gated_directions(gates: Numbers) -> Figure:
     """The branch of one matrix as r lanes, row of A, gate, column of B; a lane whose gate is zero is crossed out.
 

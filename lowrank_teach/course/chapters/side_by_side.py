@@ -159,10 +159,9 @@ def difference_table(means: np.ndarray, clear: np.ndarray, methods: Sequence[str
     top = limit or float(np.abs(means).max()) or 1.0
     fig, (ax,) = style.panels(1, 1, 0.8 + 0.36 * len(methods), None, width=3.4 + 0.7 * len(tasks))
     image = ax.imshow(means, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-    for (i, j), value in np.ndenumerate(means):
-        color = style.text_color(tuple(image.to_rgba(value)))
-        frame = {"bbox": {"boxstyle": "square,pad=0.25", "fill": False, "edgecolor": color}} if clear[i, j] else {}
-        ax.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=9, color=color, **frame)
+    for text, framed in zip(style.cell_texts(ax, image, np.char.mod("%+.1f", means)), np.ravel(clear), strict=True):
+        if framed:
+            text.set_bbox({"boxstyle": "square,pad=0.25", "fill": False, "edgecolor": text.get_color()})
     ax.set_xticks(range(len(tasks)), tasks)
     ax.set_yticks(range(len(methods)), methods)
     style.dress(ax, "Task", "")

@@ -70,7 +70,7 @@ def idea() -> Figure:
 
 Span = tuple[int, int, str, str]   # first word, word after the last, type, and a remark ("" for none)
 INKS = (style.BLUE, style.ORANGE, style.GREEN, style.PINK, style.SKY, style.YELLOW, style.GREY)
-PLAIN_TEXT = "tex2jax_ignore mathjax_ignore"   # a $ in a tweet is a dollar
+
 
 
 def highlight(words: Sequence[str], spans: Sequence[Span], kinds: Sequence[str]) -> str:
@@ -102,24 +102,6 @@ def _edge(remark: str) -> str:
     return ";border:2px dashed #B00000" if remark and remark != "right" else ""
 
 
-def side_by_side(rows: Sequence[Mapping[str, str]]) -> str:
-    """An HTML table: one block a row of the data, a line for each name. The values are HTML from `highlight`."""
-    lines = []
-    for i, row in enumerate(rows):
-        for j, (name, cell) in enumerate(row.items()):
-            top = ";border-top:1px solid #999" if i and not j else ""
-            lines.append(f'<tr><th style="text-align:left;white-space:nowrap;vertical-align:top{top}">'
-                         f'{html.escape(name)}</th>'
-                         f'<td style="text-align:left;overflow-wrap:anywhere{top}">{cell}</td></tr>')
-    return f'<table class="{PLAIN_TEXT}">{"".join(lines)}</table>'
-
-
-def texts(rows: Sequence[Mapping[str, str]]) -> str:
-    """`side_by_side` of plain texts: escaped here; an empty one is said to be empty."""
-    return side_by_side([{name: html.escape(text) or "<i>(nothing)</i>" for name, text in row.items()}
-                         for row in rows])
-
-
 def in_brackets(words: Sequence[str], spans: Sequence[Span]) -> str:
     """The same sentence as plain text, for a reader without colours: [IL-2 | protein, missed]."""
     words, parts, at = unlinked(words), [], 0
@@ -128,13 +110,6 @@ def in_brackets(words: Sequence[str], spans: Sequence[Span]) -> str:
         parts += [*words[at:start], f"[{' '.join(words[start:end])} | {name}]"]
         at = end
     return " ".join([*parts, *words[at:]])
-
-
-def show(page: str, plain: str) -> None:
-    """Display a page of HTML in a notebook, and the plain text for whoever shows none."""
-    from IPython.display import display  # lazily, as in `style.show`
-
-    display({"text/html": page, "text/plain": plain}, raw=True)
 
 
 # ---- pictures of tagging ----------------------------------------------------------------------------------
@@ -156,7 +131,7 @@ def pieces_and_labels(words: Sequence[str], pieces: Sequence[str], word_of: Sequ
     for i, (piece, label) in enumerate(zip(pieces, labels, strict=True)):
         _cell(ax, i, i + 1, 1.0, piece, style.SKY if word_of[i] is not None else "#FFFFFF")
         _cell(ax, i, i + 1, 0.0, label or "−100", style.ORANGE if label not in ("", "O") else "#FFFFFF",
-             style.GREY if not label else style.BLACK)
+              style.GREY if not label else style.BLACK)
     return fig
 
 
@@ -172,10 +147,9 @@ def confusion_table(table: np.ndarray, kinds: Sequence[str]) -> Figure:
     fig, (ax,) = style.panels(1, 1, 1.2 + 0.38 * n, None, width=3.4 + 0.62 * n)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for (i, j), count in np.ndenumerate(table):
-        if (i, j) != (n, n):
-            ax.text(j, i, f"{count}", ha="center", va="center", fontsize=9,
-                    color=style.text_color(tuple(image.to_rgba(shares[i, j]))))
+    counts = np.char.mod("%d", table)
+    counts[n, n] = ""   # what is neither annotated nor predicted is not counted
+    style.cell_texts(ax, image, counts)
     ax.set_xticks(range(n + 1), [*kinds, "missed"], rotation=35, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(n + 1), [*kinds, "invented"])
     style.dress(ax, "Predicted", "Annotated")
