@@ -95,7 +95,9 @@ def test_the_findings_hold_in_the_records():
     after = {value for step, value in zip(density["steps"], density["density"], strict=True)
              if step >= density["window"][1]}
     assert len(after) == 1
-    assert f"the density stays at {after.pop():.3f} to the last step" in README
+    run = json.loads((ROOT / "figures/data/density.json").read_text(encoding="utf-8"))["runs"][0]["config"]
+    assert (run["backbone"], run["training"]["steps"], run["seed"]) == ("minilm-l6", 140, 0)
+    assert f"the pictured density stays at {after.pop():.3f} to the last step" in README
     held, other, alike = ([row.verdict for row in CLAIMS.values()].count(one) for one in (HOLDS, OPPOSITE, OPEN))
     assert (f"has {len(CLAIMS)} claims: {held} held here, {other} came out the other way, {alike} were not told "
             "apart.") in README
