@@ -39,9 +39,18 @@ SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand besi
 
 
 def home() -> Path:
-    """The cache folder: `$LOWRANK_TEACH_HOME`, or the one that this system has for a package's files."""
-    folder = os.environ.get("LOWRANK_TEACH_HOME") or platformdirs.user_cache_dir("lowrank_teach", appauthor=False)
-    return expanded(folder, "LOWRANK_TEACH_HOME")
+    """The cache folder: `$LOWRANK_TEACH_HOME`, or the one that this system has for a package's files.
+
+    Raises:
+        ValueError: no home folder is known, as in some containers.
+    """
+    if named := os.environ.get("LOWRANK_TEACH_HOME"):
+        return expanded(named, "LOWRANK_TEACH_HOME")
+    try:
+        return expanded(platformdirs.user_cache_dir("lowrank_teach", appauthor=False), "LOWRANK_TEACH_HOME")
+    except RuntimeError:
+        raise ValueError("no home folder is known here, so there is no place for a cache: set LOWRANK_TEACH_HOME to "
+                         "the full path of a folder") from None
 
 
 def data_folder() -> Path | None:

@@ -316,7 +316,7 @@ class Attention(nn.Module):
         for i in range(2):
             q, k, v = (self.at(f"{i}_{name}", x) for name in "qkv")
             x = x + self.at(f"{i}_o", (q @ k.transpose(1, 2)).softmax(-1) @ v)
-            x = x + self.at(f"{i}_down", self.at(f"{i}gate_module", x).sigmoid() * self.at(f"{i}_up", x))
+            x = x + self.at(f"{i}_down", self.at(f"{i}_gate", x).sigmoid() * self.at(f"{i}_up", x))
         return x
 
 

@@ -7,13 +7,16 @@ row is the median of the process's own time; median, upper quartile and slowest 
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from lowrank_teach.analysis import style
 from lowrank_teach.course.chapters import (
     autolora,
     cola,
@@ -97,6 +100,21 @@ def measure(picture: Picture, moves: int) -> dict[str, list[float]]:
         clock.append(1000 * (time.perf_counter() - start))
         own.append(1000 * (time.process_time() - busy))
     return {"clock": clock, "own": own}
+
+
+def plain_figure(times: int = 5) -> dict[str, float]:
+    """Milliseconds that a figure of two lines takes, made anew: the unit in which this machine's speed cancels."""
+    clock, own = [], []
+    for _ in range(times):
+        start, busy = time.perf_counter(), time.process_time()
+        fig = Figure(figsize=(8, 3.2))
+        for ax in fig.subplots(1, 2):
+            ax.plot(range(50))
+            ax.set(xlabel="x", ylabel="y", title="a line")
+        fig.savefig(io.BytesIO(), format="png", dpi=style.DPI)
+        clock.append(1000 * (time.perf_counter() - start))
+        own.append(1000 * (time.process_time() - busy))
+    return {"clock": statistics.median(clock), "own": statistics.median(own)}
 
 
 def summary(taken: dict[str, list[float]]) -> dict[str, float]:

@@ -252,7 +252,7 @@ def test_a_group_over_which_worker_after_worker_dies_is_given_up(small, monkeypa
     class Frail:
         """A worker that dies over one group and does the other."""
 
-        def __init__(self, folder, logs, threads):
+        def __init__(self, folder, logs):
             self.pipe, self.theirs = multiprocessing.Pipe()
             self.ready, self.loaded, self.group, self.tries = False, True, None, 0
             self.theirs.send(engine.READY)
@@ -351,8 +351,8 @@ def test_ctrl_c_that_only_a_worker_hears_stops_the_sweep(small):
 
 def test_a_worker_that_cannot_start_says_what_to_do(small, monkeypatch):
     class Stillborn(engine.Worker):
-        def __init__(self, folder, logs, threads):
-            super().__init__(Path("\0"), logs, threads)   # not to be pickled into a path: it dies on its way in
+        def __init__(self, folder, logs):
+            super().__init__(Path("\0"), logs)   # not to be pickled into a path: it dies on its way in
 
     monkeypatch.setattr(engine, "_work", os._exit)
     monkeypatch.setattr(engine, "Worker", Stillborn)

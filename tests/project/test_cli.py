@@ -69,7 +69,7 @@ def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_
     assert status == 0, err
     first = json.loads(out)
     assert list(first["runs"]) == list(LINEUP)
-    written = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    written = {path.name for path in (tmp_path / "figures").iterdir() if path.suffix in (".png", ".gif")}
     assert {Path(path).name for path in first["figures"]} == written
     assert len(written) == 7
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained again"))
@@ -146,15 +146,19 @@ def test_tasks(lined_up):
 
 def test_figures_are_drawn_again_without_training(lined_up, monkeypatch, tmp_path):
     words, run = lined_up
+
+    def pictures() -> list[Path]:
+        return [*tmp_path.glob("*.png"), *tmp_path.glob("*.gif")]
+
     assert run(*words, "--figures", str(tmp_path))[0] == 0
-    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.png")}
-    for path in tmp_path.glob("*.png"):
+    before = {path.name: path.read_bytes() for path in pictures()}
+    for path in pictures():
         path.unlink()
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
     status, out, _ = run("figures", "--folder", str(tmp_path), "--json")
     assert status == 0
     assert {Path(path).name for path in json.loads(out)["figures"]} == before.keys()
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+    assert {path.name: path.read_bytes() for path in pictures()} == before
     _, out, _ = run("figures", "--folder", str(tmp_path))
     assert sorted(Path(line.removeprefix("wrote ")).name for line in out.splitlines()) == sorted(before)
 
