@@ -71,7 +71,7 @@ def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_
     assert list(first["runs"]) == list(LINEUP)
     written = {path.name for path in (tmp_path / "figures").iterdir() if path.suffix in (".png", ".gif")}
     assert {Path(path).name for path in first["figures"]} == written
-    assert len(written) == 7
+    assert len(written) == 8
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained again"))
     status, out, _ = run(*words, "--json")
     assert status == 0
