@@ -301,9 +301,9 @@ def _keys(rows: Iterable[Row]) -> str:
 # ---- the ledger --------------------------------------------------------------------------------------------
 # The claims ledger: every checkable statement of the papers, held against runs, with a verdict nobody typed.
 #
-#     claims.table("COLA")          # statement, the paper's number, ours, interval, verdict
-#     claims.ledger()               # the same as rows, for all papers
-#     claims.reproduce("COLA 1")    # its runs once more, and the new verdict beside the stored one
+#     ledger.table("COLA")          # statement, the paper's number, ours, interval, verdict
+#     ledger.ledger()               # the same as rows, for all papers
+#     ledger.reproduce("COLA 1")    # its runs once more, and the new verdict beside the stored one
 #
 # A verdict comes from stored studies (`lowrank_teach.reproduction.studies`) by the rule in `verdicts`, from a check
 # run on the spot, or says what is missing. Taught in 11; `lowrank-teach claims` prints it.

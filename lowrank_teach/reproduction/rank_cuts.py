@@ -186,8 +186,8 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
 # For each seed a network is trained whole (`fine_tune`), then scored with parts of every ΔW only: its first
 # i directions, all but the first i, or i drawn at random. Stored in figures/data/01_cuts.json; drawn by 01.
 #
-#     cuts.load()      # what is stored
-#     cuts.train()     # again, here
+#     load_cuts()      # what is stored
+#     train_cuts()     # again, here
 CUTS = (0, 1, 2, 4, 8, 16, 32, 64)
 LR = 2e-4   # a tenth of LoRA's: every number of W moves
 TRAINING: dict[str, Any] = {"steps": 100, "lr": LR, "weight_decay": 0.0}

@@ -5,7 +5,7 @@ instructions with LoRA or SaLoRA, then Yelp sentences in both directions, asked 
 stand two controls that no model is needed for: the source copied, and the human rewrite.
 
     python -m lowrank_teach.reproduction.rewriting     # trains, writes and scores again
-    rewrites.load()                              # what is stored, in figures/data
+    rewriting.load()                             # what is stored, in figures/data
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ def load_across(name: str, folder: Path | str | None = None) -> SideBySide:
 #
 #     python -m lowrank_teach.reproduction.studies e2e webnlg   # makes them again
 #
-#     stored = texts.load("e2e")
+#     stored = load_texts("e2e")
 #     stored.scores("bleu")                # arm -> one number a seed
 #     stored.interval("LoRA", "bleu")      # over test inputs drawn anew
 #

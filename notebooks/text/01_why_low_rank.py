@@ -405,7 +405,7 @@ assert back > 0.5, "eight directions do most of the work"
 #
 # One network is an example. The stored cuts repeat this with several seeds, and ask two more questions: what do
 # all directions *but* the first $i$ reach, and what do $i$ directions drawn *at random* reach? To train them again,
-# run `cuts.train()`.
+# run `rank_cuts.train_cuts()`.
 
 # %%
 stored = rank_cuts.load_cuts()

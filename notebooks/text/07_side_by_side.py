@@ -27,7 +27,7 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 from lowrank_teach.analysis import plots, style, toy_problems
-from lowrank_teach.analysis import statistics as statistics_module
+from lowrank_teach.analysis import statistics as stats
 from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import autolora, ranks, side_by_side
 from lowrank_teach.course.exercise import exercise, reveal, solution
@@ -65,7 +65,7 @@ print(f"{runs} trainings, fewer where a run of the grid is one of the seeds")
 assert found.arms[0] == "LoRA"
 
 # %% [markdown]
-# They are stored; `studies.TASK_STUDIES["side_by_side"]` is their definition, and `lowrank-teach study
+# They are stored; `arms.TASK_STUDIES["side_by_side"]` is their definition, and `lowrank-teach study
 # side_by_side` trains them again. An *arm* is a method with its settings. Besides the five methods there are four
 # controls, which we need later.
 #
@@ -139,7 +139,7 @@ assert abs(simulated - wanted) < 0.08
 # | over tasks, each weighing the same | $\bar d_i = \frac1T \sum_t d_{ti}$ | `found.difference("COLA", "LoRA")` |
 # | tasks on which $a$ is ahead | $\sum_t [d_{ti} > 0] + \frac12 [d_{ti} = 0]$ | `found.ahead("COLA", "LoRA")` |
 # | the chosen rate | $\arg\max_\eta$ of the mean validation score | `found.rate("COLA", "rt")` |
-# | interval and verdict | notebook 11 | `claims.verdict(gaps, ">")` |
+# | interval and verdict | notebook 11 | `verdicts.verdict(gaps, ">")` |
 # | the largest of $n$ normal numbers | $E_n = \int z\, n \varphi(z) \Phi(z)^{n-1} dz$ | `best_of.expected_best(n)` |
 #
 # A seed fixes the head's start, the branches' start and the order of the rows for *all* arms. That is why
@@ -305,8 +305,8 @@ for name, method in {"cola-2": lt.COLA(chain=2), "delta_lora": lt.DeltaLoRA()}.i
     print(f"{name}: {took}", flush=True)
 style.show(
     plots.learning_curves(
-        {name: statistics_module.smooth(one.series("loss")) for name, one in live_runs.items()},
-        reference={name: statistics_module.smooth(curve) for name, curve in reference.items()},
+        {name: stats.smooth(one.series("loss")) for name, one in live_runs.items()},
+        reference={name: stats.smooth(curve) for name, curve in reference.items()},
         ylabel="Training loss (mean of 10 steps)",
     ),
     "Three methods, one seed; grey is LoRA with another seed. Are two methods further "
@@ -426,8 +426,8 @@ print(f"places as uneven as these, were all equal: probability {uneven:.2f} (Fri
 sizes = np.arange(0.05, 20, 0.05)
 for method in METHODS:
     sd = statistics.stdev(found.difference(method, "LoRA"))
-    visible = next((e for e in sizes if statistics_module.power(e, sd, seeds) >= 0.8), np.inf)
-    more = statistics_module.seeds_needed(1.0, sd)
+    visible = next((e for e in sizes if stats.power(e, sd, seeds) >= 0.8), np.inf)
+    more = stats.seeds_needed(1.0, sd)
     print(f"{method:<10} {seeds} seeds see {visible:.1f} points; one point needs {more}")
 
 # %% [markdown]

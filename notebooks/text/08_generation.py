@@ -32,7 +32,7 @@ from lowrank_teach.course.chapters import generation as generation_chapter
 from lowrank_teach.course.chapters import ledger as ledger_chapter
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
-from lowrank_teach.reproduction import ledger as ledger_module
+from lowrank_teach.reproduction import ledger as claims_ledger
 from lowrank_teach.reproduction import results, studies, verdicts
 from lowrank_teach.tasks import metrics, slot_errors
 from lowrank_teach.tasks.generation import generate
@@ -93,7 +93,7 @@ style.show(
 # | −100 is left out of the mean, as is padding | `Collate(tokenizer, task, causal=True)` |
 # | the mean of $-\log p$ over what is left | `model(**batch).loss` |
 # | the text, token by token; one beam is greedy | `generate(model, rows, tokenizer, num_beams=1)` |
-# | the score against all references of an input | `text_metrics.bleu(texts, references)` |
+# | the score against all references of an input | `metrics.bleu(texts, references)` |
 #
 # Why mask the prompt? The model is given it. To learn to predict it would spend gradient on what nobody asks for.
 
@@ -634,7 +634,7 @@ assert many > one_each
 # the model and the short training of section 8: the verdict is computed from its five seeds.
 
 # %%
-ledger = ledger_module.table(["LoRA", "Delta-LoRA", "AutoLoRA"])
+ledger = claims_ledger.table(["LoRA", "Delta-LoRA", "AutoLoRA"])
 about_texts = ledger[ledger["statement"].str.contains("E2E|WebNLG")]
 columns = ["where", "statement", "paper's number", "difference [95 %]", "verdict"]
 contents.readable(about_texts[columns], "claims")

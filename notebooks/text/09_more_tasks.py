@@ -32,7 +32,7 @@ from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows, load_for
-from lowrank_teach.reproduction import ledger as claims
+from lowrank_teach.reproduction import ledger as claims_ledger
 from lowrank_teach.reproduction import rewriting
 from lowrank_teach.reproduction.tagging import SIX, load_tags, short_example, tag
 from lowrank_teach.tasks import entities, readers, style_transfer
@@ -541,7 +541,7 @@ explore(picture)
 # **Recall.** Why does a piece in the middle of a word have no label? Why can a tagger gain token accuracy and
 # lose entity F1? Which judge of style transfer does copying fool, and which does "great !" fool?
 #
-# **Predict, then run.** `more_tasks.load_tags("jnlpba")` holds the tags of every run. Let three seeds of LoRA vote
+# **Predict, then run.** `load_tags("jnlpba")` holds the tags of every run. Let three seeds of LoRA vote
 # word by word: does the entity F1 of the vote beat the best seed's? (A vote may write I- after O.)
 #
 # **Modify.** Train the tagger of section 7 with `sites="qv"`. Is the F1 lower by more than one seed moves it?
@@ -559,7 +559,7 @@ explore(picture)
 # runs above speak about them:
 
 # %%
-ledger = claims.table(["SaLoRA", "AutoLoRA"])
+ledger = claims_ledger.table(["SaLoRA", "AutoLoRA"])
 speaks_of_us = {"SaLoRA": "T2", "AutoLoRA": "T3"}
 chosen = [speaks_of_us[key.split()[0]] == place for key, place in ledger["where"].items()]
 assert sum(chosen) == 4

@@ -40,7 +40,7 @@ print(contents.machine_line())
 print(f"profile: {PROFILE}; backbone of the live training: {BACKBONE}; task: {TASK}")
 
 # %% [markdown]
-# Some pictures need a trained network. Theirs are stored; `playground.train()` trains the same again.
+# Some pictures need a trained network. Theirs are stored; `rank_cuts.train_explorer_data()` trains the same again.
 
 # %%
 stored = rank_cuts.load_explorer_data()
@@ -359,7 +359,7 @@ explorer.explore(inputs)
 # above still move. **Try:** stop it half-way and press again: it goes on from there, to the same bits as without
 # a stop. Then train another seed; the first stays behind it in grey.
 #
-# Nothing starts by itself. A finished run is kept, and `explorers.RunBrowser()` made anew shows it.
+# Nothing starts by itself. A finished run is kept, and `playground_chapter.RunBrowser()` made anew shows it.
 
 # %%
 train_now(TASK, BACKBONE, PROFILE)

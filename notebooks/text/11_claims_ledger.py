@@ -26,10 +26,10 @@ from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import ledger as ledger_chapter
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.reproduction import arms, studies, verdicts
-from lowrank_teach.reproduction import ledger as ledger_module
+from lowrank_teach.reproduction import ledger as claims_ledger
 
-ledger = ledger_module.ledger()
-print(f"{len(ledger)} claims of {len(ledger_module.CLAIMS)} papers")
+ledger = claims_ledger.ledger()
+print(f"{len(ledger)} claims of {len(claims_ledger.CLAIMS)} papers")
 print(contents.machine_line())
 
 # %% [markdown]
@@ -102,13 +102,13 @@ print(f"narrow: {narrow[0]:.2f} to {narrow[1]:.2f}; stretched: {wide[0]:.2f} to 
 #
 # | in words | maths | in this code |
 # |---|---|---|
-# | scores of two methods on seed $i$ | $a_i, b_i$ | `results.values("accuracy")` |
-# | paired difference | $d_i = a_i - b_i$ | `results.differences("2", "1")` |
+# | scores of two methods on seed $i$ | $a_i, b_i$ | `chain.values("accuracy")`, of `chain = studies.load("chain")` |
+# | paired difference | $d_i = a_i - b_i$ | `chain.differences("2", "1")` |
 # | its mean over $n$ seeds | $\bar d$ | `row.difference` |
 # | a resample: $n$ of the $d_i$, drawn with replacement | $d^*$ | `differences[draws]` |
-# | 95 % interval of the mean | $\bar d + c\,(q_p - \bar d)$, $p = 2.5, 97.5$ | `claims.paired_bootstrap` |
+# | 95 % interval of the mean | $\bar d + c\,(q_p - \bar d)$, $p = 2.5, 97.5$ | `statistics.paired_bootstrap` |
 # | stretch | $c = \sqrt{n/(n-1)}\; t_{n-1}/z$ | inside it; `stretch=False` gives $c = 1$ |
-# | verdict | where the interval lies | `claims.judge(interval, side)` |
+# | verdict | where the interval lies | `verdicts.judge(interval, side)` |
 #
 # $q$ are the 2.5 % and 97.5 % points of the resampled means; $t$ and $z$ the 97.5 % points of Student's and the
 # normal distribution. Pairing matters, because a seed fixes the order of the rows and the new head: a seed that
@@ -254,7 +254,7 @@ style.show(
 # A filter is a plain function call. First LoRA's own claims:
 
 # %%
-contents.readable(ledger_module.table("LoRA"), "lora")
+contents.readable(claims_ledger.table("LoRA"), "lora")
 
 # %% [markdown]
 # A dash under "paper's number" means that no number could be traced to a text, a table or a repository: numbers
@@ -262,7 +262,7 @@ contents.readable(ledger_module.table("LoRA"), "lora")
 # they are computed on the spot, and need no seeds.
 
 # %%
-contents.readable(ledger_module.table("COLA"), "cola")
+contents.readable(claims_ledger.table("COLA"), "cola")
 
 # %% [markdown]
 # Mind the setting in the last column: a small sentence encoder, or for texts a small causal model, and a short
@@ -270,22 +270,22 @@ contents.readable(ledger_module.table("COLA"), "cola")
 # A verdict here is about the *direction* of a claim in that setting.
 
 # %%
-contents.readable(ledger_module.table("SaLoRA"), "salora")
+contents.readable(claims_ledger.table("SaLoRA"), "salora")
 
 # %% [markdown]
 # Rows named "control" are ours: the comparison that a claim needs before its cause is believed.
 
 # %%
-contents.readable(ledger_module.table("Delta-LoRA"), "delta_lora")
+contents.readable(claims_ledger.table("Delta-LoRA"), "delta_lora")
 
 # %%
-contents.readable(ledger_module.table("AutoLoRA"), "autolora")
+contents.readable(claims_ledger.table("AutoLoRA"), "autolora")
 
 # %% [markdown]
 # Any other cut is one line of pandas. Which statements failed, here or exactly?
 
 # %%
-book = ledger_module.table()
+book = claims_ledger.table()
 against = book[book["verdict"].isin([verdicts.OPPOSITE, "fails exactly"])]
 contents.readable(against[["where", "statement", "ours", "difference [95 %]", "verdict"]], "against")
 
@@ -342,7 +342,7 @@ for name, group in (("scores", scores), ("other quantities", others)):
     print(f"{name}: {len(judged)} claims have an interval, {clear} of them exclude zero")
 
 # %%
-counts = ledger_module.counts(ledger)
+counts = claims_ledger.counts(ledger)
 style.show(
     ledger_chapter.verdict_counts(counts.to_dict("index")),
     "How many claims got which verdict. Grey is what a handful of seeds cannot tell apart; "

@@ -5,8 +5,11 @@ Whether the notebooks run is for `run_notebooks.py`; here the committed files ar
 
 from __future__ import annotations
 
+import ast
+import pkgutil
 import re
 import statistics
+from importlib import import_module
 from pathlib import Path
 
 import jupytext
@@ -14,6 +17,7 @@ import nbformat
 import pytest
 import run_notebooks
 
+import lowrank_teach
 from lowrank_teach.course.contents import NOTEBOOKS as COURSE
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -51,6 +55,24 @@ def test_a_pair_is_equal(path):
     stored = nbformat.read(path, as_version=4)
     assert [(c.cell_type, c.source) for c in stored.cells] == [(c.cell_type, c.source) for c in text.cells], (
         f"{path.name} and its text differ; the text is the source: run `make notebooks`")
+
+
+NAMED = re.compile(r"`(\w+)\.([A-Za-z_]\w*)")   # `module.name` in a text
+MODULES = [found.name for found in pkgutil.walk_packages(lowrank_teach.__path__, "lowrank_teach.")
+           if not found.ispkg]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_what_a_text_names_in_a_module_is_there(text):
+    """`module.name` in the prose of a notebook, unless the notebook has a variable of that name."""
+    source = text.read_text(encoding="utf-8")
+    mine = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Store)}
+    prose = "\n".join(line for line in source.splitlines() if line.startswith("# "))
+    for module, name in set(NAMED.findall(prose)):
+        homes = [home for home in MODULES if home.rpartition(".")[2] == module]
+        assert module in mine or not homes or any(hasattr(import_module(home), name) for home in homes), (
+            f"`{module}.{name}` is in none of {', '.join(homes)}")
 
 
 def test_metadata_is_clean(path):
