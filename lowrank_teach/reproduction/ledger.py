@@ -124,7 +124,7 @@ def behind(claim: Compared) -> dict[str, list[str]]:
 
 def train_again(key: str, paper: str, claim: Claim, *, seeds: int | None = None, store: Store | None = None,
                 on_run: OnRun | None = None, stored: Folder = None, **training: Any) -> Reproduction:
-    """Train what the store lacks of a claim's runs, and judge it anew; see `claims.reproduce`."""
+    """Train what the store lacks of a claim's runs, and judge it anew; see `reproduce`."""
     before = claim.row(key, paper, stored)
     if why := nothing_to_train(claim):
         return Reproduction(before, before if isinstance(claim, Exact) else None, why)
@@ -147,7 +147,7 @@ def train_again(key: str, paper: str, claim: Claim, *, seeds: int | None = None,
 
 def plan_again(claim: Claim, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
                **training: Any) -> RunPlan:
-    """How many runs that is and how long they would take; see `claims.plan`."""
+    """How many runs that is and how long they would take; see `plan`."""
     if why := nothing_to_train(claim):
         return RunPlan(why=why)
     assert isinstance(claim, Compared)
