@@ -317,7 +317,8 @@ def test_a_folder_may_be_named_from_the_home_folder(monkeypatch, tmp_path, varia
     monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])
     with pytest.raises(ValueError, match=rf"^~/place .*: set {variable} to the full path of a folder"):
         looks()
-    monkeypatch.delenv("LOWRANK_TEACH_HOME", raising=False)
+    for name in ("LOWRANK_TEACH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="set LOWRANK_TEACH_HOME to the full path"):
         packaged.home()
 
