@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import lowrank_teach  # noqa: F401 (before torch: it says how torch's threads wait)
@@ -45,6 +47,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder of real tasks at {folder}; set LOWRANK_TEACH_DATA to one")
     return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function (name, make) -> a folder that `make` filled, once a session: of xdist's workers, by the first."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+
+    def filled(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = place / name, place / f"{name}.done"
+        with (place / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return filled
 
 
 @pytest.fixture(autouse=True)

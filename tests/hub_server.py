@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,16 +20,15 @@ EXPORT, EXPORT_COMMIT = "refs/convert/parquet", "2" * 40  # the hub's own parque
 class Hub(ThreadingHTTPServer):
     """Serves `root`/models/ORG/NAME and `root`/datasets/ORG/NAME.
 
-    cut: names of repositories whose weights and rows end after half of what was announced.  slow: repositories that
-    answer after `delay` seconds.  asked: every request, as "GET /path".
+    cut: names of repositories whose weights and rows end after half of what was announced.  slow: repositories, and
+    after how many seconds they answer.  asked: every request, as "GET /path".
     """
 
     daemon_threads = True
 
-    def __init__(self, root: Path, *, cut: tuple[str, ...] = (), slow: tuple[str, ...] = (),
-                 delay: float = 5.0) -> None:
+    def __init__(self, root: Path, *, cut: tuple[str, ...] = (), slow: Mapping[str, float] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.root, self.cut, self.slow, self.delay = root, cut, slow, delay
+        self.root, self.cut, self.slow = root, cut, slow or {}
         self.asked: list[str] = []
 
     @property
@@ -55,8 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = unquote(urlparse(self.path).path)
         self.server.asked.append(f"{self.command} {self.path}")
-        if any(f"/{name}" in path for name in self.server.slow):
-            time.sleep(self.server.delay)
+        time.sleep(max((seconds for name, seconds in self.server.slow.items() if f"/{name}" in path), default=0))
         try:
             if path.startswith("/api/"):
                 self._api(path.removeprefix("/api/").split("/"))
@@ -144,6 +143,14 @@ def _tree(inside: Path, folder: Path, entries: list[dict], recursive: bool) -> l
 
 def _oid(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def environment(address: str, home: Path) -> dict[str, str]:
+    """Of a process that asks this hub, keeps what it has in `home`, and waits a second for an answer."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.lower().endswith("_proxy") and not name.startswith(("HF_", "LOWRANK"))}
+    return {**kept, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+            "HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
