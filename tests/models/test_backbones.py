@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from transformers.utils import logging as hf_logging
 
 from lowrank_teach.models import backbones, convert, packaged
 from lowrank_teach.models.backbones import BACKBONES, CheckpointError, load_backbone, require_config
-from lowrank_teach.models.packaged import AssetError, fetch, home, is_cached
+from lowrank_teach.models.packaged import AssetError, fetch, is_cached
 
 asset = pytest.mark.asset
 SENTENCES = ["A man is eating food.", "Someone eats a meal.", "The rocket left for the moon."]
@@ -177,18 +176,13 @@ def test_a_head_depends_on_the_seed_only():
 
 
 @asset
-def test_regression_is_one_number():
-    model, tokenizer = load_backbone("minilm-l3", kind="regression")
-    out = model(**tokenizer(["a", "b"], return_tensors="pt"), labels=torch.tensor([0.5, 4.0]))
+def test_regression_is_one_number_of_the_type_asked_for():
+    model, tokenizer = load_backbone("minilm-l3", kind="regression", dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    out = model(**tokenizer(["a", "b"], return_tensors="pt"), labels=torch.tensor([0.5, 4.0]).bfloat16())
     assert out.logits.shape == (2, 1)
     assert model.config.problem_type == "regression"
     assert out.loss.ndim == 0
-
-
-@asset
-def test_dtype():
-    model, _ = load_backbone("minilm-l3", num_labels=2, dtype=torch.bfloat16)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 @asset
@@ -203,46 +197,38 @@ def test_loading_is_quiet_and_leaves_the_settings(capfd):
 
 # ---- other names ----------------------------------------------------------------------------------------
 
-@asset
-def test_a_local_folder(tiny_folder):
-    model, tokenizer = load_backbone(str(tiny_folder), num_labels=2)
-    assert model.config.hidden_size == 16
-    assert tokenizer("hello")["input_ids"][0] == 101
-
-
-@asset
-def test_a_checkpoint_with_a_hole_is_refused(tiny_folder):
-    weights = load_file(tiny_folder / "model.safetensors")
+def with_a_hole(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.attention.self.query.weight"]
-    save_file(weights, tiny_folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 weights .*layer\.1\.attention\.self\.query"):
-        load_backbone(str(tiny_folder), num_labels=2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@asset
-def test_a_truncated_checkpoint_is_refused(tiny_folder):
-    path = tiny_folder / "model.safetensors"
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        load_backbone(str(tiny_folder), num_labels=2)
 
 
-@asset
-def test_pickled_weights_are_not_read(tiny_folder):
-    torch.save(load_file(tiny_folder / "model.safetensors"), tiny_folder / "pytorch_model.bin")
-    (tiny_folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        load_backbone(str(tiny_folder), num_labels=2)
-
-
-@asset
-def test_code_that_a_model_brings_is_not_run(tiny_folder):
-    config = json.loads((tiny_folder / "config.json").read_text())
+def with_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "strange", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
-    (tiny_folder / "config.json").write_text(json.dumps(config))
-    (tiny_folder / "own.py").write_text("raise SystemExit('was run')")
-    with pytest.raises(ValueError, match="no backbone"):
-        load_backbone(str(tiny_folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit('was run')")
+
+
+@asset
+@pytest.mark.parametrize(("spoil", "says"), [
+    (with_a_hole, r"lacks 1 weights .*layer\.1\.attention\.self\.query"), (cut_short, "cannot be loaded"),
+    (pickled, "cannot be loaded"), (with_code, "no backbone")])
+def test_a_checkpoint_that_is_not_whole_and_plain_is_refused(tiny_folder, spoil, says):
+    """No pickle is read, and no code that a model brings is run."""
+    spoil(tiny_folder)
+    with pytest.raises(ValueError, match=says):
+        load_backbone(str(tiny_folder), num_labels=2)
 
 
 @pytest.mark.parametrize("content", ["null", "[1]", '"x"', "{", "[" * 3000,
@@ -254,9 +240,11 @@ def test_a_config_that_is_none_is_refused_in_a_sentence(tiny_folder, content):
     assert len(str(caught.value)) <= 300
 
 
-def test_a_path_is_no_name_of_the_hub(tiny_folder, monkeypatch):
+def test_a_path_is_a_folder_s_and_no_name_of_the_hub(tiny_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(tiny_folder.parent))
-    assert require_config(f"~/{tiny_folder.name}").model_type == require_config(str(tiny_folder)).model_type
+    model, tokenizer = load_backbone(str(tiny_folder), num_labels=2)
+    assert model.config.hidden_size == require_config(f"~/{tiny_folder.name}").hidden_size == 16
+    assert tokenizer("hello")["input_ids"][0] == 101
     for name in ("/nope/model", "./nope", "~/nope", str(tiny_folder / "config.json"), "/" + 400 * "x"):
         with pytest.raises(CheckpointError, match="there is no folder of that name") as caught:
             load_backbone(name)
@@ -326,10 +314,14 @@ def test_converted_once_and_again_when_cut_short(own_home, monkeypatch):
 
 
 @asset
-def test_converted_by_two_at_once(own_home):
+def test_converted_by_two_at_once_and_anew_when_stale(own_home):
     with ThreadPoolExecutor(2) as pool:
         folders = set(pool.map(lambda _: convert.converted("minilm-l3"), range(2)))
-    assert len(folders) == 1
+    folder, = folders
+    record = json.loads((folder / "converted.json").read_text())
+    (folder / "converted.json").write_text(json.dumps(record | {"converter": -1}))
+    convert.converted("minilm-l3")
+    assert json.loads((folder / "converted.json").read_text()) == record
     assert [path.name for path in (own_home / "models").iterdir()] == ["minilm-l3"]
 
 
@@ -349,12 +341,3 @@ def test_a_models_folder_that_cannot_be_written(own_home):
     with pytest.raises(AssetError, match="LOWRANK_TEACH_HOME"):
         convert.converted("minilm-l3")
 
-
-@asset
-def test_a_stale_folder_is_replaced(own_home):
-    folder = convert.converted("minilm-l3")
-    record = json.loads((folder / "converted.json").read_text())
-    (folder / "converted.json").write_text(json.dumps(record | {"converter": -1}))
-    convert.converted("minilm-l3")
-    assert json.loads((home() / "models" / "minilm-l3" / "converted.json").read_text()) == record
-    shutil.rmtree(folder)

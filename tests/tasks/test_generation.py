@@ -133,12 +133,14 @@ def trained(name: str, method: Method, *, stop: int = 0, **config: Any) -> Adapt
 # ---- a cache, a branch, a merge ---------------------------------------------------------------------------
 
 FAMILY = ("gpt2", "opt-projected", "llama", "t5", "bart")
-ACTIVE = ("lora", "cola-stacked", "salora", "salora-in-its-window", "delta-lazy")  # on every family
-WRITTEN = tuple(name for name in TRACES if name not in ACTIVE)  # on one of each kind
+SAMPLED = ("lora", "salora-in-its-window")  # dropout and noise while it trains: on every family
+ACTIVE = ("cola-stacked", "salora", "delta-lazy")  # on a fused layer, and with cross-attention
+WRITTEN = ("cola", "delta", "delta-schedule", "autolora")  # into W, or with no trace but the branch
 
 
 @pytest.mark.parametrize(("name", "trace"), [
-    *itertools.product(FAMILY, ACTIVE), *itertools.product(("llama-tied", "t5-gated"), WRITTEN)])
+    *itertools.product(FAMILY, SAMPLED), *itertools.product(("gpt2", "t5"), ACTIVE),
+    *zip(("llama-tied", "t5-gated", "llama-tied", "t5-gated"), WRITTEN, strict=True)])
 def test_cached_uncached_merged_and_by_hand_are_one_text(name, trace):
     """After any method: the cache holds what the branches made of the prompt, greedily and by beam."""
     inside = trace == "salora-in-its-window"  # gates are noisy in training mode, and fixed while writing
@@ -194,11 +196,11 @@ def test_a_text_is_that_of_its_prompt_alone(name):
     """Prompts of 1 to 12 tokens in batches of any size: each text is that of its row by hand, in the rows' order."""
     adapters = adapt(writer(name), LoRA(r=4, sites="all"), seed=0)
     shake(adapters)
-    model, given, words = adapters.model, [*prompts(6), *prompts(3, seed=2)], Words(NEVER)
+    model, given, words = adapters.model, [*prompts(4), *prompts(3, seed=2)], Words(NEVER)
     rows = as_rows(model, given)
     expected = [by_hand(model, prompt, GREEDY, end=NEVER) for prompt in given]
-    assert len(set(expected)) > 6
-    for size in (1, 4, 16):
+    assert len(set(expected)) > 4
+    for size in (3, 16):
         assert generate(model, rows, words, GREEDY, batch_size=size) == expected
     beams = generate(model, rows, words, BEAMS, batch_size=64)
     assert generate(model, rows, words, BEAMS, batch_size=3) == beams
@@ -234,20 +236,13 @@ def test_each_text_ends_at_its_own_end(name):
     assert generate(model, rows, Words(ends[0]), max_new_tokens=8) == expected
 
 
-def test_a_pad_that_is_the_end_too():
-    """Many decoders have no pad of their own and pad with their end: prompts and texts are the same."""
+def test_a_pad_that_is_the_end_too_and_an_empty_prompt():
+    """Many decoders pad with their end; GPT-2's tokenizer puts nothing in front of a text: the first token stands."""
     model, given = writer("gpt2"), prompts(5)
     words = Words()
     words.pad_token_id = EOS
-    assert generate(model, as_rows(model, given), words, max_new_tokens=5) == \
-        [by_hand(model, prompt, 5) for prompt in given]
-
-
-def test_an_empty_prompt_begins_with_the_first_token():
-    """GPT-2's tokenizer puts nothing in front of a text."""
-    model = writer("gpt2")
-    assert generate(model, as_rows(model, [[], [5, 6]]), Words(), max_new_tokens=4) == \
-        [by_hand(model, [1], 4), by_hand(model, [5, 6], 4)]
+    assert generate(model, as_rows(model, [*given, []]), words, max_new_tokens=5) == \
+        [by_hand(model, prompt, 5) for prompt in [*given, [1]]]
     assert generate(model, [], Words()) == []
 
 
@@ -384,23 +379,21 @@ def test_positions_end(name, room):
     """As many tokens as there are positions are written; one more is refused before anything is written."""
     model = writer(name)
     assert positions(model) == room
-    rows = as_rows(model, [[5] * 3, [6] * 24])
     if room is None:
-        assert len(generate(model, as_rows(model, [[5] * 200]), Words(NEVER), max_new_tokens=2)) == 1
-        return
-    if name == "bart":  # the encoder's positions and the decoder's are counted apart
-        assert generate(model, as_rows(model, [[6] * 32]), Words(NEVER), max_new_tokens=31)[0]
-        with pytest.raises(ValueError, match="row 0 gives the model 33 tokens, but it has 32 positions"):
-            generate(model, as_rows(model, [[6] * 33]), Words())
-        with pytest.raises(ValueError, match="max_new_tokens = 33 leaves nothing of the model's 32 positions"):
-            generate(model, as_rows(model, [[6] * 3]), Words(), max_new_tokens=33)
-        return
-    assert len(generate(model, rows, Words(NEVER), max_new_tokens=8)) == 2
-    with pytest.raises(ValueError, match=r"row 1 gives the model 24 tokens and 9 more may be written, but it has 32 "
-                                         r"positions: encode with max_length ≤ 23, or write fewer than 9"):
-        generate(model, rows, Words(NEVER), max_new_tokens=9)
-    with pytest.raises(ValueError, match="max_new_tokens = 32 leaves nothing of the model's 32 positions"):
-        generate(model, rows, Words(NEVER), max_new_tokens=32)
+        fits, refused = ([[5] * 200], 2), []
+    elif name == "bart":  # the encoder's positions and the decoder's are counted apart
+        fits = [[6] * 32], 31
+        refused = [([[6] * 33], 1, "row 0 gives the model 33 tokens, but it has 32 positions"),
+                   ([[6] * 3], 33, "max_new_tokens = 33 leaves nothing of the model's 32 positions")]
+    else:
+        fits = [[5] * 3, [6] * 24], 8
+        refused = [(fits[0], 9, "row 1 gives the model 24 tokens and 9 more may be written, but it has 32 positions: "
+                                "encode with max_length ≤ 23, or write fewer than 9"),
+                   (fits[0], 32, "max_new_tokens = 32 leaves nothing of the model's 32 positions")]
+    assert all(generate(model, as_rows(model, fits[0]), Words(NEVER), max_new_tokens=fits[1]))
+    for given, number, says in refused:
+        with pytest.raises(ValueError, match=says):
+            generate(model, as_rows(model, given), Words(NEVER), max_new_tokens=number)
 
 
 @pytest.mark.parametrize(("kind", "room"), [("bert", 32), ("distilbert", 32), ("roberta", 31), ("mpnet", 30)])
@@ -466,9 +459,9 @@ def test_real_weights_with_a_moved_branch(name, asks):
     shake(adapters, scale=0.1)
     ids = [tokenizer(ask)["input_ids"] for ask in asks]
     rows = as_rows(model, ids)
-    texts = generate(model, rows, tokenizer, max_new_tokens=4)
-    assert texts == generate(model, rows, tokenizer, max_new_tokens=4, use_cache=False, batch_size=1)
+    texts = generate(model, rows, tokenizer, max_new_tokens=3)
+    assert texts == generate(model, rows, tokenizer, max_new_tokens=3, use_cache=False, batch_size=1)
     adapters.merge()
-    assert texts == generate(model, rows, tokenizer, max_new_tokens=4)
+    assert texts == generate(model, rows, tokenizer, max_new_tokens=3)
     adapters.remove()
-    assert texts != generate(model, rows, tokenizer, max_new_tokens=4)
+    assert texts != generate(model, rows, tokenizer, max_new_tokens=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -158,23 +159,6 @@ def test_parts_of_a_split_are_all_there_and_alike(tmp_path, monkeypatch):
     assert len(load_task("cola").train) == 16
 
 
-@pytest.mark.parametrize("line", ["null", "3", '["a", 1]'])
-def test_a_line_of_json_that_is_no_row(tmp_path, monkeypatch, line):
-    (tmp_path / "cola").mkdir()
-    good = '{"sentence": "a word", "label": 1}\n{"sentence": "a second", "label": 0}\n'
-    (tmp_path / "cola" / "train.jsonl").write_text(good + line + "\n")
-    (tmp_path / "cola" / "validation.jsonl").write_text(good)
-    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path))
-    with pytest.raises(ValueError, match=r"train.jsonl is no readable jsonl file \(row 2 is .* must be an object"):
-        load_task("cola")
-
-
-@pytest.mark.parametrize("wrong", ["5", 2.5, True, [3]])
-def test_a_count_of_rows_is_a_whole_number(wrong):
-    with pytest.raises(ValueError, match=r"n_train = .*; ask for a whole number of rows"):
-        load_task("rt", n_train=wrong)
-
-
 @pytest.mark.shared
 def test_what_no_source_has_names_the_three_ways(shared_data, monkeypatch):
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))
@@ -238,14 +222,12 @@ def test_rows_that_cannot_be_used(folder, spoiled, message):
         load_task("cola")
 
 
-def test_scores_must_be_finite(folder):
+def test_scores_and_tags_are_checked_and_names_become_codes(folder):
     for split in ("train", "validation"):
         put(folder, "stsb", split, sentence1=["a", "b"], sentence2=["c", "d"], label=[0.5, np.inf])
     with pytest.raises(ValueError, match=r"stsb, train, column 'label', row 1.*finite"):
         load_task("stsb")
 
-
-def test_tags_are_checked_and_names_become_codes(folder):
     def write(tags: list[list[str]]) -> None:
         for split in ("train", "validation", "test"):
             put(folder, "wnut16", split, tokens=[["a", "b"], ["c"]], tags=tags)
@@ -259,6 +241,16 @@ def test_tags_are_checked_and_names_become_codes(folder):
     write([["O", "O"], ["O", "O"]])
     with pytest.raises(ValueError, match=r"row 1 of wnut16/train.parquet .*: 1 tokens but 2 tags"):
         load_task("wnut16")
+
+
+@pytest.mark.parametrize("line", ["null", "3", '["a", 1]'])
+def test_a_line_of_json_that_is_no_row(folder, line):
+    (folder / "cola").mkdir()
+    good = '{"sentence": "a word", "label": 1}\n{"sentence": "a second", "label": 0}\n'
+    (folder / "cola" / "train.jsonl").write_text(good + line + "\n")
+    (folder / "cola" / "validation.jsonl").write_text(good)
+    with pytest.raises(ValueError, match=r"train.jsonl is no readable jsonl file \(row 2 is .* must be an object"):
+        load_task("cola")
 
 
 def test_files_that_are_missing_or_damaged(folder, monkeypatch):
@@ -280,8 +272,9 @@ def test_names_and_numbers_that_make_no_sense():
     assert len(str(caught.value)) <= 300
     with pytest.raises(ValueError, match="did you mean mrpc"):
         load_task("mrcp")
-    with pytest.raises(ValueError, match="n_train = 0"):
-        load_task("rt", n_train=0)
+    for wrong in (0, "5", 2.5, True, [3]):
+        with pytest.raises(ValueError, match=r"n_train = .*; ask for a whole number of rows"):
+            load_task("rt", n_train=wrong)
 
 
 def test_the_table():
@@ -375,25 +368,22 @@ def test_causal_text():
     assert batch["labels"][1][batch["attention_mask"][1] == 1][-1] == tokenizer.eos_token_id
 
 
-@asset
-def test_causal_is_for_text_only(bert):
-    with pytest.raises(ValueError, match="tasks that write text"):
-        encode(frame_of(sentence=["a"], label=[1]), TASKS["cola"], bert, causal=True)
-    with pytest.raises(ValueError, match="tasks that write text"):
-        Collate(bert, TASKS["cola"], causal=True)
-
-
 # ---- rows of every kind of tokenizer ---------------------------------------------------------------------
 
 PROMPTS = [("the cat", "sat on the mat."), ("name : The Mill | eatType : pub", "12 rooms"), ("é ü", "ä ö"),
            ("the cat", ""), ("", "the mat"), ("the cat ", " the mat"), ("Headline: a cat", "Maybe")]  # text, target
 
 
-@pytest.fixture(params=TOKENIZERS)
-def tokenizer(request, tmp_path):
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def as_trained(request, tmp_path_factory):
     if request.param == "SentencePiece":
         pytest.importorskip("sentencepiece")
-    return tokenizer_of(request.param, tmp_path)
+    return tokenizer_of(request.param, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def tokenizer(as_trained):
+    return copy.deepcopy(as_trained)
 
 
 def without_end(ids: list[int], tokenizer) -> list[int]:
@@ -512,6 +502,12 @@ def test_a_long_text_is_cut_without_a_word(caplog):
 
 
 def test_tokenizers_that_cannot_be_used_are_refused():
+    """And causal rows of a task that writes no text."""
+    plain = tokenizer_of("WordPiece")
+    for make in (lambda: encode(frame_of(sentence=["a"], label=[1]), TASKS["cola"], plain, causal=True),
+                 lambda: Collate(plain, TASKS["cola"], causal=True)):
+        with pytest.raises(ValueError, match="tasks that write text"):
+            make()
     frame = frame_of(tokens=[["a"]], tags=[[0]])
     with pytest.raises(ValueError, match="take the fast tokenizer"):
         encode(frame, TASKS["wnut16"], tokenizer_of("ByT5"))
