@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import pytest
@@ -353,7 +352,7 @@ def test_model_flops_lower_bounds_and_refusal():
         m.model_flops(shapes, {"9.up": 2}, 5)
 
 
-# ---- memory and imports ---------------------------------------------------------------------------
+# ---- memory ------------ ---------------------------------------------------------------------------
 
 
 def test_peak_memory_is_in_bytes():
@@ -368,8 +367,3 @@ def test_peak_memory_without_getrusage(monkeypatch):
     monkeypatch.setattr(m.Path, "exists", lambda path: False)             # as on Windows: no /proc and
     monkeypatch.setitem(sys.modules, "resource", None)                    # no getrusage
     assert m.peak_memory()["rss_peak_bytes"] is None
-
-
-def test_measure_imports_no_plotting():
-    code = "import sys, lowrank_teach.analysis.measures; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -48,7 +46,6 @@ def all_figures() -> dict[str, Figure]:
 
 
 FIGURES = all_figures()
-NAMES = list(FIGURES)
 
 
 def png(fig: Figure) -> bytes:
@@ -64,8 +61,8 @@ def labels(fig: Figure) -> list[str]:
 # ---- every picture ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_figure_is_named_and_drawn(name):
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_named_and_drawn_and_nothing_is_small_cut_off_or_empty(name):
     fig = FIGURES[name]
     assert fig.get_suptitle() == "t"
     assert png(fig).startswith(b"\x89PNG")
@@ -74,12 +71,7 @@ def test_a_figure_is_named_and_drawn(name):
         assert ax.get_xlabel() or ax.get_label() == "<colorbar>"
     if not name.startswith("rank"):
         assert labels(fig)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_small_or_cut_off(name):
-    fig = FIGURES[name]
-    png(fig)
+    assert style.empty_panels(fig) == []
     width, height = fig.get_size_inches()
     assert width * style.DPI <= 1000
     drawn = fig.get_tightbbox()                                            # inches, all that is visible
@@ -98,17 +90,6 @@ def test_a_long_legend_stays_inside(count):
     box = fig.legends[0].get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= fig.bbox.width
-
-
-def test_pyplot_is_left_alone():
-    code = ("import sys, lowrank_teach.analysis.plots as p; p.gate_bars({'0.q': [0, 1]});"
-            "sys.exit('matplotlib.pyplot' in sys.modules)")
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_plots_import_with_torch_blocked():
-    code = "import sys; sys.modules['torch'] = None; import lowrank_teach.analysis.plots"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- colours and styles -----------------------------------------------------------------------------------
@@ -363,6 +344,7 @@ def test_show_puts_caption_and_alt_text(monkeypatch):
 
 @pytest.mark.parametrize("values", [[], [float("nan")] * 3])
 def test_an_empty_panel_is_refused(values):
+    """Lines or bars without a number."""
     fig, (full, empty) = style.panels(2, 2, 2.0, None)
     full.plot([1, 2, 3], [1, 2, 3])
     empty.plot(range(len(values)), values)
@@ -371,14 +353,6 @@ def test_an_empty_panel_is_refused(values):
     assert style.empty_panels(fig) == [2]
     with pytest.raises(ValueError, match="nothing is drawn in panel 2"):
         style.show(fig, "a caption", "an alt text")
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_no_figure_here_has_an_empty_panel(name):
-    assert style.empty_panels(FIGURES[name]) == []
-
-
-def test_bars_without_a_number_are_empty():
     fig, (ax,) = style.panels(1, 1, 2.0, None)
     ax.bar([0, 1], [float("nan")] * 2)
     assert style.empty_panels(fig) == [1]

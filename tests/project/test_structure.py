@@ -131,13 +131,6 @@ def test_the_core_imports_torch_and_nothing_above_it(path):
     assert outside(path) - set(sys.stdlib_module_names) <= {"torch"}
 
 
-def test_plots_import_no_torch():
-    """A picture takes arrays."""
-    path = PACKAGE / "analysis" / "plots.py"
-    for file in (path, *(PACKAGE / name for name in inside(path))):
-        assert "torch" not in outside(file)
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_file_imports_a_notebook_or_a_test(path):
     """The package stands without its course."""
