@@ -4,7 +4,7 @@
 
 A benchmark is a module of this folder with `TITLE` and `bench(settings) -> (rows, details)`, named in MODULES. What
 runs on no GPU (`ONCE`) runs once; the others run on the CPU and, where there is one, on the GPU in float32 and in
-bfloat16. What only reads a record (`STORED = False`) writes none.
+bfloat16.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if not __package__:  # run as a folder
 from benchmarks import report
 from benchmarks.harness import Row, Settings
 
-MODULES = ("steps", "parts", "growth", "throughput", "replicas", "busy", "start", "sliders", "minutes")
+MODULES = ("steps", "parts", "growth", "throughput", "replicas", "busy", "start", "sliders")
 
 
 def options() -> argparse.Namespace:
@@ -71,7 +71,7 @@ def run(name: str, every: list[Settings], out: Path | None) -> list[Row]:
         found, details = module.bench(s)
         where = "" if once else f", {s.device} {s.dtype}"
         report.print_rows(f"{module.TITLE}{where} ({time.perf_counter() - start:.0f} s)", found)
-        if out is not None and getattr(module, "STORED", True):
+        if out is not None:
             print(f"  wrote {report.store(name, s, found, details, out, load)}")
         rows += found
     return rows

@@ -1,10 +1,9 @@
-"""The parts of a method beside what one would write first: Delta-LoRA's update of W, SaLoRA at the paper's batch,
-COLA's knot, and q and v in GPT-2's fused layer.
+"""The parts of a method beside what one would write first: Delta-LoRA's update of W, COLA's knot, and q and v in
+GPT-2's fused layer.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -24,11 +23,10 @@ WIDTHS = (384, 768)  # MiniLM's W_q, and that of the papers' networks
 
 
 def bench(s: Settings) -> tuple[list[Row], dict[str, Any]]:
-    seconds = {**_delta(s), **_salora(s), **_knot(s), **_fused(s)}
+    seconds = {**_delta(s), **_knot(s), **_fused(s)}
     rows = [ratio(seconds, f"W's update, low rank, {d}", f"W's update, dense, {d}", 1.0) for d in WIDTHS]
     rows += [ratio(seconds, f"Delta-LoRA, {form}", "Delta-LoRA, dense products") for form in ("in place", "lazy")]
-    rows += [ratio(seconds, "SaLoRA all, batch 32", "LoRA all, batch 32", 1.08),
-             ratio(seconds, "COLA, a step with a knot", "COLA, a step without"),
+    rows += [ratio(seconds, "COLA, a step with a knot", "COLA, a step without"),
              ratio(seconds, "GPT-2 qv, a branch each", "GPT-2 qv, dense B·A", 1.0),
              ratio(seconds, "GPT-2 qv, a branch each", "GPT-2 c_attn whole, peft")]
     return rows, {"milliseconds": {name: 1000 * quartiles(taken)["median"] for name, taken in seconds.items()}}
@@ -88,15 +86,6 @@ def with_dense_products(s: Settings) -> Step:
             adapters.owner(name).slice_of(name).add_(change, alpha=lam * branch.scaling)
 
     return step
-
-
-# -- SaLoRA, at the batch of its paper
-
-def _salora(s: Settings) -> dict[str, list[float]]:
-    wide = dataclasses.replace(s, rows=2 * s.rows)
-    at: dict[str, Any] = {"r": s.r, "lora_alpha": s.alpha}
-    return in_turn({"LoRA all, batch 32": looped(wide, lt.LoRA(sites="all", **at)),
-                    "SaLoRA all, batch 32": looped(wide, lt.SaLoRA(t_start=0, t_end=1.0, **at))}, wide)
 
 
 # -- COLA's knot

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as runner
-from benchmarks import busy, candidates, growth, harness, minutes, parts, report, sliders, start, steps, throughput
+from benchmarks import busy, candidates, growth, harness, parts, report, sliders, start, steps, throughput
 from benchmarks.harness import Row, Settings
 from helpers import word_tokenizer
-from picture_checks import EXPLORERS
 from tiny_models import model_folder
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -192,10 +191,6 @@ def test_a_fused_layer_with_a_dense_update_is_the_same_function(tiny):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-def test_all_kinds_of_hypergradient_are_timed():
-    assert set(steps.AUTOLORA) == set(KINDS)
-
-
 # ---- whole benchmarks ---------------------------------------------------------------------------------------
 
 
@@ -203,6 +198,7 @@ def test_steps_has_a_row_for_every_aim_and_every_candidate(tiny):
     rows, details = steps.bench(tiny)
     named = table(rows)
     labels = set(steps.candidates(tiny))
+    assert set(steps.AUTOLORA) == set(KINDS)
     for first, second, aim in steps.AIMS:
         assert {first, second} <= labels
         assert named[f"{first} / {second}"].aim == aim
@@ -216,7 +212,7 @@ def test_steps_has_a_row_for_every_aim_and_every_candidate(tiny):
     assert exact > rough
 
 
-@pytest.mark.parametrize("module", [parts, growth, throughput, minutes])
+@pytest.mark.parametrize("module", [parts, growth, throughput])
 def test_a_benchmark_runs_and_its_names_are_its_own(module, tiny, tmp_path):
     rows, details = module.bench(dataclasses.replace(tiny, repeats=1))
     assert table(rows)
@@ -258,10 +254,8 @@ def test_a_training_beside_another_takes_the_steps_it_is_asked_for(tiny, monkeyp
     assert capsys.readouterr().out == "done\n" * 2
 
 
-def test_every_explorer_s_slider_is_timed():
-    made = sliders.pictures()
-    assert made.keys() == set(EXPLORERS)
-    taken = sliders.measure(made["EntityThreshold"](), 2)
+def test_every_move_of_a_slider_is_timed():
+    taken = sliders.measure(sliders.entity_threshold(), 2)
     assert len(taken["clock"]) == len(taken["own"]) == 2 * 2           # two moves of each of its two sliders
 
 
@@ -276,43 +270,30 @@ def test_importing_the_package_loads_no_torch(tiny, monkeypatch):
 # ---- the command line ---------------------------------------------------------------------------------------
 
 
-def test_every_module_of_the_list_is_one():
-    for name in runner.MODULES:
-        module = runner.import_module(f"benchmarks.{name}")
-        assert module.TITLE
-        assert callable(module.bench)
-
-
 def test_a_run_prints_the_table_and_stores_a_record(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["bench", "minutes", "parts", "--quick", "--out", str(tmp_path)])
+    assert all(callable(runner.import_module(f"benchmarks.{name}").bench) for name in runner.MODULES)
+    monkeypatch.setattr(sys, "argv", ["bench", "parts", "--quick", "--out", str(tmp_path)])
     monkeypatch.setattr(parts, "bench", lambda s: ([Row("a / b", 1.2, aim=1.0, why="it was late")], {"more": 1}))
     runner.main()
     out = capsys.readouterr().out
     assert "aim ≤ 1.00  missed\n" in out
     assert "it was late" in out
     assert out.rstrip().endswith("0 of 1 aims met\nmissed: a / b")
-    assert [path.name for path in tmp_path.iterdir()] == ["bench_parts.json"]   # minutes are only read
+    assert [path.name for path in tmp_path.iterdir()] == ["bench_parts.json"]
+    assert [Settings(**at).place for at in ({}, {"device": "cuda"}, {"device": "cuda", "dtype": "bfloat16"})] == [
+        "", "_cuda_float32", "_cuda_bfloat16"]   # a record of a GPU has a name of its own
     record = json.loads((tmp_path / "bench_parts.json").read_text(encoding="utf-8"))
     assert record["more"] == 1
     assert record["table"][0]["verdict"] == "missed"
 
 
-def test_quick_stores_nothing_of_its_own_accord(monkeypatch, tmp_path):
+def test_quick_stores_nothing_of_its_own_accord_and_a_wrong_name_is_refused(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["bench", "parts", "--quick"])
     monkeypatch.setattr(parts, "bench", lambda s: ([Row("a", 1.0)], {}))
     monkeypatch.setattr(report, "FIGURES", tmp_path)
     runner.main()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_name_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "stepps"])
     with pytest.raises(SystemExit):
         runner.main()
     assert "no benchmark is called stepps; there are steps, " in capsys.readouterr().err
-
-
-def test_a_record_of_a_gpu_has_a_name_of_its_own():
-    assert Settings().place == ""
-    assert Settings(device="cuda", dtype="bfloat16").place == "_cuda_bfloat16"
-    assert Settings(device="cuda").place == "_cuda_float32"
