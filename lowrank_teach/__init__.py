@@ -5,8 +5,8 @@
     adapters = lt.adapt(model, lt.COLA(r=8, lora_alpha=16, sites="qv"))
     run = lt.fit(lt.SaLoRA(r=8, b=0.5), task="rt", backbone="minilm-l6", profile="laptop", seed=0)
 
-The names below are the public ones, in teaching order; each is loaded when it is first used, so that the core
-needs no more than torch.
+The public names are listed below in teaching order. Each is imported when it is first used, so that the core needs
+only torch.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ import os
 from importlib import import_module
 from typing import Any
 
-# How torch's threads wait for their next piece of work: awake for a moment, then asleep. Left to themselves they stay
-# awake for milliseconds after every operation, on cores that another training, a browser or a second notebook could
-# use (`python tests/benchmarks busy`). The runtimes of OpenMP read these words as torch loads them, and what this
-# process starts inherits them; where torch was imported first, only that does.
+# OpenMP's threads spin for milliseconds after every operation, on cores that another process could use (measured by
+# `python tests/benchmarks busy`). These variables shorten that. OpenMP reads them when torch is imported; if torch is
+# imported already, they affect only the processes that this one starts.
 WAITING = {
-    "GOMP_SPINCOUNT": "1000",   # GNU's, which torch has on Linux: turns of a loop, tens of microseconds; else 300,000
-    "KMP_BLOCKTIME": "1",       # LLVM's and Intel's, on a Mac and on Windows: milliseconds; else 200
+    "GOMP_SPINCOUNT": "1000",   # GNU's OpenMP (Linux): iterations, tens of microseconds; its default is 300,000
+    "KMP_BLOCKTIME": "1",       # LLVM's and Intel's OpenMP (macOS, Windows): milliseconds; their default is 200
 }
 WAITING_CHOICES = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 if not any(name in os.environ for name in WAITING_CHOICES):
     os.environ.update(WAITING)
 
 _WHERE = {
-    # the layer, and where it goes (02)
+    # the layer, and the matrices it adapts (02)
     "LowRank": "lowrank", "Adapted": "lowrank", "select": "sites", "find_sites": "sites",
     "adapt": "adapters", "Adapters": "adapters", "adapters_of": "adaptable",
-    # the methods, one paper each (02 to 06), and what they are compared with
+    # the methods, one paper each (02 to 06), and the baselines
     **dict.fromkeys(("METHODS", "Method", "Rule", "LoRA", "COLA", "SaLoRA", "DeltaLoRA", "AutoLoRA", "compose",
                      "Composed",
                      "HeadOnly", "FullFineTuning", "DyLoRA", "Houlsby", "Pfeiffer"), "methods"),
@@ -39,7 +38,7 @@ _WHERE = {
     # models and tasks by short name
     "BACKBONES": "models.backbones", "load_backbone": "models.backbones", "TASKS": "tasks.table",
     "load_task": "tasks.load",
-    # training, and what it leaves
+    # training, and stored runs
     "PROFILES": "training.config", "TrainConfig": "training.config", "train_config": "training.config",
     "Trainer": "training.trainer", "Callback": "training.callbacks", "fit": "experiments.fit",
     "Run": "experiments.runs", "Store": "experiments.runs", "compare": "experiments.compare",
@@ -47,9 +46,9 @@ _WHERE = {
     # grids of runs
     "fit_many": "experiments.fit_many", "RunConfig": "experiments.fit", "grid": "experiments.fit",
     "sweep": "experiments.sweep",
-    # the papers' cells, and what a training would hold in memory
+    # the papers' settings, and the memory that a training needs
     "PRESETS": "reproduction.presets", "preset": "reproduction.presets", "plan_memory": "experiments.memory",
-    # into peft and transformers, and back
+    # peft and transformers
     "save_peft": "integrations.peft_format", "load_peft": "integrations.peft_format",
     "LowRankTrainer": "integrations.hf_trainer",
 }

@@ -1,6 +1,6 @@
-"""What can be adapted, asked before anything is changed; and which adapters a model has already.
+"""Check a model before it is adapted, and find the adapters that it has already.
 
-    adapters = lt.adapters_of(model)       # where the variable that held them is gone
+    adapters = lt.adapters_of(model)       # if the variable that held them is gone
 """
 
 from __future__ import annotations
@@ -13,57 +13,57 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .errors import require_kind
 from .lowrank import Adapted
 
 if TYPE_CHECKING:
     from .adapters import Adapters
 
 
-MARK = "lowrank_mark"  # the attribute, on every module of an adapted model
+MARK = "lowrank_mark"  # the attribute of every module of an adapted model
 
 
 class Mark:
-    """What says that a model is adapted, and holds its adapters: None in a copy of the model alone."""
+    """The mark of an adapted model, which holds its adapters, or None if the model was copied without them."""
 
     def __init__(self, adapters: Adapters | None) -> None:
         self.adapters = adapters
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Mark:
-        return Mark(memo.get(id(self.adapters)))  # a copy of the adapters has a copy of the model, not the other way
+        return Mark(memo.get(id(self.adapters)))  # a copy of the adapters copies the model, but not the reverse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Mark, (None,)
 
 
 def mark(model: nn.Module, adapters: Adapters) -> None:
-    """Say on every module that it is adapted: neither a part nor a whole around it can be adapted again."""
-    said = Mark(adapters)
+    """Mark every module as adapted, so that no part of the model and no model around it can be adapted again."""
+    shared = Mark(adapters)
     for module in model.modules():
-        vars(module)[MARK] = said
+        vars(module)[MARK] = shared
 
 
 def unmark(model: nn.Module) -> None:
-    """Take that back."""
+    """Remove the mark from every module."""
     for module in model.modules():
         vars(module).pop(MARK, None)
 
 
 def require_module(model: Any) -> None:
-    """Refuse what is no model: the name of one, a method in its place.
+    """Refuse an argument that is not an nn.Module, such as a model's name.
 
     Raises:
-        ValueError: it is no nn.Module.
+        ValueError: says how to get a model.
     """
-    from .errors import require_kind  # late: the methods stand on this file
-
-    require_kind("model", model, nn.Module, "a torch nn.Module, such as the first of what load_backbone(name) gives")
+    require_kind("model", model, nn.Module, "a torch nn.Module, such as the first value that load_backbone(name) "
+                                            "returns")
 
 
 def adapters_of(model: nn.Module) -> Adapters:
-    """The adapters that `adapt` or `load_peft` put on a model, or on a part of it.
+    """Return the adapters that `adapt` or `load_peft` put on a model or on a part of it.
 
     Raises:
-        ValueError: there are none, the model is a copy and they stayed with the original, or it is no nn.Module.
+        ValueError: the model has no adapters, is a copy without them, or is not an nn.Module.
     """
     require_module(model)
     marks = [vars(module)[MARK] for module in model.modules() if MARK in vars(module)]
@@ -76,20 +76,20 @@ def adapters_of(model: nn.Module) -> Adapters:
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Refuse a model that carries branches or other modules already, ours or peft's, on itself or on a part.
+    """Refuse a model that is adapted already, as a whole or in part, by this package or by peft.
 
     Raises:
-        ValueError: says how to take them off; or it is no nn.Module.
+        ValueError: says how to undo that; or the model is not an nn.Module.
     """
     require_module(model)
     for path, module in model.named_modules():
         found = vars(module).get(MARK)
         if found is not None and found.adapters is not None:
             raise ValueError("this model is adapted already; call remove() on its adapters first, which "
-                             "lt.adapters_of(model) gives back")
+                             "lt.adapters_of(model) returns")
         if found is not None or isinstance(module, Adapted):
             raise ValueError(f"this model is adapted already: {path or 'it'} is a copy of an adapted module, or was "
-                             "wrapped by hand, and no adapters stand for it; adapt a model that was loaded anew")
+                             "wrapped by hand, and has no adapters to remove; adapt a model that was loaded anew")
         if _is_of_peft(module):
             can_be_taken_off = any(_is_of_peft(other) and hasattr(other, "merge") for other in model.modules())
             raise ValueError(f"peft's own modules are on this model ({path or type(module).__name__}), and would be "
@@ -100,7 +100,7 @@ def refuse_adapted(model: nn.Module) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of what `torch.compile` and `nn.DataParallel` put around one, which go on running it."""
+    """Return the model inside the wrappers of `torch.compile` and `nn.DataParallel`, which keep running it."""
     while (inner := model._modules.get("_orig_mod", getattr(model, "module", None)
                                        if isinstance(model, nn.DataParallel) else None)) is not None:
         model = inner
@@ -108,26 +108,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A module's or parameter's name without what `torch.compile` adds to it; a model finds it by both."""
+    """Return the name of a module or parameter without the part that `torch.compile` adds."""
     return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
 
 
 def to_adapt(model: nn.Module) -> nn.Module:
-    """The model that branches can be put on: the one given, or the one inside of `torch.compile`'s wrapper.
+    """Return the model to put branches on: the given one, or the one inside the wrapper of `torch.compile`.
 
     Raises:
-        ValueError: it is adapted already, or has a wrapper around it or in it that must come after `adapt`.
+        ValueError: the model is adapted already, or it has a wrapper that must be added after `adapt`.
     """
     refuse_adapted(model)
     kind = type(model).__name__
     if isinstance(model, nn.parallel.DistributedDataParallel) or kind == "FullyShardedDataParallel":
-        raise ValueError(f"this model is in a {kind}, which would not hear of the parameters that are added: adapt "
-                         "the model inside of it (model.module), and put the wrapper around it after that")
+        raise ValueError(f"this model is in a {kind}, which would not know the parameters that are added: adapt the "
+                         "model inside it (model.module), and put the wrapper around it after that")
     model = unwrapped(model)
     compiled = [path for path, module in model.named_modules() if "_orig_mod" in module._modules]
     if compiled:
         raise ValueError(f"{compiled[0]} was compiled by itself, which hides the layers in it: adapt the model first "
-                         f"and compile after that, or let it compile in place with model.{compiled[0]}.compile()")
+                         f"and compile after that, or compile it in place with model.{compiled[0]}.compile()")
     return model
 
 
@@ -136,14 +136,14 @@ def _is_of_peft(module: nn.Module) -> bool:
 
 
 def refuse_inference(model: nn.Module | None = None) -> None:
-    """Refuse to make tensors that can never train, or to build on weights that no gradient passes through.
+    """Refuse inference mode, whose tensors can never train.
 
     Raises:
         RuntimeError: inference mode is on, or the model was loaded in it.
     """
     if torch.is_inference_mode_enabled():
-        raise RuntimeError("torch.inference_mode() is on, and what is made in it can never train: do this outside of "
-                           "it (torch.no_grad() is no hindrance)")
+        raise RuntimeError("torch.inference_mode() is on, and tensors that are made in it can never train: do this "
+                           "outside of it (torch.no_grad() is allowed)")
     name = next((name for name, p in model.named_parameters() if p.is_inference()), "") if model is not None else ""
     if name:
         raise RuntimeError(f"{name} was made in torch.inference_mode(), so no gradient can pass through this model: "
@@ -154,19 +154,19 @@ def refuse_inference(model: nn.Module | None = None) -> None:
 
 
 def refuse_layer(model: nn.Module, path: str) -> None:
-    """Refuse a layer whose weight is used without calling it, or is not a parameter of its own.
+    """Refuse a layer whose weight is used without calling the layer, is computed, or is tied.
 
     Raises:
-        ValueError: says which, and what to do.
+        ValueError: names the reason and the remedy.
     """
     parts = path.split(".")
     for above in (model.get_submodule(".".join(parts[:i])) for i in range(len(parts))):
         if isinstance(above, nn.MultiheadAttention):
-            raise ValueError(f"{path} lies in an nn.MultiheadAttention, which reads its weight and never calls it: a "
+            raise ValueError(f"{path} is in an nn.MultiheadAttention, which reads its weight and never calls it: a "
                              "branch there would have no effect. Leave this site out, or build the attention from "
                              "nn.Linear layers")
         if isinstance(above, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
-            raise ValueError(f"{path} lies in an nn.TransformerEncoderLayer, which in eval mode reads its weight and "
+            raise ValueError(f"{path} is in an nn.TransformerEncoderLayer, which in eval mode reads its weight and "
                              "does not call it, so a branch would have no effect: leave this site out, or call "
                              "torch.backends.mha.set_fastpath_enabled(False) wherever the model runs")
     layer = model.get_submodule(path)
@@ -185,70 +185,70 @@ def refuse_layer(model: nn.Module, path: str) -> None:
 
 
 def refuse_unwritable(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse parameters that cannot be written alone: without values, or on memory that is used twice.
+    """Refuse parameters that cannot be written separately: without values, or in memory that is shared.
 
-    Args: names: of the parameters that are merged into, or train.
+    names: the parameters that train or are merged into.
 
     Raises:
-        ValueError: names one, and what to do.
+        ValueError: names a parameter and the remedy.
     """
     wanted = dict.fromkeys(names)
-    planned = all(p.is_meta for p in model.parameters()) and not any(hasattr(m, "_hf_hook") for m in model.modules())
+    all_meta = all(p.is_meta for p in model.parameters()) and not any(hasattr(m, "_hf_hook") for m in model.modules())
     for name in wanted:
         parameter = model.get_parameter(name)
-        if parameter.is_meta and not planned:
+        if parameter.is_meta and not all_meta:
             raise ValueError(f"{name} is on the meta device, without values (offloaded, or never loaded): load the "
                              "model without offloading to disk or CPU, in bfloat16 or 4 bits where memory is short")
         if not parameter.is_meta and _repeats(parameter):
-            raise ValueError(f"several elements of {name} lie on one place in memory (an expanded tensor or an "
-                             "overlapping view), so they cannot be written apart: give it memory of its own with "
+            raise ValueError(f"several elements of {name} share one place in memory (an expanded tensor or an "
+                             "overlapping view), so they cannot be written separately: give it its own memory with "
                              "nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))")
-    for first, second in _on_one_memory(model):
+    for first, second in _sharing_memory(model):
         if first in wanted or second in wanted:
-            raise ValueError(f"{first} and {second} are two tensors on one memory, so a change of one would change "
-                             "the other unseen: give one of them its own with nn.Parameter(weight.detach().clone()), "
-                             "or leave it out")
+            raise ValueError(f"{first} and {second} are two tensors that share memory, so a change of one would "
+                             "change the other: give one of them its own memory with "
+                             "nn.Parameter(weight.detach().clone()), or leave it out")
 
 
-def _on_one_memory(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Pairs of names of different tensors with an element in common."""
-    held = sorted(((str(t.device), at, at + _span(t) * t.element_size(), name, t)
-                   for name, t in chain(model.named_parameters(), model.named_buffers()) if (at := _address(t))),
-                  key=lambda one: one[:4])
-    still: list[tuple[str, int, int, str, Tensor]] = []  # those that reach into what comes
-    for one in held:
-        still = [other for other in still if other[0] == one[0] and other[2] > one[1]]
-        yield from ((other[3], one[3]) for other in still if _touch(other[4], one[4]))
-        still.append(one)
+def _sharing_memory(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names of different tensors that have an element in common."""
+    by_address = sorted(((str(t.device), start, start + _span(t) * t.element_size(), name, t)
+                         for name, t in chain(model.named_parameters(), model.named_buffers())
+                         if (start := _address(t))), key=lambda entry: entry[:4])
+    reaching: list[tuple[str, int, int, str, Tensor]] = []  # earlier tensors that end after this one starts
+    for entry in by_address:
+        reaching = [other for other in reaching if other[0] == entry[0] and other[2] > entry[1]]
+        yield from ((other[3], entry[3]) for other in reaching if _share_an_element(other[4], entry[4]))
+        reaching.append(entry)
 
 
 def _address(t: Tensor) -> int:
-    """Where a tensor begins; 0 where it has no memory of its own to look at."""
+    """Return where a tensor starts in memory, or 0 if it has no memory."""
     try:
         return 0 if t.is_meta or not t.numel() else t.data_ptr()
-    except RuntimeError:  # a tensor without storage, as torch.compile and sharding have them
+    except RuntimeError:  # a tensor without storage, as torch.compile and sharding make them
         return 0
 
 
 def _span(t: Tensor) -> int:
-    """Elements from the first to the last one of a strided tensor."""
+    """Return the number of elements from the first to the last one of a strided tensor."""
     return 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
 
 
 def _places(t: Tensor) -> Tensor:
-    """The place of every element, counted in elements from the first one. (numel,)"""
+    """Return the offset (numel,) of every element from the first one, counted in elements."""
     return torch.arange(_span(t)).as_strided(t.shape, t.stride()).flatten()
 
 
 def _repeats(t: Tensor) -> bool:
-    """Whether two elements of a tensor are one place in memory."""
+    """Return whether two elements of a tensor share one place in memory."""
     if not _address(t) or t.is_contiguous() or (t.dim() == 2 and t.t().is_contiguous()):
         return False
     return len(_places(t).unique()) < t.numel()
 
 
-def _touch(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors whose memory overlaps have an element in common."""
+def _share_an_element(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors whose memory ranges overlap have an element in common."""
     gap, odd = divmod(b.data_ptr() - a.data_ptr(), a.element_size())
     if odd or a.element_size() != b.element_size():
         return True
@@ -257,10 +257,10 @@ def _touch(a: Tensor, b: Tensor) -> bool:
 
 @contextmanager
 def modes_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Training or eval mode as it was, module by module: some may be kept in eval on purpose."""
+    """Restore the training or eval mode of every module on leaving; some may be in eval mode on purpose."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
     finally:
-        for module in model.modules():  # one that came meanwhile (a new link's gate) takes the model's own
+        for module in model.modules():  # a module that is new (the gate of a new link) takes the model's mode
             module.training = modes.get(module, modes[model])

@@ -1,10 +1,10 @@
-"""`adapt` puts a method on a model; `Adapters` is what you then hold in your hand. Taught in 02.
+"""Put a method on a model with `adapt`, which returns the `Adapters` to work with. Taught in 02.
 
     adapters = adapt(model, COLA(r=8, sites="qv"))
     adapters["3.q"].lora_A          # a LowRank, by layer and matrix
-    adapters.plan()                 # what was matched, and how many parameters that is
-    adapters.merge()                # W ← W + ΔW;   adapters.restore() gives W its bytes back
-    adapters.merge_and_unload()     # a plain model again, with ΔW in W;   adapters.remove() without it
+    adapters.plan()                 # a table of the adapted matrices and their parameters
+    adapters.merge()                # W ← W + ΔW;   adapters.restore() restores W bit for bit
+    adapters.merge_and_unload()     # a plain model with ΔW in W;   adapters.remove() gives one without ΔW
 """
 
 from __future__ import annotations
@@ -20,90 +20,286 @@ from torch import Tensor, nn
 
 from .adaptable import mark, refuse_inference, refuse_unwritable, to_adapt, unmark, unwrapped
 from .errors import DivergedError, Refusal, require, require_kind, require_seed
-from .lowrank import Adapted, LowRank, is_packed, size
+from .lowrank import Adapted, LowRank, is_quantized, numel
 from .methods import Method, as_method
 from .precision import WideHead, refuse_short, wide
 from .sites import Site, head_names, select
 
-
-# ---- save_pretrained of an adapted model -------------------------------------------------------------------
-# `save_pretrained` of an adapted model: a plain checkpoint where that is right, a refusal where it is not.
-#
-#     adapters.merge()
-#     model.save_pretrained("out/")              # W* as plain weights: transformers alone loads it
-#
-# While branches are live their tensors have names that no transformers class knows, and the checkpoint would load
-# with fresh weights in their place and only a warning. So `adapt` puts this function in front of the model's own.
-class SaveError(Refusal, RuntimeError):
-    """The model cannot be written as it stands; the message says what to call instead."""
+REMEDY = "take an earlier checkpoint, or train again at a lower lr"
 
 
-def guard(model: nn.Module, attached: bool) -> None:
-    """Put a function below in front of the model's own `save_pretrained`, if it has one.
+def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
+          head: Sequence[str] | None = None) -> Adapters:
+    """Freeze a model and put a method's branches on it, in place. The model is unchanged if an error is raised.
 
-    Args: attached: whether modules other than branches were put on the model, too.
-    """
-    if hasattr(model, "save_pretrained"):
-        ours = refuse_attached if attached else save_pretrained
-        vars(model)["save_pretrained"] = MethodType(ours, model)  # bound, so that a copy of the model has its own
-
-
-def unguard(model: nn.Module) -> None:
-    """Give the model its own `save_pretrained` back."""
-    vars(model).pop("save_pretrained", None)
-
-
-def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """A merged model's checkpoint, written with each frozen layer, and each compiled part, in its wrapper's place.
-
-    Args: those of the model's own `save_pretrained`.
+    Args:
+        model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths. If
+            `torch.compile` returned it, the model inside is adapted, and the compiled model runs with the branches.
+        method: a configuration, such as `LoRA(r=8, sites="qv")`, or several that share the branches.
+        seed: seed of A and of the method's own noise. None draws one from torch's generator; a trainer replaces
+            it by its own seed if nothing has changed since (`trainer.start_from`).
+        head: modules that train beside the branches. None takes the parameters that `load_backbone` found to be
+            new, or, for other models, the usual names of a classifier head (`sites.HEADS`).
 
     Raises:
-        SaveError: branches are live, something learned is not finite, or a state dict is given (its names are those
-            of the wrapped layers).
+        ValueError: a site matches nothing (the nearest names are given), a rank is larger than min(d, k), a weight
+            is tied or cannot be written, or the model is adapted already (`adapters_of`), wrapped in
+            DistributedDataParallel, compiled in part, or not an nn.Module.
+        RuntimeError: torch.inference_mode() is on, or the model was loaded in it.
     """
-    wrapped = {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
-    live = [path for path, module in wrapped.items() if not module.merged]
-    if live:
-        raise SaveError(f"{len(live)} layers carry live branches ({live[0]} …), which no plain checkpoint can hold: "
-                        "call adapters.merge() first, or lt.save_peft(adapters, folder) for the adapters alone")
-    learned = [*((f"{path}.weight", module.weight) for path, module in wrapped.items()),
-               *((name, p) for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name)]
-    if bad := non_finite(learned):
-        raise SaveError(f"what was learned is not finite at {bad}, so nothing was written: {REMEDY}")
-    if kwargs.get("state_dict") is not None:
-        raise SaveError("a merged model is saved from its own weights: leave state_dict out, or take the model that "
-                        "adapters.merge_and_unload() returns")
-    parts = wrapped | {path: module for path, module in model.named_modules() if unwrapped(module) is not module}
-    inward = sorted(parts, key=lambda path: path.count("."))
-    try:
-        for path in reversed(inward):
-            model.set_submodule(path, parts[path].base if path in wrapped else unwrapped(parts[path]))
-        return type(model).save_pretrained(model, *args, **kwargs)
-    finally:
-        for path in inward:
-            model.set_submodule(path, parts[path])
+    model = to_adapt(model)
+    method = as_method(method)
+    seed = None if seed is None else require_seed(seed)
+    sites = select(model, method.sites) if method.sites else []
+    return Adapters(model, method, sites, seed, head_names(model, head))
 
 
-def refuse_attached(model: Any, *args: Any, **kwargs: Any) -> None:
-    """In the place of `save_pretrained` while modules stand in the model that its class does not know.
+class Adapters(Mapping[str, LowRank]):
+    """The branches on a model by site name, and the rule that trains them. Made by `adapt`."""
+
+    def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
+                 head: list[str]) -> None:
+        refuse_inference(model)
+        self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
+        self.rule.adapters = self
+        self.drawn_seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else None
+        self.rule.generator.manual_seed(seed if self.drawn_seed is None else self.drawn_seed)  # type: ignore[arg-type]
+        self.rule.check(sites)
+        for site in sites:
+            if f"{site.path}.weight" in head:
+                raise ValueError(f"{site.path} is part of the head, which trains as it is; leave it out of sites")
+        base = method.base_parameters(model)
+        self._refuse_quantized(sites, base)
+        refuse_unwritable(model, [*(f"{site.path}.weight" for site in sites), *head, *base])
+        refuse_short(model, [name for name in base if name not in head], method)
+        made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
+        self.sites = {site.name: site for site, _ in made}
+        head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
+        self._wide_head = WideHead(model, head)
+        # nothing is refused after this line, so the model is changed completely or not at all
+        self._were_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+        model.requires_grad_(False)
+        self.owners = self._wrap(made)
+        before = set(model.modules())
+        self.extra_names = self.rule.attach(model, sites)
+        for module in set(model.modules()) - before:  # new modules take the training mode of the model
+            module.training = model.training
+        for name in [*head, *base, *self.extra_names]:
+            model.get_parameter(name).requires_grad_(True)
+        if self.owners or self.extra_names:
+            _replace_save(model, bool(self.extra_names))
+        self.base_names, self._head_start = base, head_start
+        self.state = "adapted"
+        mark(model, self)
+
+    def _refuse_quantized(self, sites: list[Site], base: list[str]) -> None:
+        quantized = [site.name for site in sites if is_quantized(self.model.get_submodule(site.path))]
+        quantized += [name for name in base if not self.model.get_parameter(name).is_floating_point()]
+        if quantized and (base or self.method.writes_base):
+            raise ValueError(
+                f"{self.method.name} writes into W, which is quantized at {quantized[0]}, so nothing can be added "
+                "to it: keep the update beside W (COLA with merge_knots=False, Delta-LoRA with form=\"lazy\"), or "
+                "load the base in bfloat16")
+
+    def _wrap(self, made: list[tuple[Site, LowRank]]) -> dict[str, Adapted]:
+        by_path: dict[str, dict[str, tuple[LowRank, slice | None]]] = {}
+        for site, branch in made:
+            by_path.setdefault(site.path, {})[site.name] = branch, site.rows
+        owners = {}
+        for path, branches in by_path.items():
+            layer = self.model.get_submodule(path)
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            owners[path] = Adapted(layer, branches).train(layer.training)
+            owners[path].lora.to(device=weight.device, dtype=wide(weight.dtype))
+            self.model.set_submodule(path, owners[path])
+        return owners
+
+    # -- the mapping from site names to branches
+
+    def __getitem__(self, name: str) -> LowRank:
+        if name not in self.sites:
+            raise KeyError(f"{name!r} is not adapted; the sites are {', '.join(self.sites)}")
+        return self.owner(name).branches[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} adapters: {self.method.name}, {self.state}>"
+
+    def owner(self, name: str) -> Adapted:
+        """Return the layer that carries a site's branch."""
+        return self.owners[self.sites[name].path]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that W is stored in, or that a quantized W computes in."""
+        weights = [owner.weight for owner in self.owners.values()]
+        known = [w.dtype if w.is_floating_point() else torch.bfloat16 for w in weights[:1]]
+        return known[0] if known else torch.float32
+
+    # -- ranks and parameters
+
+    def ranks(self) -> dict[str, int]:
+        """Return the rank of each site, 0 where the method has pruned every direction."""
+        return self.rule.site_ranks()
+
+    def plan(self) -> Plan:
+        """Return a table of the adapted sites: module, shape, rank, scaling, parameters."""
+        head = sum(p.numel() for p in self.head_parameters())
+        total = sum(map(numel, self.model.parameters()))
+        rows = [(name, site.path, site.d, site.k, self[name].r, self[name].scaling,
+                 self[name].lora_A.numel() + self[name].lora_B.numel()) for name, site in self.sites.items()]
+        return Plan(rows, head, total, sum(p.numel() for p in self.extra_parameters()))
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [self.model.get_parameter(name) for name in self.head_names]
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """Return the pretrained parameters that train too (full fine-tuning)."""
+        head = set(self.head_names)
+        return [self.model.get_parameter(name) for name in self.base_names if name not in head]
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the modules that the rule itself put on the model."""
+        return [self.model.get_parameter(name) for name in self.extra_names]
+
+    def start_of(self, name: str) -> Tensor:
+        """Return the value before `adapt` of a parameter of the head, or of a pretrained one that trains."""
+        return self._head_start[name]
+
+    def listed_names(self) -> tuple[set[str], set[str]]:
+        """Return the names of the parameters that must train, and of those that may (of gates)."""
+        must = {*self.head_names, *self.base_names, *self.extra_names}
+        may: set[str] = set()
+        for path, owner in self.owners.items():
+            for name, _ in owner.lora.named_parameters(prefix=f"{path}.lora"):
+                (must if name.endswith(("lora_A", "lora_B")) else may).add(name)
+        return must, may
+
+    # -- merge into W, restore W, take the branches off
+
+    def merge(self) -> None:
+        """Write W* = W + ΔW into W (float32 sum, one cast); the model then runs without branches.
+
+        Raises:
+            RuntimeError: the adapters are merged already, or removed.
+            DivergedError: W* is not finite in W's type, or another trained parameter is not; nothing was written.
+        """
+        self.require_state("merge", "adapted")
+        _refuse_non_finite(self)
+        self.rule.merge()
+        for owner in self.owners.values():
+            owner.merge()
+        self.state = "merged"
+
+    def restore(self) -> None:
+        """Restore the pretrained W bit for bit; the branches keep the whole update and can train on.
+
+        Raises:
+            RuntimeError: nothing was ever written into W.
+        """
+        self.require_state("restore", "adapted", "merged")
+        written = [owner for owner in self.owners.values() if owner._pretrained is not None]
+        if not written and self.state != "merged":
+            raise RuntimeError("there is nothing to restore: W is the pretrained matrix; call merge() first")
+        for owner in written:
+            owner.restore()
+        self.rule.restore()
+        self.state = "adapted"
+
+    def remove(self) -> nn.Module:
+        """Take the branches off, so that the weights, the head and `requires_grad` are as before `adapt`."""
+        self.require_state("remove", "adapted", "merged")
+        for owner in self.owners.values():
+            if owner._pretrained is not None:
+                owner.restore()
+        self.rule.restore()
+        with torch.no_grad():
+            for name, start in self._head_start.items():
+                self.model.get_parameter(name).copy_(start)
+        return self._unwrap("removed")
+
+    def merge_and_unload(self) -> nn.Module:
+        """Merge, take the branches off and return the plain model, ready for its `save_pretrained`.
+
+        Raises:
+            RuntimeError: the branches are off already.  DivergedError: as for `merge`.
+        """
+        self.require_state("merge_and_unload", "adapted", "merged")
+        if self.state == "adapted":
+            self.merge()
+        else:
+            _refuse_non_finite(self)  # W may have changed since the merge
+        return self._unwrap("unloaded")
+
+    def _unwrap(self, end: str) -> nn.Module:
+        self.rule.detach(self.model)
+        for path, owner in self.owners.items():
+            self.model.set_submodule(path, owner.base)
+        self._wide_head.narrow(self.model)
+        _restore_save(self.model)
+        unmark(self.model)
+        for name, flag in self._were_trainable.items():
+            self.model.get_parameter(name).requires_grad_(flag).grad = None
+        self.state = end
+        return self.model
+
+    def require_state(self, action: str, *states: str) -> None:
+        """Refuse an action if the adapters are in none of these states.
+
+        Raises:
+            RuntimeError: says what to call first.
+        """
+        if self.state not in states:
+            hint = {"merged": "call restore() first"}.get(self.state, "call adapt() again")
+            raise RuntimeError(f"cannot {action}: the adapters are {self.state}; {hint}")
+
+    # -- the state that a resumed training needs
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors by name (branches, head, and W if a method wrote into it) and each branch's plain values.
+
+        Merged adapters return the state that `restore` would leave. W is a copy, since `merge` and `restore` write
+        into it; the other tensors are not copied.
+
+        Raises:
+            RuntimeError: the branches are off already.
+        """
+        self.require_state("read a state", "adapted", "merged")
+        return _read_state(self)
+
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Load what `state_dict` returned. Ranks may have changed since; merged adapters are restored first.
+
+        Nothing is changed if an error is raised.
+
+        Raises:
+            RuntimeError: the branches are off already, or torch.inference_mode() is on.
+            ValueError: the state is that of other adapters.  DivergedError: the state is not finite.
+        """
+        self.require_state("load a state", "adapted", "merged")
+        _write_state(self, tensors, values)
+
+
+def require_adapters(given: Any) -> None:
+    """Refuse an argument that is not `Adapters`, such as the adapted model.
 
     Raises:
-        SaveError: always.
+        ValueError: says how to get the adapters.
     """
-    raise SaveError("modules were put on this model that its class does not know, and a checkpoint with them would "
-                    "not load: call adapters.merge_and_unload() first if the method is a change of W, as AdaLoRA "
-                    "is, else keep adapters.state_dict(), which load_state_dict reads back")
+    require_kind("adapters", given, Adapters, "what adapt(model, method) gave back, or adapters_of(model) gives")
 
 
-# ---- the table of what was matched -------------------------------------------------------------------------
-# The table that `adapters.plan()` shows: what was matched, and how many parameters that is. Taught in 02.
 @dataclass(frozen=True)
 class Plan:
-    """What `adapt` matched; prints as a table, in a notebook as HTML.
+    """The table of adapted sites that `adapters.plan()` returns; a notebook shows it as HTML.
 
     rows: (site, module, d, k, r, scaling, parameters).  head, total: parameters of the head and of the model.
-    extra: parameters of modules that a method put on beside the matrices.
+    extra: parameters of the modules that the rule itself put on the model.
     """
 
     rows: list[tuple[str, str, int, int, int, float, int]]
@@ -117,7 +313,7 @@ class Plan:
         return [(site, path, f"{d} × {k}", str(r), f"{s:g}", f"{n:,}") for site, path, d, k, r, s, n in self.rows]
 
     def summary(self) -> str:
-        """The last line: how many matrices, and what share of the model trains."""
+        """Return the last line: the number of matrices, and the share of the model's parameters that trains."""
         branch = sum(row[-1] for row in self.rows)
         modules = f", {self.extra:,} in modules of the method's own" if self.extra else ""
         share = (branch + self.extra + self.head) / max(self.total, 1)
@@ -139,284 +335,15 @@ class Plan:
         return f"<table>{line(self.TITLES, 'th')}{body}</table><p>{html.escape(self.summary())}</p>"
 
 
-# ---- adapt a model -----------------------------------------------------------------------------------------
-
-def adapt(model: nn.Module, method: Method | Sequence[Method | str], *, seed: int | None = None,
-          head: Sequence[str] | None = None) -> Adapters:
-    """Freeze a model and put a method's branches on it, in place.
-
-    Args:
-        model: a transformer of `sites.ARCHITECTURES`, or any module if the method names module paths. Where
-            `torch.compile` gave it, the model inside is adapted, and the compiled one runs with the branches.
-        method: a configuration, such as `LoRA(r=8, sites="qv")`, or several that share the branches.
-        seed: of A's start and of a method's own noise; None draws one from torch's generator, and a trainer puts
-            its own in the place of that as long as nothing has changed (`loop.start_from`).
-        head: modules that train beside the branches. None takes what `load_backbone` says is new, else the
-            usual names of a classifier head.
-
-    Raises:
-        ValueError: a site matches nothing (with near misses), a rank is larger than min(d, k), a weight is tied or
-            cannot be written, the model is adapted already (`adapters_of`), in a DistributedDataParallel, compiled
-            in part, or no nn.Module. It is then as it was.
-        RuntimeError: torch.inference_mode() is on, or the model was loaded in it.
-    """
-    model = to_adapt(model)
-    method = as_method(method)
-    seed = None if seed is None else require_seed(seed)
-    sites = select(model, method.sites) if method.sites else []
-    return Adapters(model, method, sites, seed, head_names(model, head))
-
-
-class Adapters(Mapping[str, LowRank]):
-    """The branches on a model by site name, with the rule that runs them. Made by `adapt`."""
-
-    def __init__(self, model: nn.Module, method: Method, sites: list[Site], seed: int | None,
-                 head: list[str]) -> None:
-        refuse_inference(model)
-        self.model, self.method, self.rule, self.head_names = model, method, method.rule(), head
-        self.rule.adapters = self
-        self.drawn_seed = int(torch.randint(2**31, (), device="cpu")) if seed is None else None
-        self.rule.generator.manual_seed(seed if self.drawn_seed is None else self.drawn_seed)  # type: ignore[arg-type]
-        self.rule.check(sites)
-        for site in sites:
-            if f"{site.path}.weight" in head:
-                raise ValueError(f"{site.path} is part of the head, which trains as it is; leave it out of sites")
-        base = method.base_parameters(model)
-        self._refuse_packed(sites, base)
-        refuse_unwritable(model, [*(f"{site.path}.weight" for site in sites), *head, *base])
-        refuse_short(model, [name for name in base if name not in head], method)
-        made = [(site, branch) for site in sites if (branch := self.rule.branch(site)) is not None]
-        self.sites = {site.name: site for site, _ in made}
-        head_start = {name: model.get_parameter(name).detach().clone() for name in [*head, *base]}
-        self._wide_head = WideHead(model, head)
-        # from here on nothing is refused any more, so the model is changed as a whole or not at all
-        self._were_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-        model.requires_grad_(False)
-        self.owners = self._wrap(made)
-        before = set(model.modules())
-        self.extra_names = self.rule.attach(model, sites)
-        for module in set(model.modules()) - before:  # new ones: in the mode of the model they stand in
-            module.training = model.training
-        for name in [*head, *base, *self.extra_names]:
-            model.get_parameter(name).requires_grad_(True)
-        if self.owners or self.extra_names:
-            guard(model, bool(self.extra_names))
-        self.base_names, self._head_start = base, head_start
-        self.state = "adapted"
-        mark(model, self)
-
-    def _refuse_packed(self, sites: list[Site], base: list[str]) -> None:
-        packed = [site.name for site in sites if is_packed(self.model.get_submodule(site.path))]
-        packed += [name for name in base if not self.model.get_parameter(name).is_floating_point()]
-        if packed and (base or self.method.writes_base):
-            raise ValueError(
-                f"{self.method.name} writes into W, which is packed in few bits at {packed[0]} and cannot take it: "
-                "keep what is learned beside W (merge_knots=False of a chain, form=\"lazy\" of a moving W), or load "
-                "the base in bfloat16")
-
-    def _wrap(self, made: list[tuple[Site, LowRank]]) -> dict[str, Adapted]:
-        by_path: dict[str, dict[str, tuple[LowRank, slice | None]]] = {}
-        for site, branch in made:
-            by_path.setdefault(site.path, {})[site.name] = branch, site.rows
-        owners = {}
-        for path, branches in by_path.items():
-            layer = self.model.get_submodule(path)
-            weight: Tensor = layer.weight  # type: ignore[assignment]
-            owners[path] = Adapted(layer, branches).train(layer.training)
-            owners[path].lora.to(device=weight.device, dtype=wide(weight.dtype))
-            self.model.set_submodule(path, owners[path])
-        return owners
-
-    # -- a mapping from site to branch
-
-    def __getitem__(self, name: str) -> LowRank:
-        if name not in self.sites:
-            raise KeyError(f"{name!r} is not adapted; the sites are {', '.join(self.sites)}")
-        return self.owner(name).branches[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sites)
-
-    def __len__(self) -> int:
-        return len(self.sites)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} adapters: {self.method.name}, {self.state}>"
-
-    def owner(self, name: str) -> Adapted:
-        """The layer that carries a site's branch."""
-        return self.owners[self.sites[name].path]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that W is stored in."""
-        weights = [owner.weight for owner in self.owners.values()]
-        known = [w.dtype if w.is_floating_point() else torch.bfloat16 for w in weights[:1]]  # codes compute in that
-        return known[0] if known else torch.float32
-
-    # -- what is there
-
-    def ranks(self) -> dict[str, int]:
-        """Site -> directions that are left; sites that a method closed count 0."""
-        return self.rule.site_ranks()
-
-    def plan(self) -> Plan:
-        """What was matched: site, module, shape, rank, scaling, parameters."""
-        head = sum(p.numel() for p in self.head_parameters())
-        total = sum(map(size, self.model.parameters()))
-        rows = [(name, site.path, site.d, site.k, self[name].r, self[name].scaling,
-                 self[name].lora_A.numel() + self[name].lora_B.numel()) for name, site in self.sites.items()]
-        return Plan(rows, head, total, sum(p.numel() for p in self.extra_parameters()))
-
-    def head_parameters(self) -> list[nn.Parameter]:
-        return [self.model.get_parameter(name) for name in self.head_names]
-
-    def base_parameters(self) -> list[nn.Parameter]:
-        """Pretrained parameters that train too (full fine-tuning)."""
-        head = set(self.head_names)
-        return [self.model.get_parameter(name) for name in self.base_names if name not in head]
-
-    def extra_parameters(self) -> list[nn.Parameter]:
-        """Of the modules that the rule put on the model itself."""
-        return [self.model.get_parameter(name) for name in self.extra_names]
-
-    def start_of(self, name: str) -> Tensor:
-        """What a parameter of the head, or a pretrained one that trains, was before `adapt`."""
-        return self._head_start[name]
-
-    def listed_names(self) -> tuple[set[str], set[str]]:
-        """Parameters that must train, and those that may (a gate's, which its rule opens and closes)."""
-        must = {*self.head_names, *self.base_names, *self.extra_names}
-        may: set[str] = set()
-        for path, owner in self.owners.items():
-            for name, _ in owner.lora.named_parameters(prefix=f"{path}.lora"):
-                (must if name.endswith(("lora_A", "lora_B")) else may).add(name)
-        return must, may
-
-    # -- one way of writing the same function into W, and the way back
-
-    def merge(self) -> None:
-        """Write all that was learned into W (float32 sum, one cast); the model then runs without branches.
-
-        Raises:
-            RuntimeError: merged already, or removed.
-            DivergedError: something learned is not finite, or W's type cannot hold the sum; nothing was written.
-        """
-        self.require_state("merge", "adapted")
-        refuse_non_finite(self)
-        self.rule.merge()
-        for owner in self.owners.values():
-            owner.merge()
-        self.state = "merged"
-
-    def restore(self) -> None:
-        """Give W its pretrained bytes back, exactly; the branches carry on with all that was learned.
-
-        Raises:
-            RuntimeError: nothing was ever written into W.
-        """
-        self.require_state("restore", "adapted", "merged")
-        written = [owner for owner in self.owners.values() if owner._pretrained is not None]
-        if not written and self.state != "merged":
-            raise RuntimeError("nothing to restore: W holds its pretrained bytes; merge() comes first")
-        for owner in written:
-            owner.restore()
-        self.rule.restore()
-        self.state = "adapted"
-
-    def remove(self) -> nn.Module:
-        """Take the branches off: the model, its head and its flags are as they were before `adapt`."""
-        self.require_state("remove", "adapted", "merged")
-        for owner in self.owners.values():
-            if owner._pretrained is not None:
-                owner.restore()
-        self.rule.restore()
-        with torch.no_grad():
-            for name, start in self._head_start.items():
-                self.model.get_parameter(name).copy_(start)
-        return self._unwrap("removed")
-
-    def merge_and_unload(self) -> nn.Module:
-        """Merge and take the branches off: a plain model with all that was learned, for `save_pretrained`.
-
-        Raises:
-            RuntimeError: the branches are off already.  DivergedError: as for `merge`.
-        """
-        self.require_state("merge_and_unload", "adapted", "merged")
-        if self.state == "adapted":
-            self.merge()
-        else:
-            refuse_non_finite(self)  # it may have changed since
-        return self._unwrap("unloaded")
-
-    def _unwrap(self, end: str) -> nn.Module:
-        self.rule.detach(self.model)
-        for path, owner in self.owners.items():
-            self.model.set_submodule(path, owner.base)
-        self._wide_head.narrow(self.model)
-        unguard(self.model)
-        unmark(self.model)
-        for name, flag in self._were_trainable.items():
-            self.model.get_parameter(name).requires_grad_(flag).grad = None
-        self.state = end
-        return self.model
-
-    def require_state(self, what: str, *states: str) -> None:
-        """Refuse to do what only adapters in one of these states can.
-
-        Raises:
-            RuntimeError: they are in another; says what to call.
-        """
-        if self.state not in states:
-            hint = {"merged": "call restore() first"}.get(self.state, "call adapt() again")
-            raise RuntimeError(f"cannot {what}: the adapters are {self.state}; {hint}")
-
-    # -- all that a resume needs, as flat tensors and plain values
-
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors by name (branches, head, and W where a method wrote it) and each branch's plain values.
-
-        Of merged adapters it is what `restore` would leave, all in the branches. W is copied, since `merge` and
-        `restore` write into it; the other tensors are those in use.
-
-        Raises:
-            RuntimeError: the branches are off already.
-        """
-        self.require_state("read a state", "adapted", "merged")
-        return read_adapters(self)
-
-    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """What `state_dict` wrote, also where ranks have changed since `adapt`; merged adapters are restored first.
-
-        Raises:
-            RuntimeError: the branches are off already, or torch.inference_mode() is on.
-            ValueError: the state is that of other adapters.
-            DivergedError: it is not finite. Nothing is changed where it is refused.
-        """
-        self.require_state("load a state", "adapted", "merged")
-        write_adapters(self, tensors, values)
-
-
-def require_adapters(given: Any) -> None:
-    """Refuse what is not `Adapters`, such as the model that they are on.
-
-    Raises:
-        ValueError: says where they come from.
-    """
-    require_kind("adapters", given, Adapters, "what adapt(model, method) gave back, or adapters_of(model) gives")
-
-
-# All that adapters have learned as flat tensors and plain values, and back: what a checkpoint holds of them.
-REMEDY = "take an earlier checkpoint, or train again at a lower lr"
-
+# ---- the state: what a checkpoint holds of the adapters ---------------------------------------------------------
 
 def listed(adapters: Adapters) -> list[str]:
-    """Names of the parameters that train beside the branches: the head's, pretrained ones, a rule's own."""
+    """Return the names of the parameters that train beside the branches."""
     return list(dict.fromkeys([*adapters.head_names, *adapters.base_names, *adapters.extra_names]))
 
 
-def read_adapters(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name and each branch's plain values; of merged adapters what `restore` would leave."""
+def _read_state(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `Adapters.state_dict` returns."""
     tensors = {f"parameter.{name}": adapters.model.get_parameter(name).detach() for name in listed(adapters)}
     values: dict[str, Any] = {}
     for name, branch in adapters.items():
@@ -431,15 +358,15 @@ def read_adapters(adapters: Adapters) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 @torch.no_grad()
-def write_adapters(adapters: Adapters, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Put what `read` gave into adapters whose ranks may have changed; refused before anything is changed."""
+def _write_state(adapters: Adapters, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Load what `_read_state` returned; everything is checked before anything is changed."""
     refuse_inference()
     _refuse_others(adapters, tensors, values)
     if bad := non_finite(tensors.items()):
         raise DivergedError(f"the state to load is not finite at {bad}, and nothing was changed: {REMEDY}")
-    held = {name: tensors[f"base.{name}"] for name in adapters if values[name]["in_base"]}
+    written = {name: tensors[f"base.{name}"] for name in adapters if values[name]["in_base"]}
     if adapters.state == "merged" or any(owner._pretrained is not None for owner in adapters.owners.values()):
-        adapters.restore()  # to the pretrained bytes, before what was stored is written
+        adapters.restore()
     for name in listed(adapters):
         adapters.model.get_parameter(name).copy_(tensors[f"parameter.{name}"])
     for name, branch in adapters.items():
@@ -454,9 +381,9 @@ def write_adapters(adapters: Adapters, tensors: Mapping[str, Tensor], values: Ma
         branch.scaling, branch.merged_share = values[name]["scaling"], values[name]["merged_share"]
         if "phase" in values[name]:
             vars(branch.gate_module)["phase"] = values[name]["phase"]
-        if name in held:
+        if name in written:
             adapters.owner(name).keep_pretrained()
-            adapters.owner(name).slice_of(name).copy_(held[name])
+            adapters.owner(name).slice_of(name).copy_(written[name])
             branch.in_base = True
 
 
@@ -473,13 +400,13 @@ def _refuse_others(adapters: Adapters, tensors: Mapping[str, Tensor], values: Ma
 
 
 def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Names of those that hold nan or infinity, for a sentence; "" where there are none."""
+    """Return the names of the tensors that hold nan or infinity, joined for a sentence; "" if there are none."""
     bad = [name for name, t in tensors if not t.isfinite().all()]
     return ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
 
 
-def refuse_non_finite(adapters: Adapters) -> None:
-    """Refuse to deploy nan and infinity: in W as a merged model has it, in its own type, and in what trains as it is.
+def _refuse_non_finite(adapters: Adapters) -> None:
+    """Refuse to deploy nan and infinity in W*, cast to W's type, or in another trained parameter.
 
     Raises:
         DivergedError: names the sites.
@@ -496,3 +423,65 @@ def _deployed(adapters: Adapters) -> Iterator[tuple[str, Tensor]]:
         yield name, W if merged else (W + branch.delta()).to(W.dtype)
     for name in listed(adapters):
         yield name, adapters.model.get_parameter(name)
+
+
+# ---- save_pretrained of an adapted model ---------------------------------------------------------------------
+# transformers knows no name of a branch: it would load such a checkpoint with new weights and only a warning. So
+# `adapt` replaces the model's `save_pretrained`, which writes plain weights after `adapters.merge()` only.
+
+class SaveError(Refusal, RuntimeError):
+    """The model cannot be saved in its present state; the message says what to call instead."""
+
+
+def _replace_save(model: nn.Module, attached: bool) -> None:
+    """Replace the model's `save_pretrained`, if it has one, by a function below.
+
+    attached: whether the rule itself put modules on the model.
+    """
+    if hasattr(model, "save_pretrained"):
+        ours = _refuse_to_save if attached else save_pretrained
+        vars(model)["save_pretrained"] = MethodType(ours, model)  # bound, so that a copy of the model has its own
+
+
+def _restore_save(model: nn.Module) -> None:
+    """Restore the model's own `save_pretrained`."""
+    vars(model).pop("save_pretrained", None)
+
+
+def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Save a merged model with the arguments of its own `save_pretrained`.
+
+    Each wrapper (`Adapted`, or of `torch.compile`) is replaced by the module inside it while the file is written.
+
+    Raises:
+        SaveError: the adapters are not merged, a trained value is not finite, or a state dict is given (it would
+            have the names of the wrapped layers).
+    """
+    wrapped = {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
+    live = [path for path, module in wrapped.items() if not module.merged]
+    if live:
+        raise SaveError(f"{len(live)} layers carry live branches ({live[0]} …), which a plain checkpoint cannot "
+                        "hold: call adapters.merge() first, or lt.save_peft(adapters, folder) for the adapters alone")
+    learned = [*((f"{path}.weight", module.weight) for path, module in wrapped.items()),
+               *((name, p) for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name)]
+    if bad := non_finite(learned):
+        raise SaveError(f"what was learned is not finite at {bad}, so nothing was written: {REMEDY}")
+    if kwargs.get("state_dict") is not None:
+        raise SaveError("a merged model is saved from its own weights: leave state_dict out, or take the model that "
+                        "adapters.merge_and_unload() returns")
+    parts = wrapped | {path: module for path, module in model.named_modules() if unwrapped(module) is not module}
+    inward = sorted(parts, key=lambda path: path.count("."))
+    try:
+        for path in reversed(inward):
+            model.set_submodule(path, parts[path].base if path in wrapped else unwrapped(parts[path]))
+        return type(model).save_pretrained(model, *args, **kwargs)
+    finally:
+        for path in inward:
+            model.set_submodule(path, parts[path])
+
+
+def _refuse_to_save(model: Any, *args: Any, **kwargs: Any) -> None:
+    """Raise SaveError: the model has modules that its class does not know."""
+    raise SaveError("this model has modules that its class does not know, and a checkpoint with them would not load: "
+                    "call adapters.merge_and_unload() first if the method changes W, as AdaLoRA does, else keep "
+                    "adapters.state_dict(), which load_state_dict reads back")

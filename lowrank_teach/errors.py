@@ -1,4 +1,4 @@
-"""What the package refuses on purpose: a sentence for the reader, which the command line prints without a trace."""
+"""Errors that the package raises on purpose, printed by the command line without a traceback; checks of arguments."""
 
 from __future__ import annotations
 
@@ -11,31 +11,39 @@ import operator
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-if TYPE_CHECKING:
-    pass
-
-
-MOST_LETTERS = 300   # of a refusal
+MOST_LETTERS = 300   # length of a message
 LIST = re.compile(r"(?:[^\s,;:()\[\]{}]{1,60}, ){5,}")
 LONG_WORD = re.compile(r"(\S{40})\S{20,}(\S{10})")
 
 
 class Refusal(Exception):
-    """Something cannot be done; the message says what and what to do instead."""
+    """Something cannot be done; the message names the reason and the remedy."""
 
 
-def sentence(says: str) -> str:
-    """A refusal of at most MOST_LETTERS: of a long list the first items, of a long word its ends."""
-    says = brief(LIST.sub(_first_items, says) if len(says) > MOST_LETTERS else says)
+class LivenessError(Refusal, RuntimeError):
+    """A method does not do what it should; the message says what was found."""
+
+
+class DivergedError(Refusal, RuntimeError):
+    """The loss or a trained value is not finite."""
+
+
+class StoppedError(Refusal, RuntimeError):
+    """A callback stopped the run; the same call continues from its checkpoint."""
+
+
+def sentence(message: str) -> str:
+    """Shorten a message to MOST_LETTERS: keep the first items of long lists and both ends of long words."""
+    message = brief(LIST.sub(_first_items, message) if len(message) > MOST_LETTERS else message)
     ends = MOST_LETTERS * 2 // 3, MOST_LETTERS // 3 - 3
-    return says if len(says) <= MOST_LETTERS else f"{says[:ends[0]]} … {says[-ends[1]:]}"
+    return message if len(message) <= MOST_LETTERS else f"{message[:ends[0]]} … {message[-ends[1]:]}"
 
 
-def brief(says: str) -> str:
-    """In one that is longer than MOST_LETTERS, long words (a path, what somebody typed) by their ends alone."""
-    return LONG_WORD.sub(r"\1…\2", says) if len(says) > MOST_LETTERS else says
+def brief(message: str) -> str:
+    """Cut the middle out of long words, such as paths, in a message that is longer than MOST_LETTERS."""
+    return LONG_WORD.sub(r"\1…\2", message) if len(message) > MOST_LETTERS else message
 
 
 def _first_items(found: re.Match[str]) -> str:
@@ -44,7 +52,7 @@ def _first_items(found: re.Match[str]) -> str:
 
 
 class _Shown(reprlib.Repr):
-    """`repr` for a sentence, of any value: not long, not deep, and of a number of thousands of digits its size."""
+    """A short `repr` of any value for a message; a very long integer is described by its number of bits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,26 +65,22 @@ class _Shown(reprlib.Repr):
 shown = _Shown().repr
 
 
-# ---- checks of what a configuration holds ------------------------------------------------------------------
-# What a configuration may hold: every field is checked against its own type when the configuration is built.
-WORDS = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text",
-         "None": "null"}
-MANY = re.compile(r"(tuple|Mapping)\[(?:str, )?(.+?)(?:, \.\.\.)?\]")
-LARGEST = 1e30       # and 1 / LARGEST the smallest beside 0: what is computed from such numbers is a float32
+# ---- checks of configurations and arguments ------------------------------------------------------------------
+
+TYPE_NAMES = {"int": "a whole number", "float": "a finite number", "bool": "true or false", "str": "a text",
+              "None": "null"}
+CONTAINER = re.compile(r"(tuple|Mapping)\[(?:str, )?(.+?)(?:, \.\.\.)?\]")
+LARGEST = 1e30       # the largest size of a float; 1 / LARGEST is the smallest above 0. Both are safe in float32
 
 
-def require(holds: bool, says: str) -> None:
-    """Refuse with a sentence that says what to do.
-
-    Raises:
-        ValueError: `holds` is false.
-    """
+def require(holds: bool, message: str) -> None:
+    """Raise ValueError with the shortened message unless a condition holds."""
     if not holds:
-        raise ValueError(sentence(says))
+        raise ValueError(sentence(message))
 
 
 def among(known: Sequence[str], like: str = "") -> str:
-    """Names to choose among: all, or, where a sentence has no room, those nearest to `like` and then short ones."""
+    """Join the names to choose among; if they are too many, take those nearest to `like` and the shortest ones."""
     near = difflib.get_close_matches(like, known, 3)
     room, names = MOST_LETTERS // 2, [*near, *sorted(set(known) - set(near), key=lambda name: (len(name), name))]
     if sum(len(name) + 2 for name in known) <= room:
@@ -87,19 +91,19 @@ def among(known: Sequence[str], like: str = "") -> str:
 
 
 def require_types(config: Any) -> None:
-    """Refuse what is no number where a field is one: text, True, nan, a fraction of a rank.
+    """Check the fields of a dataclass against their types, as far as these are plain, or tuples or dicts of such.
 
-    Fields of plain types, of tuples and of dicts of them are looked at; numbers become Python's own, of the
-    field's type, and lists tuples, so that a configuration can be written to JSON and equal ones are written alike.
+    Numbers are converted to Python's own numbers of the field's type, and lists to tuples, so that a configuration
+    can be written to JSON and equal configurations give equal files.
 
     Raises:
-        ValueError: names the field, its value, and what it takes.
+        ValueError: names the field, its value, and what the field takes.
     """
     for f in dataclasses.fields(config):
         kind, value = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", ""), getattr(config, f.name)
-        many = MANY.fullmatch(kind)
+        many = CONTAINER.fullmatch(kind)
         kinds = {name.strip() for name in (many[2] if many else kind).split("|")}
-        if not kinds <= WORDS.keys():
+        if not kinds <= TYPE_NAMES.keys():
             continue
         if many:
             by_site = many[1] == "Mapping"
@@ -109,8 +113,8 @@ def require_types(config: Any) -> None:
             shape = "a dict by site, each " if by_site else "a tuple, each "
         else:
             fits, shape = _is_one_of(kinds, value), ""
-        words = " or ".join(WORDS[name] for name in WORDS if name in kinds)
-        require(fits, f"{f.name} = {shown(value)} must be {shape}{words}")
+        takes = " or ".join(TYPE_NAMES[name] for name in TYPE_NAMES if name in kinds)
+        require(fits, f"{f.name} = {shown(value)} must be {shape}{takes}")
         object.__setattr__(config, f.name, _plain(value, kinds))
         for number in _items(value) if many else [value]:
             if isinstance(number, numbers.Real):
@@ -121,12 +125,12 @@ def require_types(config: Any) -> None:
 
 
 def require_kind(name: str, value: Any, kinds: type | tuple[type, ...], takes: str) -> None:
-    """Refuse an argument of another type where it is given, such as two that were swapped.
+    """Refuse an argument of a wrong type, such as one of two that were swapped.
 
-    Args: takes: what the argument is, in words.
+    takes: a description of what the argument must be.
 
     Raises:
-        ValueError: `value` is of none of the kinds; names the argument, and the value or its type.
+        ValueError: `value` is not an instance of `kinds`; names the argument, and the value or its type.
     """
     plain = value is None or isinstance(value, str | numbers.Number)
     given = shown(value) if plain else type(value).__name__
@@ -134,15 +138,14 @@ def require_kind(name: str, value: Any, kinds: type | tuple[type, ...], takes: s
 
 
 def require_seed(seed: Any) -> int:
-    """The seed, as Python's own number; refuse what no generator can be started from.
+    """Return the seed as an int.
 
     Raises:
-        ValueError: it is no whole number from 0 to 2³¹ − 1.
+        ValueError: the seed is not a whole number from 0 to 2³¹ − 1.
     """
     require(_is_one_of({"int"}, seed) and 0 <= seed < 2**31,
             f"seed = {shown(seed)} must be a whole number from 0 to 2³¹ − 1")
     return int(seed)
-
 
 
 def _items(values: Any) -> Sequence[Any]:
@@ -150,7 +153,7 @@ def _items(values: Any) -> Sequence[Any]:
 
 
 def _plain(value: Any, kinds: set[str]) -> Any:
-    """Python's own numbers, tuples and dicts; what is one already stays the same object."""
+    """Convert numbers, lists and dicts to Python's int, float, tuple and dict; keep the object if nothing changes."""
     if isinstance(value, Mapping):
         return {key: _plain(item, {"int", "float"}) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -173,17 +176,5 @@ def _is_one_of(kinds: set[str], value: Any) -> bool:
 def _is_finite(value: numbers.Real) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
-
-
-class LivenessError(Refusal, RuntimeError):
-    """A method is not doing what it says; the message says what was found."""
-
-
-class DivergedError(Refusal, RuntimeError):
-    """The loss, or something that was learned, is not finite."""
-
-
-class StoppedError(Refusal, RuntimeError):
-    """A callback stopped the run; its checkpoint lets the same call go on."""

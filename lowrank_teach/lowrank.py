@@ -18,65 +18,34 @@ from torch import Tensor, nn
 
 from .precision import Wide, product, to_multiply, under_autocast, wide_copy
 
+INITS = ("kaiming", "gaussian", "unit_rows")  # how A can be initialized
 
-# ---- quantised layers --------------------------------------------------------------------------------------
-# Layers whose weight is kept as integer codes (bitsandbytes' 4-bit and 8-bit ones): what can be known of it.
-#
-# Such a W can be multiplied with and read, and nothing can be written into it. So a method that keeps what it learns
-# beside W works on it, and one that writes into W is refused (`adapters`).
-def is_packed(layer: nn.Module) -> bool:
-    """Whether a layer keeps its weight as codes."""
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return not weight.is_floating_point()
-
-
-@torch.no_grad()
-def unpacked(layer: nn.Linear, columns: int = 1024) -> Tensor:
-    """The matrix (d, k) that a packed layer multiplies with, read off as its answers to the unit vectors.
-
-    Needs no library of the codes. `columns` vectors are asked at a time; the result is float32, on its device.
-    """
-    bias, layer.bias = layer.bias, None  # type: ignore[assignment]  # (W e + b) − b would round
-    try:
-        units = torch.arange(layer.in_features, device=layer.weight.device).split(columns)
-        return torch.cat([layer(F.one_hot(i, layer.in_features).float()) for i in units]).t()
-    finally:
-        layer.bias = bias
-
-
-def size(parameter: Tensor) -> int:
-    """How many weights a parameter stands for: of 4-bit codes two in each byte."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else state.shape.numel()
-
-
-# ---- the layer ---------------------------------------------------------------------------------------------
-
-INITS = ("kaiming", "gaussian", "unit_rows")  # how A can start
-
-# * any leading shape (batch, tokens), k in, d out, r rank, m directions kept frozen beside the live ones
+# Shapes: * any leading dimensions (batch, tokens); k input width; d output width; r rank; m rank of the fixed terms
 
 
 class LowRank(Wide):
-    """A trainable update s · B diag(g) A of one (d, k) matrix, and the frozen terms learned before it.
+    """A trainable update s · B diag(g) A of one (d, k) matrix, together with the frozen updates learned before it.
 
-    Some methods write what they learned into W (COLA at a knot, Delta-LoRA at every step). The branch keeps
-    the factors of all of it, so that the total change is always known exactly and W can always be given back:
+    Some methods write their updates into W (COLA at a knot, Delta-LoRA at every step). The branch keeps the factors
+    of all these updates, so the total change is known exactly and W can be restored:
 
         W* − W  =  (1 + merged_share) · s · B diag(g) A  +  fixed_left fixed_right  (+ accumulated_update)
 
-    merged_share: how much of the live product stands in W beside the branch: λ of Delta-LoRA, else 0.
-    accumulated_update: the sum of updates that no factors hold (Delta-LoRA under a λ schedule), else None.
-    in_base: whether W holds these terms, or the forward pass adds them.
+    merged_share: share of the trained product that is also in W: λ of Delta-LoRA, else 0.
+    accumulated_update: dense (d, k) sum of updates without factors (Delta-LoRA under a λ schedule), else None.
+    in_base: True if W contains these terms; False if the forward pass adds them.
 
     Args:
         k: input width.  d: output width.  r: rank, 1 ≤ r ≤ min(d, k).
         scaling: s; LoRA's lora_alpha / r.
-        dropout: probability on the branch's input.
-        init: how A starts: "kaiming" (uniform ±1/√k, as loralib), "gaussian" (std 1/r, the papers'
+        dropout: dropout probability on the branch's input.
+        init: initialization of A: "kaiming" (uniform ±1/√k, as in loralib), "gaussian" (std 1/r, the papers'
             "Gaussian"), or "unit_rows" (std 1/√k, so that A Aᵀ ≈ I). B starts at zero.
         gate: a module that returns g (r,), or None for g = 1.
-        generator: CPU generator of A's start; None takes torch's own.
+        generator: CPU generator that draws A; None uses torch's default generator.
+
+    Raises:
+        ValueError: r is outside 1 … min(d, k), or init is unknown.
     """
 
     fixed_left: Tensor   # (d, m)
@@ -99,29 +68,29 @@ class LowRank(Wide):
 
     @property
     def r(self) -> int:
-        """Directions that can still move."""
+        """The rank: the number of directions that train."""
         return self.lora_A.shape[0]
 
     def gate(self) -> Tensor:
-        """g (r,): ones where the method has no gate."""
+        """Return g (r,), which is all ones if the method has no gate."""
         return torch.ones_like(self.lora_A[:, 0]) if self.gate_module is None else self.gate_module()
 
     def settled_gate(self) -> Tensor:
-        """g (r,) without a step's noise: what is deployed, and what is written into W."""
+        """Return g (r,) without sampling noise, as it is used in deployment and in W."""
         settled = getattr(self.gate_module, "settled", self.gate)
         return settled()
 
     def add_to(self, h: Tensor, x: Tensor, rows: slice | None = None) -> Tensor:
-        """h[..., rows] + branch(x), for h (*, D) and x (*, k); writes into h where that is safe."""
-        held = not self.in_base and (self.merged_share or self.fixed_left.shape[1])
-        h = self._add_with_held(h, x, rows) if held else self._add_live(h, x, rows)
+        """Add the branch's output for x (*, k) to h[..., rows] of h (*, D), in place where that is safe."""
+        apart = not self.in_base and (self.merged_share or self.fixed_left.shape[1])
+        h = self._add_with_base_factors(h, x, rows) if apart else self._add_live(h, x, rows)
         if self.in_base or self.accumulated_update is None:
             return h
         return _add_product(h, to_multiply(x, self.accumulated_update), self.accumulated_update, 1.0, rows)
 
     def _add_live(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
-        """h[..., rows] + s · B diag(g) A x."""
-        if not self.r:  # a gate may have closed every direction
+        """Add s · B diag(g) A x to h[..., rows]."""
+        if not self.r:  # every direction was pruned
             return h
         if self.dropout and self.training:
             x = F.dropout(to_multiply(x, self.lora_A), self.dropout)
@@ -129,38 +98,38 @@ class LowRank(Wide):
         z = z if self.gate_module is None else z * self.gate_module()
         return _add_product(h, z, self.lora_B, self.scaling, rows)
 
-    def _add_with_held(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
-        """The same and what W would hold: constants for the factors, but not for x. One product where none drops."""
+    def _add_with_base_factors(self, h: Tensor, x: Tensor, rows: slice | None) -> Tensor:
+        """Add the live update and the terms that W does not contain; the latter send no gradient to A and B."""
         left, right = self.factors_in_base()                                                         # (d, R), (R, k)
         if self.dropout and self.training:
             h = self._add_live(h, x, rows)
         else:
             B = self.lora_B if self.gate_module is None else self.lora_B * self.gate_module()
             left, right = torch.cat([self.scaling * B, left], 1), torch.cat([self.lora_A, right], 0)
-        return _add_product(h, product(x, right), left, 1.0, rows) if len(right) else h  # all may be closed
+        return _add_product(h, product(x, right), left, 1.0, rows) if len(right) else h  # the rank may be 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch alone: (*, k) -> (*, d)."""
+        """Return the branch's output alone: (*, k) -> (*, d)."""
         return self.add_to(torch.zeros(*x.shape[:-1], len(self.lora_B), dtype=self.lora_B.dtype, device=x.device), x)
 
     @torch.no_grad()
     def live_factors(self) -> tuple[Tensor, Tensor]:
-        """(d, r) and (r, k) whose product is s · B diag(g) A."""
+        """Return factors (d, r) and (r, k) of s · B diag(g) A."""
         return self.scaling * self.lora_B * self.settled_gate(), self.lora_A.detach().clone()
 
     @torch.no_grad()
     def factors_in_base(self) -> tuple[Tensor, Tensor]:
-        """(d, R) and (R, k) of what W holds when `in_base`: the merged share of the product, and the fixed terms."""
+        """Return factors (d, R), (R, k) of what W contains when `in_base`: the merged share and the fixed terms."""
         left, right = self.live_factors()
         merged = (self.merged_share * left, right) if self.merged_share else (left[:, :0], right[:0])
         return torch.cat([merged[0], self.fixed_left], 1), torch.cat([merged[1], self.fixed_right], 0)
 
     @torch.no_grad()
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(d, R) and (R, k) whose product is all that this site has learned, wherever it is kept.
+        """Return factors (d, R) and (R, k) of the total update W* − W, whether it is in W or beside it.
 
         Raises:
-            ValueError: Delta-LoRA under a λ schedule has no such form; `delta()` still answers.
+            ValueError: the update has no factors (Delta-LoRA under a λ schedule); `delta()` returns it.
         """
         if self.accumulated_update is not None:
             raise ValueError("this update was made under a λ schedule and has no low-rank form; use delta()")
@@ -170,7 +139,7 @@ class LowRank(Wide):
 
     @torch.no_grad()
     def delta(self) -> Tensor:
-        """W* − W as a dense (d, k) matrix: the deployed matrix less the pretrained one."""
+        """Return the total update W* − W as a dense (d, k) matrix: the deployed matrix minus the pretrained one."""
         left, right = self.live_factors()
         total = (1 + self.merged_share) * left @ right + self.fixed_left @ self.fixed_right          # (d, k)
         return total if self.accumulated_update is None else total + self.accumulated_update
@@ -183,14 +152,17 @@ class Adapted(nn.Module):
     """A frozen `nn.Linear` or GPT-2 `Conv1D` with LowRank branches on slices of its output.
 
     A fused layer (GPT-2's `c_attn` holds q, k and v side by side) takes one branch per slice, so q and v are
-    adapted apart and no dense B·A is ever formed. `W.grad` stays None.
+    adapted separately and no dense B·A is formed. `W.grad` stays None.
 
     Args:
         base: the layer to freeze.
         branches: name -> (branch, rows of the output that it adapts; None for all of them).
+
+    Raises:
+        TypeError: base is neither an nn.Linear nor a Conv1D.
     """
 
-    base: nn.Linear  # or a Conv1D, which offers the same
+    base: nn.Linear  # or a Conv1D, which has the same interface
 
     def __init__(self, base: nn.Module, branches: dict[str, tuple[LowRank, slice | None]]) -> None:
         super().__init__()
@@ -198,10 +170,10 @@ class Adapted(nn.Module):
             raise TypeError(f"only nn.Linear and Conv1D can be adapted, not {type(base).__name__}")
         self.base = base.requires_grad_(False)  # type: ignore[assignment]
         self.rows = {name: rows for name, (_, rows) in branches.items()}
-        # a module's name may hold no dot, a site's does ("3.q")
+        # a module's name must not contain a dot, and a site's name does ("3.q")
         self.lora = nn.ModuleDict({name.replace(".", "_"): branch for name, (branch, _) in branches.items()})
         self.merged = False
-        self._pretrained: Tensor | None = None  # W's own bytes, kept from the first time that W is written
+        self._pretrained: Tensor | None = None  # a copy of W, made before W is written for the first time
 
     @property
     def branches(self) -> dict[str, LowRank]:
@@ -209,7 +181,7 @@ class Adapted(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight, in the layer's own layout (some models look at its dtype)."""
+        """The stored weight in the layer's own layout; some models read its dtype."""
         return self.base.weight
 
     @property
@@ -218,31 +190,31 @@ class Adapted(nn.Module):
 
     @property
     def W(self) -> Tensor:
-        """The weight as (d, k), whatever way round the layer stores it: a view, or of packed codes a copy."""
-        if is_packed(self.base):
-            return unpacked(self.base)
+        """The weight as (d, k), in either layout of the layer: a view, or a copy of a quantized weight."""
+        if is_quantized(self.base):
+            return dequantized(self.base)
         weight = self.base.weight.data
         return weight.t() if is_conv1d(self.base) else weight
 
     @property
     def pretrained(self) -> Tensor:
-        """The pretrained weight as (d, k), also after a method has written into W."""
+        """The pretrained weight as (d, k), even after a method has written into W."""
         if self._pretrained is None:
             return self.W
-        if self._pretrained.device != self.W.device:  # the model was moved since
+        if self._pretrained.device != self.W.device:  # the model was moved to another device
             self._pretrained = self._pretrained.to(self.W.device)
         return self._pretrained
 
     def slice_of(self, name: str) -> Tensor:
-        """The rows of W (d, k) that one branch adapts; a view."""
+        """Return a view of the rows of W (d, k) that one branch adapts."""
         return self.W[self.rows[name] or slice(None)]
 
     def pretrained_of(self, name: str) -> Tensor:
-        """The same rows of the pretrained weight."""
+        """Return the same rows of the pretrained weight."""
         return self.pretrained[self.rows[name] or slice(None)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """W x + Σ branch(x): (*, k) -> (*, d)."""
+        """Return W x + Σ branch(x): (*, k) -> (*, d). A merged layer raises RuntimeError in training."""
         if self.merged and self.training and torch.is_grad_enabled():
             raise RuntimeError("this layer is merged: call restore() before training it again")
         h = self.base(x)                                                                             # (*, d)
@@ -252,20 +224,20 @@ class Adapted(nn.Module):
         return h
 
     def keep_pretrained(self) -> None:
-        """Copy W's bytes aside, once, before anything is written into it.
+        """Copy W once, before it is written for the first time.
 
         Raises:
-            ValueError: W is packed codes, which cannot hold a sum.
+            ValueError: W is quantized, so no sum can be written into it.
         """
-        if is_packed(self.base):
-            raise ValueError("W is packed in few bits here, and nothing can be added to it: load the base in "
-                             "bfloat16, adapt it in the same way, load these branches there and merge")
+        if is_quantized(self.base):
+            raise ValueError("W is quantized here, and nothing can be added to it: load the base in bfloat16, "
+                             "adapt it in the same way, load these branches there and merge")
         if self._pretrained is None:
             self._pretrained = self.W.clone()
 
     @torch.no_grad()
-    def write_held(self, name: str) -> None:
-        """Write into W, cast once, what the branch says that W holds: COLA's knots, Delta-LoRA's share."""
+    def write_in_base(self, name: str) -> None:
+        """Write a branch's `factors_in_base` into W (COLA's knots, Delta-LoRA's share), cast once."""
         self.keep_pretrained()
         branch = self.branches[name]
         total = wide_copy(self.pretrained_of(name))                                            # (d, k)
@@ -276,10 +248,11 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """W ← W + all that was learned: summed in float32 (or wider) from the pretrained bytes, cast once.
+        """Write W* = W + `delta()` of every branch into W: summed in float32 or float64, cast once.
 
         Raises:
-            RuntimeError: it is merged already.
+            RuntimeError: the layer is merged already.
+            ValueError: W is quantized.
         """
         if self.merged:
             raise RuntimeError("merged already; restore() first")
@@ -291,13 +264,13 @@ class Adapted(nn.Module):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give W its pretrained bytes back, exactly; all that was learned goes on living in the branches.
+        """Restore the pretrained W bit for bit; the branches keep the whole update.
 
         Raises:
             RuntimeError: W was never written, so there is nothing to restore.
         """
         if self._pretrained is None:
-            raise RuntimeError("nothing to restore: W holds its pretrained bytes; merge() comes first")
+            raise RuntimeError("there is nothing to restore: W is the pretrained matrix; call merge() first")
         self.W.copy_(self._pretrained)
         self._pretrained, self.merged = None, False
         for branch in self.branches.values():
@@ -305,7 +278,7 @@ class Adapted(nn.Module):
 
 
 def initial_A(r: int, k: int, init: str = "kaiming", generator: torch.Generator | None = None) -> Tensor:
-    """A's start (r, k) in float32, drawn on the CPU so that it is the same on every device."""
+    """Return the initial A (r, k) in float32, drawn on the CPU so that it is the same for every device."""
     if init not in INITS:
         raise ValueError(f"init {str(init)[:60]!r} is not one of {', '.join(map(repr, INITS))}")
     drawn: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
@@ -315,12 +288,12 @@ def initial_A(r: int, k: int, init: str = "kaiming", generator: torch.Generator 
 
 
 def is_conv1d(layer: nn.Module) -> bool:
-    """Whether a layer is the GPT-2 family's `Conv1D`: a linear layer that stores its weight as (k, d)."""
+    """Return whether a layer is GPT-2's `Conv1D`: a linear layer that stores its weight as (k, d)."""
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
 def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice | None) -> Tensor:
-    """h[..., rows] + scale · z leftᵀ for h (*, D), z (*, r), left (d, r)."""
+    """Add scale · z leftᵀ to h[..., rows], for h (*, D), z (*, r), left (d, r)."""
     plain = h.dtype == z.dtype == left.dtype and not under_autocast(h)
     if plain and h.is_contiguous():  # one addmm and no temporary; a linear layer's backward never reads h
         flat = h.view(-1, h.shape[-1])
@@ -331,3 +304,32 @@ def _add_product(h: Tensor, z: Tensor, left: Tensor, scale: float, rows: slice |
     if rows is None:
         return h + y
     return torch.cat([h[..., :rows.start], h[..., rows] + y, h[..., rows.stop:]], -1)
+
+
+# ---- quantized layers ----------------------------------------------------------------------------------------
+# bitsandbytes keeps a weight as 4-bit or 8-bit integer codes, which can be multiplied with and read but not written.
+
+def is_quantized(layer: nn.Module) -> bool:
+    """Return whether a layer stores its weight as integer codes."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return not weight.is_floating_point()
+
+
+@torch.no_grad()
+def dequantized(layer: nn.Linear, columns: int = 1024) -> Tensor:
+    """Return the matrix (d, k) that a quantized layer multiplies with, in float32 on the layer's device.
+
+    The layer is applied to the unit vectors, `columns` at a time, so no quantization library is needed here.
+    """
+    bias, layer.bias = layer.bias, None  # type: ignore[assignment]  # (W e + b) − b would round
+    try:
+        units = torch.arange(layer.in_features, device=layer.weight.device).split(columns)
+        return torch.cat([layer(F.one_hot(i, layer.in_features).float()) for i in units]).t()
+    finally:
+        layer.bias = bias
+
+
+def numel(parameter: Tensor) -> int:
+    """Return how many weights a parameter holds; a byte of 4-bit codes holds two."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()

@@ -1,8 +1,8 @@
-"""What trains is float32 (float64 beside float64 weights), in whatever shorter type the model is held.
+"""Train in float32 (float64 beside float64 weights), even if the model is stored in a shorter type.
 
-In bfloat16 the numbers next to 1 are 0.008 apart, so a step of 1e-4 leaves a weight where it is; in float16 AdamW's
-ε of 1e-8 is 0, and its step 0 / 0. So branches keep float32 through every conversion of the model, the head of a
-short model is widened while it trains, and whatever else would train in a short type is refused.
+In bfloat16 the numbers next to 1 are 0.008 apart, so a step of 1e-4 does not change a weight of 1; in float16 AdamW's
+ε of 1e-8 becomes 0, and its first step 0 / 0. So branches stay float32 when the model is converted, the head of a
+model in a short type is float32 while it trains, and other parameters in a short type are refused.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from torch import Tensor, nn
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type that is computed and trained in beside weights of this one: float64 beside float64, else float32."""
+    """Return the type to compute and train in beside weights of `dtype`: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def wide_copy(t: Tensor) -> Tensor:
-    """A copy in that type."""
+    """Return a copy of t in `wide(t.dtype)`."""
     return t.to(wide(t.dtype), copy=True)
 
 
 def is_short(t: Tensor) -> bool:
-    """Whether a tensor is held in a float of fewer than 32 bits."""
+    """Return whether a tensor is a float of fewer than 32 bits."""
     return t.is_floating_point() and t.element_size() < 4
 
 
 def short_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, torch.dtype]:
-    """Those of these parameters that are held in a short float, and in which."""
+    """Return the types of those of these parameters that are floats of fewer than 32 bits."""
     named = {name: model.get_parameter(name) for name in names}
     return {name: p.dtype for name, p in named.items() if is_short(p)}
 
 
 def refuse_short(model: nn.Module, names: Iterable[str], method: Any) -> None:
-    """Refuse pretrained parameters that a method would train in a short float.
+    """Refuse pretrained parameters that a method would train in a float of fewer than 32 bits.
 
     Raises:
-        ValueError: says which, and what to do.
+        ValueError: names the parameter and the remedy.
     """
     for name, dtype in short_parameters(model, names).items():
         norms = ", set layer_norms=False" if getattr(method, "layer_norms", False) else ""
@@ -51,7 +51,7 @@ def refuse_short(model: nn.Module, names: Iterable[str], method: Any) -> None:
 
 
 class Wide(nn.Module):
-    """A module that follows its model to another device, and into no type shorter than float32."""
+    """A module that moves to another device with its model, but keeps at least float32."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def kept(t: Tensor) -> Tensor:
@@ -61,18 +61,17 @@ class Wide(nn.Module):
         return super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
 
 
-# ---- a head --------------------------------------------------------------------------------------------------
-
+# ---- the head ------------------------------------------------------------------------------------------------
 
 class WideHead:
-    """The modules that own some parameters, in float32 on a model of a shorter type until `narrow`.
+    """Keep a head in float32 on a model of a shorter type, until `narrow`.
 
-    They read what comes in a short type as float32. What they hand to a part of the model that is short goes there
-    in its type; what nothing short reads, such as logits, stays wide.
+    The head's modules convert their inputs to float32. Their output is converted back for a part of the model that
+    is stored in a shorter type; other outputs, such as logits, stay float32.
 
     Args:
-        model: changed in place; left as it is where nothing in it is short.
-        names: parameters, by name.
+        model: changed in place, unless none of its parameters is short.
+        names: names of the head's parameters.
 
     Raises:
         ValueError: one of them is tied to a parameter that would stay short.
@@ -96,13 +95,13 @@ class WideHead:
     def _read_wide(self, model: nn.Module, path: str, order: list[str], others: dict[str, nn.Parameter]) -> None:
         module, last = model.get_submodule(path), max(i for i, n in enumerate(order) if n.rpartition(".")[0] == path)
         self.hooks.append(module.register_forward_pre_hook(_widened, with_kwargs=True))
-        behind = next((name for name in order[last + 1:] if name in others and is_short(others[name])), None)
-        if behind is not None:
-            reader = model.get_submodule(behind.rpartition(".")[0])
+        following = next((name for name in order[last + 1:] if name in others and is_short(others[name])), None)
+        if following is not None:
+            reader = model.get_submodule(following.rpartition(".")[0])
             self.hooks.append(module.register_forward_hook(partial(_as_read, reader)))
 
     def narrow(self, model: nn.Module) -> None:
-        """Give the modules their types back, unless the model has been given another type as a whole."""
+        """Restore the types of the head's modules, unless the whole model was converted in between."""
         for hook in self.hooks:
             hook.remove()
         if self.like is None or model.get_parameter(self.like[0]).dtype == self.like[1]:
@@ -120,7 +119,7 @@ def _refuse_tied(model: nn.Module, widened: Mapping[str, Any]) -> None:
 
 
 def _widened(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What is short among a module's inputs, in the type of its parameters."""
+    """Convert the short inputs of a module to the type of its parameters."""
     dtype = next(module.parameters(recurse=False)).dtype
 
     def read(value: Any) -> Any:
@@ -130,26 +129,28 @@ def _widened(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _as_read(reader: nn.Module, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    """A module's output in the type of the one that reads it."""
+    """Convert a module's output to the type of the module that reads it."""
     dtype = next(p.dtype for p in reader.parameters(recurse=False) if p.is_floating_point())
     return output.to(dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
 # ---- products ------------------------------------------------------------------------------------------------
 
-
 def under_autocast(x: Tensor) -> bool:
-    """Whether autocast is on where x is; the meta device knows none."""
+    """Return whether autocast is on for x's device."""
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def to_multiply(x: Tensor, factor: Tensor) -> Tensor:
-    """x in the factor's type; autocast has its own."""
+    """Return x in the factor's type, or unchanged under autocast."""
     return x if under_autocast(x) else x.to(factor.dtype)
 
 
 def product(x: Tensor, right: Tensor) -> Tensor:
-    """x rightᵀ in right's type or autocast's: (*, k), (r, k) -> (*, r), or (R, N, k), (R, r, k) -> (R, N, r)."""
+    """Return x rightᵀ in the type of right or of autocast.
+
+    Shapes: (*, k) and (r, k) -> (*, r), or for R replicas (R, N, k) and (R, r, k) -> (R, N, r).
+    """
     if is_short(x) and not is_short(right) and not under_autocast(x):
         return _WideProduct.apply(x, right)  # type: ignore[no-any-return]
     return _product(to_multiply(x, right), right)
@@ -160,10 +161,7 @@ def _product(x: Tensor, right: Tensor) -> Tensor:
 
 
 class _WideProduct(torch.autograd.Function):
-    """Keeps a short x for the backward pass as it is, and widens it there once more.
-
-    Branches that read one input then keep one tensor, the model's own, and no wide copy each.
-    """
+    """Save the short x for the backward pass and convert it there again, so that branches share one saved input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, right: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Where a transformer keeps its matrices: W_q W_k W_v W_o, W_up W_down and the gate projection, by layer.
+"""Find the matrices of a transformer: W_q, W_k, W_v, W_o, W_up, W_down and the gate projection of each layer.
 
-One table of architectures, one way to select (`sites="qv"`, `"all"`, `"qkvo"`, or names), and a plan that shows
-what was matched. A name that matches nothing is refused with its near misses. Taught in 02.
+A table lists the architectures, and `select` takes `"qv"`, `"all"`, `"qkvo"` or names. A name that matches nothing
+is refused with the nearest valid names. Taught in 02.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from .adaptable import plain_name, refuse_adapted, refuse_layer, unwrapped
 from .errors import MOST_LETTERS, require, sentence, shown
-from .lowrank import Adapted, is_conv1d, is_packed
+from .lowrank import Adapted, is_conv1d, is_quantized
 
-LETTERS = ("q", "k", "v", "o", "gate", "up", "down")  # the order of rows in every heatmap
+LETTERS = ("q", "k", "v", "o", "gate", "up", "down")  # also the order in heatmaps
 
 
 @dataclass(frozen=True)
 class Site:
     """One matrix that can be adapted.
 
-    name: "3.q", or "enc.3.q", "dec.3.q", "cross.3.q" in an encoder-decoder; the module's path otherwise.
-    path: the module in the model.  rows: the slice of its output, None for all of it.
-    d, k: the matrix's output and input width.
+    name: "3.q"; "enc.3.q", "dec.3.q" or "cross.3.q" in an encoder-decoder; the module's path in other models.
+    path: the module's path in the model.  rows: the slice of its output, None for all of it.
+    d, k: output and input width of the matrix.
     """
 
     name: str
@@ -51,8 +51,8 @@ _PROJ = {letter: f"self_attn.{letter}_proj" for letter in "qkv"}
 _T5 = {letter: f"layer.0.SelfAttention.{letter}" for letter in "qkvo"}
 _BART = {**_PROJ, "o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}
 
-# model_type -> {(stack, where its layers are): {letter: path inside a layer}}; a list of names shares one
-# fused module, left to right. A stack's name goes in front of the layer number where there are several.
+# model_type -> {(stack, path of its layers): {letter: path inside a layer}}. The key "qkv" is one fused module.
+# The name of the stack stands before the layer number if the model has several stacks.
 ARCHITECTURES: dict[str, dict[tuple[str, str], dict[str, str]]] = {
     "bert": {("", "encoder.layer"): _BERT},
     "roberta": {("", "encoder.layer"): _BERT},
@@ -76,16 +76,16 @@ ARCHITECTURES: dict[str, dict[tuple[str, str], dict[str, str]]] = {
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """Every matrix of a known architecture, adapted or not, in the order of the forward pass.
+    """Return every matrix of a known architecture, adapted or not, in the order of the forward pass.
 
     Raises:
-        ValueError: the model's `config.model_type` is not in the table.
+        ValueError: the model's `config.model_type` is not in `ARCHITECTURES`.
     """
     model = unwrapped(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r} is not in the table ({', '.join(ARCHITECTURES)}); "
-                         "name the modules to adapt instead, as sites=(\"layers.0.proj\", …)")
+                         "name the modules to adapt instead, as in sites=(\"layers.0.proj\", …)")
     found: dict[tuple[int, int, int], Site] = {}
     for path, module in ((plain_name(path), module) for path, module in model.named_modules()):
         module = module.base if isinstance(module, Adapted) else module
@@ -110,30 +110,30 @@ def _split(path: str, module: nn.Module, stack: str, layer: int, letters: str) -
 
 
 def shape(module: nn.Module) -> tuple[int, int]:
-    """(d, k) of a Linear or Conv1D, also where its weight is packed."""
-    if is_packed(module):
+    """Return (d, k) of a Linear or Conv1D, quantized or not."""
+    if is_quantized(module):
         return module.out_features, module.in_features  # type: ignore[return-value]
     rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
     return (columns, rows) if is_conv1d(module) else (rows, columns)
 
 
 def matrix_of(model: nn.Module, site: Site, weight: Tensor | None = None) -> Tensor:
-    """A site's matrix (d, k), a view: of its layer's weight, or of another tensor that is laid out like it."""
+    """Return a view of a site's matrix (d, k) in its layer's weight, or in another tensor of the same layout."""
     layer = model.get_submodule(site.path)
     stored: Tensor = layer.weight.data if weight is None else weight  # type: ignore[union-attr, assignment]
     return (stored.t() if is_conv1d(layer) else stored)[site.rows or slice(None)]
 
 
 def select(model: nn.Module, sites: str | Sequence[str]) -> list[Site]:
-    """The sites that a selection names, in the order of the forward pass.
+    """Return the selected sites in the order of the forward pass.
 
     Args:
-        model: a transformer of the table, or any module when `sites` are module paths.
+        model: a transformer of `ARCHITECTURES`, or any module if `sites` are module paths.
         sites: letters ("qv", "qkvo"), "all" (every matrix of a layer), or names: "3.q", "up", module paths.
 
     Raises:
-        ValueError: something named matches nothing (with near misses), a layer carries a branch already, or can
-            carry no branch: its weight is tied, computed from others, or used without calling the layer.
+        ValueError: a name matches nothing (the nearest names are given), the model is adapted already, or a layer
+            cannot carry a branch: its weight is tied, computed from others, or used without calling the layer.
     """
     if any(isinstance(module, Adapted) for module in model.modules()):
         refuse_adapted(model)
@@ -180,40 +180,41 @@ def _linear_at(model: nn.Module, path: str) -> nn.Module | None:
 def _nothing_matches(missing: list[str], known: list[Site], model: nn.Module) -> str:
     linear = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
     names = [*{site.letter: None for site in known}, *(site.name for site in known), *linear]
-    room = MOST_LETTERS // 3 // max(1, min(2, len(missing)))  # for what is near to each name
+    room = MOST_LETTERS // 3 // max(1, min(2, len(missing)))  # characters for the nearest names
     hints = [f"{name[:room]!r} matches nothing" + (f" (did you mean {_whole(near, room)}?)" if near else "")
              for name in missing[:2] for near in [difflib.get_close_matches(name, names, 3, 0.5)]]
     letters = ", ".join({site.letter: None for site in known})
-    says = "; ".join(hints) or "no site was named"
+    message = "; ".join(hints) or "no site was named"
     if known:
-        return (f"{says}. Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a module "
-                "path.")
-    says += ". This model's linear layers are: "
-    return says + _whole(linear, MOST_LETTERS - len(says))
+        return (f"{message}. Choose among the letters {letters}, \"all\", a site such as {known[0].name!r}, or a "
+                "module path.")
+    message += ". This model's linear layers are: "
+    return message + _whole(linear, MOST_LETTERS - len(message))
 
 
 def _whole(names: list[str], room: int) -> str:
-    """The first name, and as many more as fit into so many letters, each whole."""
-    said = names[:1]
+    """Join the first name and as many more whole names as fit into `room` characters."""
+    shown_names = names[:1]
     for name in names[1:]:
-        if len(", ".join([*said, name, "…"])) > room:
-            return ", ".join([*said, "…"])
-        said.append(name)
-    return ", ".join(said)
+        if len(", ".join([*shown_names, name, "…"])) > room:
+            return ", ".join([*shown_names, "…"])
+        shown_names.append(name)
+    return ", ".join(shown_names)
 
 
-# ---- the head of a model -----------------------------------------------------------------------------------
-# The head of a model: what is new for a task, and trains as it is, whatever the method freezes.
+# ---- the head of a model -------------------------------------------------------------------------------------
+# A task adds a head to the pretrained model. The head trains with every method.
 HEADS = ("classifier", "pre_classifier", "score", "classification_head", "qa_outputs")
 
 
 def head_names(model: nn.Module, head: Sequence[str] | None = None) -> list[str]:
-    """Names of the parameters that train beside the branches.
+    """Return the names of the head's parameters, which train beside the branches.
 
-    Args: head: modules or parameters; None takes what `load_backbone` says is new, else the usual names.
+    head: names of modules or parameters; None takes the parameters that `load_backbone` found to be new, or, for
+        other models, the modules in `HEADS`.
 
     Raises:
-        ValueError: one of them has no parameters, or one that is tied to a parameter outside the head.
+        ValueError: a name matches no parameter, or one that is tied to a parameter outside the head.
     """
     names = [name for name, _ in model.named_parameters()]
     if head is None:
@@ -232,7 +233,7 @@ def _within(name: str, part: str) -> bool:
 
 
 def _refuse_tied(model: nn.Module, part: str, chosen: list[str]) -> None:
-    """Refuse a part of the head that is not there, or holds what does not train since it has its name elsewhere."""
+    """Refuse a part of the head that has no parameters, or shares one with a module outside the head."""
     first = {id(p): name for name, p in model.named_parameters()}
     owners = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if _within(name, part)}
     known = dict.fromkeys(name.partition(".")[0] for name in first.values())

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..lowrank import size
+from ..lowrank import numel
 
 # d out, k in, R rank of a pair of factors, r rank of an adapter, n = min(R, d, k), T tokens, L sequence
 
@@ -181,7 +181,7 @@ def parameter_counts(model: nn.Module, still: int = 0) -> dict[str, int]:
         if parameter.requires_grad:
             kinds.append("head" if ADAPTER_NAMES.isdisjoint(name.split(".")) else "adapter")
         for kind in kinds:
-            counts[kind] += size(parameter)
+            counts[kind] += numel(parameter)
     for kind, sign in (("trainable", -1), ("head", -1), ("frozen", 1)):
         counts[kind] += sign * still
     return counts

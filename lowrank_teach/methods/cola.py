@@ -155,7 +155,7 @@ class COLARule(Rule):
             branch.fixed_right = torch.cat([branch.fixed_right, right], 0)               # (Σ r, k)
             self._extend(branch, self.adapters.rule.branch(self.adapters.sites[name]))
             if self.method.merge_knots:
-                self.adapters.owner(name).write_held(name)
+                self.adapters.owner(name).write_in_base(name)
         if self.method.reset_head_moments:
             reset_moments(self.loop.optimizer, self.adapters.head_parameters())
 

@@ -126,7 +126,7 @@ class DeltaLoRARule(Rule):
     def _anchor(self, name: str, branch: LowRank) -> None:
         """From here W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
         if self.method.form == "in_place" and not branch.in_base:
-            self.adapters.owner(name).write_held(name)  # what is fixed, if anything; else W's own bytes
+            self.adapters.owner(name).write_in_base(name)  # what is fixed, if anything; else W's own bytes
         self._follow_product(branch, self.method.lam)
 
     @staticmethod
@@ -157,7 +157,7 @@ class DeltaLoRARule(Rule):
         if self._stepwise():
             self._add_step(name, branch, self.lam(clock))
         else:
-            self.adapters.owner(name).write_held(name)
+            self.adapters.owner(name).write_in_base(name)
 
     def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
         """W += λ s (B' A' − B A), one product of rank 2r."""
@@ -165,13 +165,13 @@ class DeltaLoRARule(Rule):
         left, right = step_factors(*self.before[name], *product(branch))
         scale = lam * branch.scaling
         if self.method.lam_end is None and not branch.in_base:  # W was restored since the last step
-            owner.write_held(name)
+            owner.write_in_base(name)
         elif self.method.lam_end is None:
             owner.slice_of(name).addmm_(left.to(owner.W), right.to(owner.W), alpha=scale)
         else:
             branch.accumulated_update = torch.addmm(_zeros_like_site(branch), left, right, alpha=scale) \
                 if branch.accumulated_update is None else branch.accumulated_update.addmm_(left, right, alpha=scale)
-            owner.write_held(name)
+            owner.write_in_base(name)
 
     def log(self) -> dict[str, float | dict[str, float]]:
         moved = torch.stack([self._moved(name, branch) for name, branch in self.adapters.items()])

@@ -97,7 +97,7 @@ contents.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), 
 # $$h = \Big(W + \sum_{j < i} s B_j A_j\Big)\, x + s\, B_i A_i\, x$$
 #
 # with only $A_i, B_i$ trained. In `COLARule.tie` a knot is a few lines: `live_factors()` gives $sB$ and $A$, they
-# are put beside the links before, and `write_held` writes the sum into $W$.
+# are put beside the links before, and `write_in_base` writes the sum into $W$.
 #
 # ## 4 · Predict
 #

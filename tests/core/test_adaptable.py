@@ -218,9 +218,9 @@ LORA_A = lt.LoRA(r=2, sites=("a",))
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    (same_memory, "a.weight and b.weight are two tensors on one memory"),
-    (overlapping, "a.weight and b.weight are two tensors on one memory"),
-    (a_buffer, "a.weight and b.seen are two tensors on one memory"),
+    (same_memory, "a.weight and b.weight are two tensors that share memory"),
+    (overlapping, "a.weight and b.weight are two tensors that share memory"),
+    (a_buffer, "a.weight and b.seen are two tensors that share memory"),
     (lambda m: setattr(m.a, "weight", nn.Parameter(torch.randn(6, 1).expand(6, 6))), "several elements of a.weight"),
     (lambda m: setattr(m.a, "weight", nn.Parameter(torch.randn(20).as_strided((6, 6), (2, 1)))), "several elements"),
     (lambda m: nn.utils.weight_norm(m.a), "computed from other parameters.*remove the parametrization"),
@@ -235,7 +235,7 @@ def test_a_weight_that_cannot_be_written_alone_is_refused(change, says):
 def test_what_trains_beside_the_branches_has_memory_of_its_own_too():
     """A head, or pretrained weights, that another parameter would change with."""
     for method, head in ((LORA_A, ["b"]), (lt.HeadOnly(), ["a"]), (lt.FullFineTuning(), [])):
-        refused("two tensors on one memory", pair(same_memory), method, head=head)
+        refused("two tensors that share memory", pair(same_memory), method, head=head)
     tied = pair(lambda m: setattr(m.a, "weight", m.b.weight))  # one parameter, with two names
     lt.adapt(tied, lt.FullFineTuning(), head=[])
 

@@ -122,7 +122,7 @@ def test_gate_multiplies_each_direction():
 
 
 def test_echo_fixed_and_drift_are_part_of_the_function_and_of_delta():
-    """W* − W = (1 + merged share) s B A + fixed + accumulated update: forward, merged, and after write_held."""
+    """W* − W = (1 + merged share) s B A + fixed + accumulated update: forward, merged, and after write_in_base."""
     torch.manual_seed(0)
     branch = make_branch(6, 5, 2)
     branch.merged_share = 0.7
@@ -134,7 +134,7 @@ def test_echo_fixed_and_drift_are_part_of_the_function_and_of_delta():
     fixed = branch.fixed_left @ branch.fixed_right
     expected = dense(layer.base, W + 1.7 * product + fixed + branch.accumulated_update, x)
     assert torch.allclose(layer(x), expected, rtol=0, atol=1e-12)
-    layer.write_held("0.q")
+    layer.write_in_base("0.q")
     assert torch.allclose(layer.W, W + 0.7 * product + fixed + branch.accumulated_update, rtol=0, atol=1e-12)
     assert torch.allclose(layer(x), expected, rtol=0, atol=1e-12)
     layer.merge()
@@ -262,7 +262,7 @@ def test_merge_casts_once(layout, dtype):
     assert torch.equal(layer.W, expected)
     layer.restore()
     held = branch.fixed_left @ branch.fixed_right
-    layer.write_held("0.q")
+    layer.write_in_base("0.q")
     # the cast of the sum lies nearer to it than any other number of the type
     spacing = torch.finfo(dtype).eps * (layer.pretrained.float() + held).abs()
     assert ((layer.W.float() - layer.pretrained.float() - held).abs() <= 0.5 * spacing + 1e-6).all()

@@ -19,7 +19,7 @@ from lowrank_teach.experiments.compare import LINEUP
 from lowrank_teach.experiments.fit import site_measures
 from lowrank_teach.experiments.memory import GIB, NF4_TABLES, MemoryPlan, plan_memory
 from lowrank_teach.experiments.runs import config_key
-from lowrank_teach.lowrank import size, unpacked
+from lowrank_teach.lowrank import dequantized, numel
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, LoRA, Method, SaLoRA
 from lowrank_teach.models import backbones
 from lowrank_teach.models.backbones import DIMENSIONS, config_of, meta_model
@@ -63,7 +63,7 @@ def test_a_model_of_the_table_has_the_checkpoints_parameters(name):
 
 def test_a_name_that_there_is_not():
     with pytest.raises(backbones.CheckpointError,
-                       match=r"no backbone 'lama-7b'.*by their dimensions alone there are "):
+                       match=r"no backbone 'lama-7b'.*models known by their dimensions alone: "):
         plan_memory(LoRA(), "lama-7b")
 
 
@@ -366,7 +366,7 @@ def test_what_is_kept_beside_w_works_on_codes(name, kind):
 def test_what_writes_into_w_is_refused_on_codes(method):
     model = coded()
     before = helpers.bytes_of(model)
-    with pytest.raises(ValueError, match=r"writes into W, which is packed in few bits.*merge_knots=False.*lazy"):
+    with pytest.raises(ValueError, match=r"writes into W, which is quantized.*merge_knots=False.*lazy"):
         lt.adapt(model, method)
     assert helpers.same_tensors(before, helpers.bytes_of(model))
     assert not any(isinstance(m, lt.Adapted) for m in model.modules())
@@ -375,9 +375,9 @@ def test_what_writes_into_w_is_refused_on_codes(method):
 def test_a_matrix_is_read_off_codes_without_its_bias():
     layer = Codes(nn.Linear(24, 8))
     nn.init.constant_(layer.bias, 1e4)
-    torch.testing.assert_close(unpacked(layer, columns=7), layer.dense(), rtol=0, atol=0)
+    torch.testing.assert_close(dequantized(layer, columns=7), layer.dense(), rtol=0, atol=0)
     assert layer.bias is not None
-    assert (size(layer.weight), layer.weight.numel()) == (192, 96)
+    assert (numel(layer.weight), layer.weight.numel()) == (192, 96)
 
 
 def test_four_bits_are_refused_where_they_cannot_be(monkeypatch, folder):
@@ -388,7 +388,7 @@ def test_four_bits_are_refused_where_they_cannot_be(monkeypatch, folder):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="need a CUDA device, and there is none here"):
         lt.load_backbone(folder, num_labels=2, four_bit=True)
-    with pytest.raises(ValueError, match="dtype 'bf16' is no type of torch"):
+    with pytest.raises(ValueError, match="dtype 'bf16' is not a type of torch"):
         lt.load_backbone(folder, num_labels=2, dtype="bf16")
 
 

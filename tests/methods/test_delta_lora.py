@@ -70,7 +70,7 @@ def test_the_lazy_forward_is_the_forward_with_w_written():
     lazy = logits(made.adapters.model, make_batch())
     for name in made.adapters:
         assert not made.adapters[name].in_base
-        made.adapters.owner(name).write_held(name)
+        made.adapters.owner(name).write_in_base(name)
         assert made.adapters[name].in_base
     assert (logits(made.adapters.model, make_batch()) - lazy).abs().max() < 1e-12
 
