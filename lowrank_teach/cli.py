@@ -1,6 +1,6 @@
-"""The command `lowrank-teach` with all that it can do: the same as in Python, from a terminal.
+"""The command line `lowrank-teach`, a thin layer over the package's functions.
 
-Every command takes `--json` for machines. What the library refuses is printed as its one sentence.
+Every command takes `--json`. An error that the package raises on purpose is printed as one sentence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typer
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from .console import Board, InterruptedTraining, console, counted, loading, spell_output
+from .console import InterruptedTraining, LiveTable, console, counted_runs, loading, spell_output
 from .errors import Refusal, brief
 
 if TYPE_CHECKING:
@@ -32,11 +32,9 @@ if TYPE_CHECKING:
     from .reproduction.presets import Preset
 
 
+# ---- options that several commands share ---------------------------------------------------------------------
 
-
-# ---- options that several commands share -------------------------------------------------------------------
-# What the commands share: their options, and how words of a command line become a run's arguments.
-Document = dict[str, Any] | None  # what a command returns for --json; `main` prints it
+Document = dict[str, Any] | None  # what a command returns for --json, which `main` prints
 
 METHODS_HELP = ("lora, cola, salora, delta_lora, autolora, head, full, dylora, houlsby, pfeiffer, adalora, prefix, "
                 "prompt; cola+salora trains both at once")
@@ -55,7 +53,7 @@ StandIn = Annotated[bool, typer.Option("--stand-in", help="with --preset: a pack
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on standard output, nothing else")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="train again even if the run is stored")]
 
-# where a preset may have a word, too, what is left out is told from what is not
+# None, where a preset can set the option, so that an option that was left out is recognized
 OwnTask = Annotated[str | None, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them "
                                              "[default: rt]")]
 OwnBackbone = Annotated[str | None, typer.Option("--backbone", "-b", help="short name, hub name or local folder "
@@ -66,7 +64,7 @@ OwnProfile = Annotated[str | None, typer.Option("--profile", "-p", help="tiny, l
 
 @dataclass
 class Chosen:
-    """What a command line asks for: the arguments of `fit`, and the preset where it names one."""
+    """The run that a command line names: the arguments of `fit`, and the preset, if one was named."""
 
     label: str
     arguments: dict[str, Any]
@@ -74,17 +72,13 @@ class Chosen:
 
     @property
     def title(self) -> str:
-        """Of the table on the screen."""
-        words = (self.arguments[name] for name in ("task", "backbone", "profile"))
-        return ", ".join([*([self.preset.name] if self.preset else []), *words])
+        """The title of the table on the terminal."""
+        names = (self.arguments[name] for name in ("task", "backbone", "profile"))
+        return ", ".join([*([self.preset.name] if self.preset else []), *names])
 
     @contextmanager
     def or_stand_in(self) -> Iterator[None]:
-        """Where the paper's checkpoint cannot be had, say so, with this very line and what it needs besides.
-
-        Raises:
-            CheckpointError: it cannot be had.
-        """
+        """Extend a CheckpointError about the preset's model by this command line with `--stand-in`."""
         from .models.backbones import CheckpointError
 
         try:
@@ -98,10 +92,10 @@ class Chosen:
 
 def choose(method: str | None, task: str | None, backbone: str | None, profile: str | None,
            settings: list[str] | None, preset: str | None, stand_in: bool) -> Chosen:
-    """The run that a command line names: by method, task and backbone, or by a preset with what is changed in it.
+    """Return the run that a command line names, by method, task and backbone, or by a preset and changes of it.
 
     Raises:
-        ValueError: words that contradict each other, or a name that there is not.
+        ValueError: options contradict each other, or a name is unknown.
     """
     if preset is None:
         if method is None or stand_in:
@@ -109,13 +103,13 @@ def choose(method: str | None, task: str | None, backbone: str | None, profile: 
                              "table with --preset; `lowrank-teach presets` lists them")
         configured, training = configure(method, settings or [])
         usual = {"task": "rt", "backbone": "minilm-l6", "profile": "laptop"}
-        named = {"task": task, "backbone": backbone, "profile": profile}   # an empty name is not one left out
+        named = {"task": task, "backbone": backbone, "profile": profile}   # an empty name counts as given
         return Chosen(method, {"method": configured, **usual, **training,
-                               **{name: word for name, word in named.items() if word is not None}})
+                               **{option: name for option, name in named.items() if name is not None}})
     from .reproduction.presets import preset as find
 
     one = find(preset)
-    changed = settled(settings, [one.configured(method).name])
+    changed = read_settings(settings, [one.configured(method).name])
     if task is not None or (stand_in and backbone is not None):
         raise ValueError(f"{one.name} names its task: leave --task out" if task is not None else
                          "--stand-in and --backbone both name a model: leave one out")
@@ -125,26 +119,26 @@ def choose(method: str | None, task: str | None, backbone: str | None, profile: 
 
 
 def configure(method: str, settings: list[str]) -> tuple[Any, dict[str, Any]]:
-    """A method's configuration and the training values, from name=value pairs.
+    """Return a method's configuration and the training values from name=value pairs.
 
     Raises:
         ValueError: neither has a value of this name.
     """
     from .methods.composition import fields_of, named
 
-    fields, values = fields_of(method), settled(settings, [method])
+    fields, values = fields_of(method), read_settings(settings, [method])
     own = {name: value for name, value in values.items() if name in fields}
     return named(method, **own), {name: value for name, value in values.items() if name not in own}
 
 
-def settled(settings: Iterable[str] | None, methods: Iterable[str] = (),
+def read_settings(settings: Iterable[str] | None, methods: Iterable[str] = (),
             read: Callable[[str], tuple[str, Any]] | None = None) -> dict[str, Any]:
-    """name -> value of what `--set` gives.
+    """Return name -> value from the pairs of `--set`, for values of the training and of the named methods.
 
-    Args: methods: whose values may be among them; those of the training always may.  read: of a pair, `value`.
+    read: a function that reads one pair; None is `read_setting`.
 
     Raises:
-        ValueError: neither has a value of this name (and so it is none of a command's own arguments either).
+        ValueError: neither the training nor a method has a value of this name.
     """
     from .errors import among, require
     from .methods.composition import fields_of
@@ -152,7 +146,7 @@ def settled(settings: Iterable[str] | None, methods: Iterable[str] = (),
 
     own = {name: method for method in methods for name in fields_of(method)}
     training = list(TrainConfig.__dataclass_fields__)
-    values = dict(map(read or value, settings or ()))
+    values = dict(map(read or read_setting, settings or ()))
     unknown = [name for name in values if name not in own and name not in training]
     whose = [*dict.fromkeys(own.values()), "the training"]
     require(not unknown, f"{', '.join(unknown)}: no value of {' or of '.join(whose)} has this name; "
@@ -160,11 +154,11 @@ def settled(settings: Iterable[str] | None, methods: Iterable[str] = (),
     return values
 
 
-def value(pair: str) -> tuple[str, Any]:
-    """ "b=0.25" -> ("b", 0.25): JSON where it is any, a word otherwise.
+def read_setting(pair: str) -> tuple[str, Any]:
+    """Read "b=0.25" as ("b", 0.25); a value that is not JSON stays a string.
 
     Raises:
-        ValueError: there is no = in it.
+        ValueError: the pair has no "=".
     """
     from .errors import shown
 
@@ -173,13 +167,13 @@ def value(pair: str) -> tuple[str, Any]:
         raise ValueError(f"--set takes name=value, not {shown(pair)}")
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):  # no JSON, or numbers and lists that nothing could be done with
+    except (ValueError, RecursionError):  # not JSON, or a number or list that is too large to read
         found = text
     return name, tuple(found) if isinstance(found, list) else found
 
 
-# ---- presets: cells of the papers --------------------------------------------------------------------------
-# `lowrank-teach presets | plan`: what a paper's cell consists of, and what a method would do to a model.
+# ---- lowrank-teach presets, plan -----------------------------------------------------------------------------
+
 CellName = Annotated[str, typer.Argument(help="one cell in full; or the beginning of names, to list fewer")]
 
 
@@ -188,11 +182,11 @@ def presets(name: CellName = "", as_json: AsJson = False) -> Document:
     from .reproduction.presets import PRESETS, preset
 
     some = {key: one for key, one in PRESETS.items() if name not in PRESETS and key.startswith(name)}
-    one = None if some else preset(name)  # refused with the nearest names
+    one = None if some else preset(name)  # raises ValueError with the nearest names
     if as_json:
         return _preset_document(one) if one else {key: _summary(item) for key, item in some.items()}
     if one:
-        _show(one)
+        _print_preset(one)
         return None
     names = Column("preset", no_wrap=True, min_width=max(map(len, some), default=0))
     shown = Table(names, "table", "steps", "paper's number", "not given", box=None, header_style="bold")
@@ -201,7 +195,7 @@ def presets(name: CellName = "", as_json: AsJson = False) -> Document:
         reported = ", ".join([*numbers[:1], *(["…"] if numbers[1:] else [])]) or "–"
         shown.add_row(key, item.table, f"{item.steps:,}", reported, str(len(item.not_given)))
     console.print(shown)
-    console.print("One of them in full, with the source of each value: lowrank-teach presets NAME; train it: "
+    console.print("To see one in full, with the source of each value: lowrank-teach presets NAME; to train it: "
                   "lowrank-teach train --preset NAME")
     return None
 
@@ -224,31 +218,29 @@ def _preset_document(one: Preset) -> dict[str, Any]:
 FROM = {"paper": "paper", "code": "code", "ours": "not given"}
 
 
-def _show(one: Preset) -> None:
-    def say(words: str) -> None:
-        console.print(words)
-
+def _print_preset(one: Preset) -> None:
+    say = console.print
     say(f"{one.name}: {one.table}; {one.backbone} on {one.task}, {one.steps:,} steps")
     shown = Table("value", "", "from", "source, or why", box=None, header_style="bold")
     for name, s in [*one.values().items(), ("seeds", one.seeds)]:
-        words = s.source.removeprefix("not given").removeprefix("; ") if s.kind == "ours" else s.source
-        cells = (name, _words(s.value), FROM[s.kind], words)
+        source = s.source.removeprefix("not given").removeprefix("; ") if s.kind == "ours" else s.source
+        cells = (name, _format(s.value), FROM[s.kind], source)
         shown.add_row(*cells, style="dim" if s.kind == "ours" else "")
     console.print(shown)
     numbers = ", ".join(f"{metric} {number}" for metric, number in one.reported.items())
     say(f"The paper's number: {numbers} ({one.reported_source})" if numbers else
-        "The paper's number: none that was found in a text, a table or a repository")
+        "The paper's number: none was found in a text, a table or a repository")
     if one.counts:
         say(f"Parameters in branches: {one.counts[1]:,}; the paper prints {one.counts[0]}")
     for name, values in one.grid.items():
-        say(f"The paper searched {name} over {', '.join(map(_words, values))}, and reports the best")
-    for words in one.differs:
-        say(f"Differs: {words}")
+        say(f"The paper searched {name} over {', '.join(map(_format, values))}, and reports the best")
+    for difference in one.differs:
+        say(f"Differs: {difference}")
     more = f"; a baseline of the same table: lowrank-teach train {next(iter(one.baselines))} --preset {one.name}"
     say(f"Train it: lowrank-teach train --preset {one.name}{more if one.baselines else ''}")
 
 
-def _words(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
@@ -256,15 +248,15 @@ def plan(method: MethodName = None, backbone: OwnBackbone = None, preset: Preset
          stand_in: StandIn = False, settings: Settings = None,
          memory: Annotated[bool, typer.Option("--memory", help="what a training step would hold, by part, without "
                                               "downloading weights")] = False,
-         length: Annotated[int | None, typer.Option(help="with --memory: tokens of every row")] = None,
+         length: Annotated[int | None, typer.Option(help="with --memory: tokens of every example")] = None,
          card: Annotated[float, typer.Option(min=0, help="with --memory: GiB of the device")] = 24.0,
          as_json: AsJson = False) -> Document:
-    """Show which matrices a method would adapt, and with how many parameters, or what memory a step would take."""
+    """Show which matrices a method would adapt, with how many parameters, or how much memory a step would take."""
     chosen = choose(method, None, backbone, None, settings, preset, stand_in)
-    return memory_plan(chosen, length, card, as_json) if memory else _sites(chosen, as_json)
+    return memory_plan(chosen, length, card, as_json) if memory else _print_sites(chosen, as_json)
 
 
-def _sites(chosen: Chosen, as_json: bool) -> Document:
+def _print_sites(chosen: Chosen, as_json: bool) -> Document:
     from .adapters import adapt
     from .models.backbones import load_backbone, meta_model, published
 
@@ -281,7 +273,10 @@ def _sites(chosen: Chosen, as_json: bool) -> Document:
 
 def memory_plan(chosen: Chosen, length: int | None = None, card: float = 24.0, as_json: bool = False,
                 profile: str | None = None) -> Document:
-    """Bytes by part of a training step, without a weight; profile: of a run, with its task's head."""
+    """Print the bytes of a training step by part, without loading weights.
+
+    profile: the profile of a run, whose task adds a head.
+    """
     from .experiments.memory import plan_memory
     from .tasks.table import TASKS
     from .training.config import PROFILES, TrainConfig
@@ -303,21 +298,22 @@ def memory_plan(chosen: Chosen, length: int | None = None, card: float = 24.0, a
     return None
 
 
-# ---- reproduce: a claim once more --------------------------------------------------------------------------
-# `lowrank-teach reproduce CLAIM`: the runs behind one row of the ledger, made again.
+# ---- lowrank-teach reproduce ---------------------------------------------------------------------------------
+
 MOST_STEPS = 2**31 - 1
-QUICK = {"seeds": 2, "steps": 10}   # a look at the machinery: too short and too few for a verdict
+QUICK = {"seeds": 2, "steps": 10}   # enough to try the command, too little for a verdict
 
 
 def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank-teach claims`, such as COLA 1")],
-              plan: Annotated[bool, typer.Option("--plan", help="only say how many runs and minutes")] = False,
+              plan: Annotated[bool, typer.Option("--plan", help="print only how many runs and minutes")] = False,
               seeds: OwnSeeds = 0,
               steps: Annotated[int, typer.Option(min=0, max=MOST_STEPS, help="of each; 0 takes the study's own")] = 0,
-              quick: Annotated[bool, typer.Option("--quick", help="2 seeds of 10 steps: no verdict, a try")] = False,
-              again: Annotated[bool, typer.Option("--again", help="train all, whatever the store has")] = False,
-              folder: Annotated[Path | None, typer.Option(help="the stored studies to hold it against")] = None,
+              quick: Annotated[bool, typer.Option("--quick", help="try it with 2 seeds of 10 steps; no verdict")
+                               ] = False,
+              again: Annotated[bool, typer.Option("--again", help="train all runs, even those stored")] = False,
+              folder: Annotated[Path | None, typer.Option(help="folder of the stored studies")] = None,
               as_json: AsJson = False) -> Document:
-    """Make the runs behind one claim again, and print the stored verdict beside the new one."""
+    """Train the runs behind one claim again, and print the stored verdict beside the new one."""
     from .experiments.runs import Store
     from .reproduction import ledger
 
@@ -325,16 +321,17 @@ def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank
     seeds, steps = (seeds or QUICK["seeds"], steps or QUICK["steps"]) if quick else (seeds, steps)
     options: dict[str, Any] = {"seeds": seeds or None, "stored": folder, **({"steps": steps} if steps else {})}
     if plan:
-        return _planned(ledger.plan(key, **options), as_json)
-    def say(*values: Any) -> None:
+        return _print_claim_plan(ledger.plan(key, **options), as_json)
+
+    def on_run(*values: Any) -> None:
         done()
-        said(*values)
+        print_run(*values)
 
     with loading(not as_json):
         planned = ledger.plan(key, **options).runs
-    with tempfile.TemporaryDirectory() as empty, counted(planned, not as_json) as done:
+    with tempfile.TemporaryDirectory() as empty, counted_runs(planned, not as_json) as done:
         try:
-            found = ledger.reproduce(key, store=Store(empty) if again else None, on_run=say, **options)
+            found = ledger.reproduce(key, store=Store(empty) if again else None, on_run=on_run, **options)
         except KeyboardInterrupt:
             if again:
                 raise KeyboardInterrupt("stopped; with --again no run is kept") from None
@@ -342,23 +339,23 @@ def reproduce(claim: Annotated[list[str], typer.Argument(help="a row of `lowrank
     if as_json:
         return {"stored": asdict(found.stored), "new": found.new and asdict(found.new), "runs": found.runs,
                 "largest_change": found.gap, "said": ledger.said(found)}
-    _print(found.stored, found.new)
+    _print_verdicts(found.stored, found.new)
     console.print(ledger.said(found))
     return None
 
 
-def _planned(found: Any, as_json: bool) -> Document:
+def _print_claim_plan(found: Any, as_json: bool) -> Document:
     if as_json:
         return asdict(found)
     time = ("an unknown time: no stored run says how long" if found.minutes is None else
             f"about {math.ceil(found.minutes)} min, by the seconds of the stored runs")
-    words = found.why or (f"{found.runs} runs, all of them in the store" if found.stored == found.runs else
-                          f"{found.runs} runs, {found.stored} of them in the store; the others take {time}")
-    console.print(words)
+    console.print(found.why or (
+        f"{found.runs} runs, all of them in the store" if found.stored == found.runs else
+        f"{found.runs} runs, {found.stored} of them in the store; the others take {time}"))
     return None
 
 
-def _print(stored: Any, new: Any) -> None:
+def _print_verdicts(stored: Any, new: Any) -> None:
     shown = Table("", "stored", "now", title=f"{stored.key} ({stored.where}): {stored.statement}", box=None,
                   header_style="bold", title_justify="left")
     rows = {"paper": [stored.says, ""], "verdict": [row.verdict if row else "–" for row in (stored, new)],
@@ -370,20 +367,24 @@ def _print(stored: Any, new: Any) -> None:
     console.print(shown)
 
 
-def said(*values: Any) -> None:
-    """A run is done: (arm, seed, run) of a study, (task, arm, seed, rate, run) of one over tasks, scores of texts."""
+def print_run(*values: Any) -> None:
+    """Print the score of a finished run to standard error.
+
+    values: (configuration, seed, run) of a study, or (task, configuration, seed, learning rate, run) of a study over
+        tasks; the scores of texts may stand in the place of the run.
+    """
     *where, run = values
-    words = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, rate {:g}").format(*where)
+    label = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, learning rate {:g}").format(*where)
     if isinstance(run, Mapping):
         name, score = next(iter(run.items()))
-        print(f"{words}: {name} {score:.3f}", file=sys.stderr, flush=True)
+        print(f"{label}: {name} {score:.3f}", file=sys.stderr, flush=True)
     else:
         name, score = run.score("validation")
-        print(f"{words}: {name} {score:.3f} on validation rows", file=sys.stderr, flush=True)
+        print(f"{label}: {name} {score:.3f} on validation examples", file=sys.stderr, flush=True)
 
 
-# ---- sweep: a grid of runs ---------------------------------------------------------------------------------
-# `lowrank-teach sweep`: a grid of runs from one line, on this machine's processes or on a Ray cluster.
+# ---- lowrank-teach sweep -------------------------------------------------------------------------------------
+
 Methods = Annotated[list[str], typer.Option("--method", "-m", help="may be repeated; cola+salora is one")]
 Tasks = Annotated[list[str], typer.Option("--task", "-t", help="may be repeated")]
 Backbones = Annotated[list[str], typer.Option("--backbone", "-b", help="may be repeated")]
@@ -411,9 +412,10 @@ def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones 
         from .experiments.sweep import SweepError
         from .experiments.sweep import sweep as train
 
-    configs = grid(method, task, backbone, seeds=seeds, profile=profile, **settled(settings, method, several))
+    values = read_settings(settings, method, read_values)
+    configs = grid(method, task, backbone, seeds=seeds, profile=profile, **values)
     if plan:
-        return _plan(configs, processes, as_json)
+        return _print_sweep_plan(configs, processes, as_json)
     try:
         runs = train(configs, processes, ray, replicas=replicas, progress=not as_json)
     except SweepError as error:
@@ -424,13 +426,13 @@ def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones 
     return None
 
 
-def several(pair: str) -> tuple[str, list[Any]]:
-    """ "lr=1e-3,2e-3" -> ("lr", [0.001, 0.002]); commas within brackets or quotes part nothing.
+def read_values(pair: str) -> tuple[str, list[Any]]:
+    """Read "lr=1e-3,2e-3" as ("lr", [0.001, 0.002]); commas within brackets or quotes do not separate values.
 
     Raises:
-        ValueError: there is no = in it.
+        ValueError: the pair has no "=".
     """
-    name, _ = value(pair)
+    name, _ = read_setting(pair)
     pieces, depth, quoted = [""], 0, False
     for letter in pair.partition("=")[2]:
         quoted ^= letter == '"'
@@ -439,10 +441,10 @@ def several(pair: str) -> tuple[str, list[Any]]:
             pieces.append("")
         else:
             pieces[-1] += letter
-    return name, [value(f"{name}={piece.strip()}")[1] for piece in pieces]
+    return name, [read_setting(f"{name}={piece.strip()}")[1] for piece in pieces]
 
 
-def _plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Document:
+def _print_sweep_plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Document:
     from .experiments.sweep import estimate, usable_processes
 
     workers = processes or usable_processes()
@@ -456,7 +458,7 @@ def _plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Doc
 
 
 def _after_failures(configs: list[RunConfig], error: SweepError, as_json: bool) -> Document:
-    """Show what there is, then fail with the sentence of what there is not."""
+    """Print the table of the runs that finished, then raise the error."""
     done = [(config, run) for config, run in zip(configs, error.runs, strict=True) if run is not None]
     if not as_json and done:
         console.print(summary(*map(list, zip(*done, strict=True))))  # type: ignore[arg-type]
@@ -470,32 +472,35 @@ def _sweep_document(configs: list[RunConfig], runs: list[Run]) -> dict[str, Any]
 
 
 def summary(configs: list[RunConfig], runs: list[Run]) -> Table:
-    """One row a task, model, method and set of values: how many seeds, their mean and deviation on the test rows."""
+    """Return a table with one row for each task, model, method and set of values.
+
+    It gives the number of seeds, the mean and standard deviation of their test scores, and the validation mean.
+    """
     from statistics import fmean, stdev
 
     from .experiments.sweep import varied
 
     several_models = len({config.backbone for config in configs}) > 1
-    arms: dict[tuple[str, ...], list[Run]] = {}
-    for config, words, run in zip(configs, varied(configs), runs, strict=True):
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for config, values, run in zip(configs, varied(configs), runs, strict=True):
         model = [config.backbone] if several_models else []
-        arms.setdefault((config.task, *model, config.method.name, words), []).append(run)
+        groups.setdefault((config.task, *model, config.method.name, values), []).append(run)
     first = ("task", *(["backbone"] if several_models else []), "method", "values")
     shown = Table(*(Column(heading, overflow="fold") for heading in first), box=None, header_style="bold")
     for heading in ("seeds", "metric", "mean", "± (seeds)", "validation"):
         shown.add_column(heading, justify="right")
-    for arm, members in arms.items():
+    for group, members in groups.items():
         scores = [run.score()[1] for run in members]
         spread = f"{stdev(scores):.3f}" if len(scores) > 1 else "–"
-        shown.add_row(*arm, str(len(members)), members[0].score()[0], f"{fmean(scores):.3f}", spread,
+        shown.add_row(*group, str(len(members)), members[0].score()[0], f"{fmean(scores):.3f}", spread,
                       f"{fmean(run.score('validation')[1] for run in members):.3f}")
     return shown
 
 
-# ---- the commands ------------------------------------------------------------------------------------------
+# ---- the commands --------------------------------------------------------------------------------------------
 
 class Interruptible(TyperGroup):
-    """Ctrl-C reaches `main` with its words, which typer would drop."""
+    """A group whose commands pass the message of a KeyboardInterrupt on to `main`; typer would drop it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -518,7 +523,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
           seed: Seed = 0, settings: Settings = None, preset: PresetName = None, stand_in: StandIn = False,
           dry_run: Annotated[bool, typer.Option("--plan", help="print a step's bytes by part, and stop")] = False,
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
-    """Train one method on one task and store the run; or a cell of a paper's table, by its preset."""
+    """Train one method on one task, or a cell of a paper's table by its preset, and store the run."""
     with loading(not as_json):
         from .experiments.compare import table
         from .experiments.fit import RunConfig, fit
@@ -528,10 +533,10 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
                          if name in ("method", "task", "backbone", "profile", "adjust")})
     if dry_run:
         return memory_plan(chosen, as_json=as_json, profile=chosen.arguments["profile"])
-    board = Board(f"{chosen.title}, seed {seed}", [chosen.label], table, asked.notes)
-    with chosen.or_stand_in(), board.shown(not as_json):
-        run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[board])
-        board.add(chosen.label, run)
+    live = LiveTable(f"{chosen.title}, seed {seed}", [chosen.label], table, asked.notes)
+    with chosen.or_stand_in(), live.shown(not as_json):
+        run = fit(**chosen.arguments, seed=seed, cache=not no_cache, progress=False, callbacks=[live])
+        live.add(chosen.label, run)
     if as_json:
         return {"key": run.key, "config": run.config, "metrics": run.metrics, "ranks": run.ranks,
                 "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
@@ -554,27 +559,27 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
 
     if figures is not None:
         check_folder(figures)
-    training = settled(settings)
+    training = read_settings(settings)
     notes = [note for method in LINEUP.values() for note in RunConfig(method, task, backbone, profile).notes]
-    board = Board(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), table, notes)
-    with board.shown(not as_json):
-        runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[board],
-                       on_run=board.add, **training)
+    live = LiveTable(f"{task}, {backbone}, {profile}, seed {seed}", list(LINEUP), table, notes)
+    with live.shown(not as_json):
+        runs = run_all(task, backbone, profile, seed, cache=not no_cache, progress=False, callbacks=[live],
+                       on_run=live.add, **training)
     made = write_figures(runs, figures) if figures is not None else []
     if as_json:
         return {"runs": {label: {"key": run.key, "metrics": run.metrics, "ranks": run.ranks,
                                  "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
                          for label, run in runs.items()}, "figures": [str(path) for path in made]}
-    _say_written(made)
+    _print_written(made)
     return None
 
 
 @app.command(epilog="Example: `lowrank-teach study chain`")
-def study(names: Annotated[list[str] | None, typer.Argument(help="which; without one they are listed")] = None,
+def study(names: Annotated[list[str] | None, typer.Argument(help="names; without one, list all")] = None,
           seeds: OwnSeeds = 0,
-          folder: Annotated[Path, typer.Option(help="where the numbers go")] = Path("out/studies"),
+          folder: Annotated[Path, typer.Option(help="where to write the numbers")] = Path("out/studies"),
           as_json: AsJson = False) -> Document:
-    """Train a sweep or an ablation over seeds, and keep its numbers: `claims --folder` holds them to the papers."""
+    """Train a sweep or an ablation over seeds and store its numbers, for `claims --folder` to compare."""
     with loading(not as_json):
         from .errors import among, require, shown
         from .reproduction import arms
@@ -583,39 +588,39 @@ def study(names: Annotated[list[str] | None, typer.Argument(help="which; without
     for name in names or ():   # before the first of them is trained
         require(name in defined, f"no study {shown(name)}; there are {among(list(defined), name)}")
     if not names:
-        return _listed(defined, as_json)
+        return _list_studies(defined, as_json)
     found: dict[str, Any] = {}
     for name in names:
-        with counted(defined[name].runs(seeds), not as_json) as done:
-            found[name], table = _trained(name, folder, seeds, done)
+        with counted_runs(defined[name].runs(seeds), not as_json) as done:
+            found[name], table = _train_study(name, folder, seeds, done)
         if not as_json:
             console.print(table)
     if not as_json:
-        _say_written([folder / f"{name}.json" for name in names])
+        _print_written([folder / f"{name}.json" for name in names])
     return found if as_json else None
 
 
-def _listed(defined: dict[str, Any], as_json: bool) -> Document:
+def _list_studies(defined: dict[str, Any], as_json: bool) -> Document:
     listed = {name: {"question": s.question, "arms": list(s.arms), "seeds": s.seeds} for name, s in defined.items()}
     if as_json:
         return listed
     for name, one in listed.items():
-        console.print(f"{name}: {one['question']} ({len(one['arms'])} arms, {one['seeds']} seeds)")
+        console.print(f"{name}: {one['question']} ({len(one['arms'])} configurations, {one['seeds']} seeds)")
     return None
 
 
-def _trained(name: str, folder: Path, seeds: int, done: Callable[[], None]) -> tuple[dict[str, Any], str]:
-    """A study's numbers by arm, and its table."""
+def _train_study(name: str, folder: Path, seeds: int, done: Callable[[], None]) -> tuple[dict[str, Any], str]:
+    """Train a study and return its numbers by configuration, and its table."""
     from .reproduction import arms, studies
 
-    def say(*values: Any) -> None:
+    def on_run(*values: Any) -> None:
         done()
-        said(*values)
+        print_run(*values)
 
     if name in arms.TASK_STUDIES:
-        over = studies.train_across(name, arms.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=say)
+        over = studies.train_across(name, arms.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=on_run)
         return {arm: over.values(arm) for arm in over.arms}, over.table().to_string()
-    found = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=say)
+    found = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=on_run)
     return found.values(next(iter(found.records[0]["test"]))), found.frame().to_string()
 
 
@@ -624,7 +629,7 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
            = "", folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
            page: Annotated[bool, typer.Option("--markdown", help="the page of the site: what held, what did not")]
            = False, as_json: AsJson = False) -> Document:
-    """Hold the papers' claims against the stored runs: their number, ours, the interval, the verdict."""
+    """Compare the papers' claims with the stored runs: their number, ours, the interval, the verdict."""
     from .errors import require, shown
     from .reproduction import ledger as book
     from .reproduction.arms import STUDIES, TASK_STUDIES
@@ -654,14 +659,14 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
 
 @app.command(epilog="Example: `lowrank-teach tasks --json`")
 def tasks(as_json: AsJson = False) -> Document:
-    """List the tasks: what they ask, their metrics, where their rows come from."""
+    """List the tasks: what they ask, their metrics, where their examples come from."""
     from .tasks.table import TASKS
 
     if as_json:
         return {name: {"kind": t.kind, "description": t.description, "metrics": t.metrics, "labels": t.labels,
                        "source": t.origin} for name, t in TASKS.items()}
     names = Column("task", no_wrap=True, min_width=max(map(len, TASKS)))
-    shown = Table(names, "what it asks", "metrics", "rows from", box=None, header_style="bold")
+    shown = Table(names, "what it asks", "metrics", "examples from", box=None, header_style="bold")
     for name, task in TASKS.items():
         shown.add_row(name, task.description, ", ".join(task.metrics), task.origin)
     console.print(shown)
@@ -672,7 +677,7 @@ def tasks(as_json: AsJson = False) -> Document:
 def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pictures go beside it")]
             = Path("figures"), again: Annotated[bool, typer.Option("--train", help="make the runs again first")]
             = False, profile: ProfileName = "laptop", as_json: AsJson = False) -> Document:
-    """Draw every figure again from its stored numbers, without training (or with it: --train)."""
+    """Draw every figure again from its stored numbers; with --train, train the runs again first."""
     from .reproduction.figures import redraw, write_figures
 
     if again:
@@ -686,22 +691,22 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
                          f"--figures {folder}`")
     if as_json:
         return {"figures": [str(path) for path in made]}
-    _say_written(made)
+    _print_written(made)
     return None
 
 
-def _say_written(paths: list[Path]) -> None:
+def _print_written(paths: list[Path]) -> None:
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:
-    exact = sys.stdout.encoding.lower().startswith("utf")   # what reads a document must not find letters spelled
+    exact = sys.stdout.encoding.lower().startswith("utf")   # else JSON escapes; letters must not be spelled
     print(json.dumps(_finite(value), indent=1, ensure_ascii=not exact, default=str, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no nan and no infinity: they become null."""
+    """Replace nan and infinity, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -710,20 +715,20 @@ def _finite(value: Any) -> Any:
 
 
 def main() -> None:
-    """Entry point: what is refused is one sentence on standard error and exit status 2."""
+    """Run the command; an error raised on purpose prints one sentence on standard error, with exit status 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if int(os.environ.get("RANK", "0")):  # of several processes on one run the first speaks
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    if int(os.environ.get("RANK", "0")):  # of several processes only rank 0 prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
     spell_output()
     try:
-        # under --json, what a library prints on the way (a first download says so) must not reach standard output
+        # with --json, other prints, such as of a download, must not reach standard output
         with redirect_stdout(sys.stderr) if "--json" in sys.argv else nullcontext():
             document = app(standalone_mode=False)
         if isinstance(document, dict):
             _print_json(document)
         elif document:  # typer's own exit status, 130 after Ctrl-C
             raise KeyboardInterrupt
-    except BrokenPipeError:  # the reader of a pipe went away
+    except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (KeyboardInterrupt, typer.Abort, InterruptedTraining) as stop:
@@ -731,7 +736,7 @@ def main() -> None:
         raise SystemExit(130) from None
     except (Refusal, ValueError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and "pip install" not in _sentence(error):
-            raise  # no missing extra but a fault of ours
+            raise  # not a missing extra but a fault of this package
         print(f"lowrank-teach: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
@@ -742,11 +747,11 @@ def main() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """On one line, and not a long one; a module that is missing without more words comes with the way to get it."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError) and words.startswith("No module named"):
-        words += "; install the course's extra: pip install 'lowrank-teach[lab]'"
-    return brief(words)
+    """Return the error's message on one short line; a missing module gets the command that installs it."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and message.startswith("No module named"):
+        message += "; install the course's extra: pip install 'lowrank-teach[lab]'"
+    return brief(message)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a command shows on a terminal: a table that fills as runs come in, and a bar for the one that trains."""
+"""Show progress on a terminal: a table that fills as runs finish, and a bar for the run that trains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-# signs that a terminal may not have; Greek letters go by their names, letters with accents lose them
+# ASCII in place of characters that a terminal may lack; Greek letters are named, and accents are dropped
 SPELLED = {"−": "-", "–": "-", "—": "-", "⁻": "-", "₋": "-", "₊": "+", "×": "x", "…": "...", "·": "*", "∗": "*",
            "±": "+-", "√": "sqrt ", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "←": "<-", "↔": "<->", "½": "1/2",
            "†": "+", "‡": "++", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "‖": "||", "⟨": "<", "⟩": ">",
@@ -32,7 +32,7 @@ SPELLED = {"−": "-", "–": "-", "—": "-", "⁻": "-", "₋": "-", "₊": "+
 
 
 def spelled(text: str, encoding: str) -> str:
-    """The text in letters that the encoding has: "λ × 2" -> "lambda x 2" for one of a terminal that is not UTF-8."""
+    """Replace the characters that an encoding lacks: "λ × 2" -> "lambda x 2" on a terminal that is not UTF-8."""
     return text.encode(encoding, "lowrank_teach.spelled").decode(encoding)
 
 
@@ -57,20 +57,20 @@ codecs.register_error("lowrank_teach.spelled", _spell)
 
 
 def spell_output() -> None:
-    """From here on nothing that is printed fails for a letter that the terminal, or the file in its place, lacks."""
+    """Let standard output and error spell the characters that they cannot encode, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="lowrank_teach.spelled")
 
 
 class Screen(Console):
-    """What commands print on. A text is shown as it is: nothing that somebody typed can be markup."""
+    """A rich console that prints text as it is, without markup."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Spelled before the columns are measured."""
+        """Spell the text before rich measures its width."""
         return super().render_str(spelled(text, self.encoding), **options)
 
 
@@ -78,44 +78,44 @@ console = Screen()
 
 
 def bars(*more: ProgressColumn, transient: bool = False) -> Progress:
-    """Bars that say how far something is, and how long it still takes; something moves, whatever is known of that.
+    """Return a progress display with a spinner, the share that is done, and the time that remains.
 
-    transient: gone when they are stopped.
+    transient: remove the display when it is stopped.
     """
     return Progress(SpinnerColumn("line"), column("{task.description}"), BarColumn(), MofNCompleteColumn(),
                     TimeRemainingColumn(), *more, console=console, transient=transient)
 
 
 def column(template: str) -> TextColumn:
-    """A column of a bar."""
+    """Return a text column of a progress display, without markup."""
     return TextColumn(template, markup=False)
 
 
 class InterruptedTraining(Exception):
-    """Ctrl-C during a command; the message says where it stopped and what is kept."""
+    """Ctrl-C ended a command; the message says where it stopped and what is kept."""
 
 
 @contextmanager
 def loading(really: bool = True) -> Iterator[None]:
-    """Something that moves on a terminal while torch is loaded and the words of a command are looked up."""
-    with console.status("loads torch and the package") if really and console.is_terminal else nullcontext():
+    """Show a spinner on a terminal while torch and the package are imported."""
+    with console.status("loading torch and the package") if really and console.is_terminal else nullcontext():
         yield
 
 
 @contextmanager
-def counted(runs: int, really: bool = True) -> Iterator[Callable[[], None]]:
-    """A bar of so many runs on a terminal; gives what is to be called as each is done."""
+def counted_runs(runs: int, really: bool = True) -> Iterator[Callable[[], None]]:
+    """Show a bar of this many runs on a terminal; yield a function to call after each run."""
     bar = bars(transient=True)
     row = bar.add_task("runs", total=runs)
     with bar if really and console.is_terminal else nullcontext():
         yield lambda: bar.advance(row)
 
 
-class Board:
-    """The table of a command's runs as they come in, and under it a bar for the one that trains.
+class LiveTable:
+    """A callback that shows a table of the finished runs, and under it a bar for the run that trains.
 
-    frame_of: makes the table of runs by label, as `experiments.compare.table` does.
-    notes: said once, as the first training begins.
+    frame_of: a function that makes a data frame of runs by label, such as `experiments.compare.table`.
+    notes: lines to print once, when the first training begins.
     """
 
     def __init__(self, title: str, labels: list[str], frame_of: Callable[[dict[str, Any]], Any],
@@ -129,7 +129,7 @@ class Board:
 
     @contextmanager
     def shown(self, really: bool) -> Iterator[None]:
-        """On a terminal it is drawn over and over; in a file or a pipe it stands once, at the end."""
+        """Update the table on a terminal, or print it once at the end into a file or a pipe."""
         self.lines = really and not console.is_terminal
         self.notes = self.notes if really else []
         with Live(self, console=console, refresh_per_second=4) if really and not self.lines else nullcontext():
@@ -149,15 +149,15 @@ class Board:
         return [label for label in self.labels if label not in self.runs]
 
     def add(self, label: str, run: Any) -> None:
-        """A run is done, or was found."""
+        """Add a run that has finished or was found in the store."""
         self.runs[label] = run
         if self.lines:
             print(f"{label}: {len(self.runs)} of {len(self.labels)} done", file=sys.stderr, flush=True)
         frame = self.frame_of(self.runs)
-        times = {name: words for name, words in (("search s", "–"), ("total s", "found")) if name in frame}
+        times = {name: text for name, text in (("search s", "–"), ("total s", "found")) if name in frame}
         frame = frame.astype(dict.fromkeys(times, object))
-        for name, words in times.items():   # what it once took, on whatever machine, says nothing of now
-            frame[name] = [words if run.found else value
+        for name, text in times.items():   # the seconds of a stored run are those of an earlier training
+            frame[name] = [text if run.found else value
                            for run, value in zip(self.runs.values(), frame[name], strict=True)]
         self.table = rich_table(frame, self.title, self.waiting())
         self._clear()
@@ -168,29 +168,28 @@ class Board:
         self.row, self.step = None, 0
 
     def on_begin(self, label: str) -> None:
-        """Rows and weights are read."""
-        self._wait("reads rows and weights")
+        self._wait("reading examples and weights")
 
     def on_end(self) -> None:
         self._clear()
 
-    def _now(self) -> str:
+    def _current(self) -> str:
         return next(iter(self.waiting()), "")
 
-    def _wait(self, what: str) -> None:
-        """Nobody knows how long this takes: the bar moves to and fro."""
+    def _wait(self, activity: str) -> None:
+        """Show a bar without an end, for an activity of unknown length."""
         self._clear()
-        self.row = self.bar.add_task(self._now(), total=None, loss=what)
+        self.row = self.bar.add_task(self._current(), total=None, loss=activity)
 
     def on_step(self, clock: Any, values: dict[str, float]) -> None:
-        if clock.step <= self.step or not self.step:  # the next stage of the same method, or the first one
+        if clock.step <= self.step or not self.step:  # another stage of the same method begins
             self._clear()
         if self.row is None:
-            self.row = self.bar.add_task(self._now(), total=clock.total, completed=clock.step - 1, loss="")
+            self.row = self.bar.add_task(self._current(), total=clock.total, completed=clock.step - 1, loss="")
         self.step = clock.step
         self.bar.update(self.row, completed=clock.step, loss=f"loss {values['loss']:.3f}")
         if clock.step == clock.total:
-            self._wait("evaluates")
+            self._wait("evaluating")
             self.step = clock.step
         while self.notes:
             note = self.notes.pop(0)
@@ -203,6 +202,7 @@ class Board:
 
 
 def rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Table:
+    """Return a table of a data frame of runs, with a dim row for each label in `waiting`."""
     cells = [[str(label), *(_cell(column, row[column]) for column in frame.columns)]
              for label, row in frame.iterrows()]
     later = [[label, *("…" for _ in frame.columns)] for label in waiting or []]
@@ -219,10 +219,7 @@ def rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Tabl
 
 
 def _laid_out(cells: list[list[int]], headings: list[str]) -> tuple[int, list[int]]:
-    """The space between columns, and their widths: where room is short a heading takes more lines, but no cell does.
-
-    Where even that is too wide, the names of the rows are folded.
-    """
+    """Return the space between columns, and their widths: headings are wrapped before the row labels are."""
     for gap, lines in ((2, 1), (2, 2), (2, 3), (1, 2), (1, 3)):
         widths = [max([_heading(heading, lines), *column]) for heading, column in zip(headings, cells, strict=True)]
         room = console.width - sum(widths[1:]) - gap * (len(widths) - 1)
@@ -232,7 +229,7 @@ def _laid_out(cells: list[list[int]], headings: list[str]) -> tuple[int, list[in
 
 
 def _heading(heading: str, lines: int) -> int:
-    """The least width at which the words of a heading take so many lines."""
+    """Return the smallest width at which a heading takes at most this many lines."""
     return next(width for width in range(1, len(heading) + 1)
                 if width >= max(map(len, heading.split())) and len(textwrap.wrap(heading, width)) <= lines)
 

@@ -421,7 +421,7 @@ def test_the_live_table_in_a_terminal(place, tmp_path):
     assert not any(mark in line for line in screen for mark in ("━", "loss", "…"))  # no bar, nothing waits
     assert len(screen) <= 10  # the title may take two lines
     assert "━" in out  # but there was a bar on the way
-    first = [out.find(words) for words in ("loads torch", "reads rows and weights", "loss ", "evaluates")]
+    first = [out.find(words) for words in ("loading torch", "reading examples and weights", "loss ", "evaluating")]
     assert -1 < first[0] < first[1] < min(first[2:])   # something moves from the start, and to the end: the screen is
     # drawn a few times a second, so that one method's steps may pass between two of its pictures
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out)
