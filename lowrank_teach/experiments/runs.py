@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from ..errors import sentence, shown
-from ..models.packaged import expanded, home, of_this_process, removed, sha256, sweep
+from ..models.packaged import delete, expanded, home, of_this_process, remove_leftovers, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +189,7 @@ class Store:
             OSError: the folder cannot be written or is full; what stood there stays.
         """
         self.check()
-        sweep(self.folder, WRITING)
+        remove_leftovers(self.folder, WRITING)
         scratch = Path(tempfile.mkdtemp(prefix=of_this_process(f"{WRITING}{run.key}-"), dir=self.folder))
         try:
             _write(run, scratch)
@@ -290,7 +290,7 @@ def _replace_folder(new: Path, target: Path) -> None:
                 with suppress(FileNotFoundError):
                     os.replace(old, target)
                 raise
-        removed(old)
+        delete(old)
         if not new.exists():
             return
 

@@ -430,7 +430,7 @@ class Worker:
 
 def logs_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for what workers print; those of killed processes go."""
-    packaged.sweep(Path(tempfile.gettempdir()), LOGS)
+    packaged.remove_leftovers(Path(tempfile.gettempdir()), LOGS)
     return tempfile.TemporaryDirectory(prefix=packaged.of_this_process(LOGS))
 
 

