@@ -50,22 +50,22 @@ def dense(base: nn.Module, W: Tensor, x: Tensor) -> Tensor:
 
 @st.composite
 def layers(draw):
-    """(layout, d, k, [slices], r, dtype, seed): one branch on all rows, or one on each of some disjoint slices."""
+    """(layout, d, k, [slices], r, dtype, scaling, seed): one branch on all rows, or one on each of some slices."""
     k, width = draw(st.integers(1, 12)), draw(st.integers(1, 10))
     pieces = draw(st.integers(1, 3))
     chosen = draw(st.lists(st.integers(0, pieces - 1), min_size=1, max_size=pieces, unique=True))
     slices = [None] if pieces == 1 else [slice(i * width, (i + 1) * width) for i in sorted(chosen)]
     return (draw(st.sampled_from(["linear", "conv1d"])), pieces * width, k, slices,
             draw(st.integers(1, min(width, k))), draw(st.sampled_from([torch.float32, torch.float64])),
-            draw(st.integers(0, 10**6)))
+            draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.integers(0, 10**6)))
 
 
 def adapted_layer(case) -> tuple[Adapted, Tensor, torch.dtype]:
-    layout, d, k, slices, r, dtype, seed = case
+    layout, d, k, slices, r, dtype, scaling, seed = case
     torch.manual_seed(seed)
     base = make_base(layout, d, k, dtype)
     width = d if slices[0] is None else slices[0].stop - slices[0].start
-    branches = {f"0.{i}": (make_branch(width, k, r, dtype, scaling=2.0), rows) for i, rows in enumerate(slices)}
+    branches = {f"0.{i}": (make_branch(width, k, r, dtype, scaling=scaling), rows) for i, rows in enumerate(slices)}
     return Adapted(base, branches), torch.randn(2, 3, k, dtype=dtype), dtype
 
 
@@ -97,16 +97,6 @@ def test_merged_equals_unmerged(case):
     layer.restore()
     assert torch.equal(layer.base.weight, raw)
     assert torch.equal(layer(x).detach(), before)
-
-
-def test_scaling_enters_once():
-    """Doubling s doubles the branch, and s = 2 is twice B A."""
-    torch.manual_seed(0)
-    one, x = make_branch(6, 5, 3, scaling=1.0), torch.randn(4, 5, dtype=torch.float64)
-    two = make_branch(6, 5, 3, scaling=2.0)
-    two.load_state_dict(one.state_dict())
-    assert torch.allclose(two(x), 2 * one(x), rtol=0, atol=1e-14)
-    assert torch.allclose(one(x), x @ one.lora_A.T @ one.lora_B.T, rtol=0, atol=1e-14)
 
 
 def test_gate_multiplies_each_direction():
@@ -187,9 +177,9 @@ def test_dropout_only_in_training_and_only_on_the_branch():
     branch = make_branch(6, 5, 2, dropout=0.5)
     layer, x = Adapted(make_base("linear", 6, 5), {"0.q": (branch, None)}), torch.randn(40, 5).double()
     assert not torch.allclose(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
     branch.lora_B.data.zero_()
-    assert torch.equal(layer(x), layer.base(x))
-    assert torch.equal(layer.eval()(x), layer.base(x))
+    assert torch.equal(layer.train()(x), layer.base(x))
     dropped = make_branch(5, 5, 5, dropout=0.25, scaling=1.0)
     dropped.lora_A.data.copy_(torch.eye(5))
     dropped.lora_B.data.copy_(torch.eye(5))

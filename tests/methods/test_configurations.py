@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pickle
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,10 @@ def test_a_copy_knows_what_was_asked_for(way, method, asked):
 
 def test_a_record_gives_back_its_method():
     """All that stands in a record was trained with, so that no profile changes it."""
-    for method in (SaLoRA(), AutoLoRA(), compose(COLA(chain=3), SaLoRA())):
+    for name, kind in METHODS.items():
+        assert kind.name == name
+        assert Method.from_dict(json.loads(json.dumps(kind().to_dict()))) == kind()
+    for method in (SaLoRA(), AutoLoRA(), LoRA(rank_pattern={"0.q": 2}), compose(COLA(chain=3), SaLoRA())):
         again = Method.from_dict(json.loads(json.dumps(method.to_dict())))
         assert again == method == fit_to_profile(again, "laptop")
         assert Method.from_dict(method.to_dict()) == fit_to_profile(Method.from_dict(method.to_dict()), "laptop")
@@ -97,6 +101,93 @@ def test_runs_that_differ_are_not_equal():
     assert left.notes == ["the profile laptop set eta_c = 0.05, t_start = 0.05, t_end = 0.9 of salora; a value asked "
                           "for is kept"]
     assert RunConfig(SaLoRA(), profile="laptop", adjust=False).notes == []
+
+
+# ---- what is refused, and in which words ----------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+# name of the method, or "" for a TrainConfig: what its sentence says, and the values of each refusal
+REFUSED: dict[str, list[tuple[Any, ...]]] = {
+    "lora": [
+        *((rf"r = {re.escape(repr(r))} must be a whole number", {"r": r})
+          for r in (True, 2.5, "8", NAN, None, 0, -1)),
+        ("lora_alpha = .* must be a finite number", *({"lora_alpha": a} for a in (NAN, INF, "16", True))),
+        ("lora_alpha = .* must be above 0", {"lora_alpha": 0}, {"lora_alpha": -1.0}),
+        (r"lora_dropout = .* must lie in \[0, 1\)", {"lora_dropout": 1}, {"lora_dropout": -0.1}),
+        ("sites is empty, so nothing would be adapted", {"sites": ""}, {"sites": ()}),
+        ("sites = 3 must be letters", {"sites": 3}),
+        ("init 'zeros' is not one of 'kaiming'", {"init": "zeros"}),
+        ("rank_pattern = .* must be a dict by site, each a whole number", {"rank_pattern": {"0.q": 1.5}}),
+        ("rank -1 of 0.q must be 0 or more", {"rank_pattern": {"0.q": -1}}),
+        ("alpha 0 of 0.q must be above 0", {"alpha_pattern": {"0.q": 0}})],
+    "cola": [
+        ("must increase", {"knots": (8, 4)}, {"knots": (5, 5)}),
+        ("must be above 0", {"knots": (0, 4)}, {"knots": (0,)}),
+        ("knots = .* must be a tuple, each a whole number or a finite number", {"knots": ("four",)}),
+        ("chain = 0 must be 1 or more", {"chain": 0}), ("ranks .* must be above 0", {"ranks": (8, 0)}),
+        ("must name one rank for each of the 4 links", {"ranks": (8, 4, 2), "chain": 4}),
+        ("must name one rank for each of the 2 links", {"ranks": (8, 4, 2), "knots": (5,)}),
+        ("unit 'days' must be 'steps' or 'epochs'", {"unit": "days"})],
+    "salora": [
+        (r"b = .* must lie in \(0, 1\]", *({"b": b} for b in (0, -0.5, 1.5))),
+        ("b = .* must be a finite number", {"b": NAN}, {"b": "half"}),
+        *((rf"t_end = {e} must come after t_start = {s}", {"t_start": s, "t_end": e})
+          for s, e in ((0.5, 0.5), (0.6, 0.3), (9, 4), (9, 9))),
+        ("t_end = 1.1 must be a step count", {"t_end": 1.1}),
+        ("t_start = 1.5 must be a step count", {"t_start": 1.5, "t_end": 40}),
+        ("beta must be 0 or more and eta_c above 0", {"beta": -1}, {"eta_c": 0}),
+        ("needs tau > 0, gamma < 0 and zeta > 1", {"gamma": 0.1}, {"zeta": 0.9}, {"tau": 0}),
+        ("gamma = .* and zeta = .* must lie from", {"gamma": -1e29}, {"zeta": 101.0}),
+        ("ascent 'rprop' must be", {"ascent": "rprop"}), ("orthogonality must be", {"orthogonality": "max"}),
+        ("lambda_max must be 0 or more", {"lambda_max": -1}), ("init 'x' is not one of", {"init": "x"})],
+    "delta_lora": [
+        ("λ = .* must be 0 or more", {"lam": -0.5}, {"lam_end": -1.0}),
+        (r"takes no dropout on the branch .*use LoRA, or drop it", {"lora_dropout": 0.1}),
+        ("K = .* must be a step count", {"K": 1.5}, {"K": -1}), ("form 'both' must be", {"form": "both"}),
+        ("a λ schedule has no lazy form", {"form": "lazy", "lam_end": 1.0})],
+    "autolora": [
+        ("split = .* must lie between 0 and 1", {"split": 0.0}, {"split": 1.0}),
+        ("search_steps = 0 must be above 0", {"search_steps": 0}),
+        ("eta_beta and radius must be above 0", {"eta_beta": 0}, {"radius": 0}),
+        ("hypergradient 'exact' must be one of first_order", {"hypergradient": "exact"}),
+        ("constraint 'simplex' must be", {"constraint": "simplex"})],
+    "dylora": [
+        ("r_min = 5 must lie", {"r": 4, "r_min": 5}), ("r_min = 0 must lie", {"r_min": 0}), ("p = 1", {"p": 1.0}),
+        ("'uniform' or 'geometric'", {"distribution": "zipf"})],
+    "full": [("trains 'half' must be 'all', 'no_embeddings' or 'qv'", {"trains": "half"})],
+    "houlsby": [
+        ("m = 0", {"m": 0}), ("gelu, relu, silu, tanh", {"nonlinearity": "step"}),
+        ("houlsby has no use for r; its size is m", {"r": 4})],
+    "pfeiffer": [("no use for lora_dropout", {"lora_dropout": 0.1})],
+    "prefix": [("prefix has no use for r; its size is num_virtual_tokens", {"r": 2})],
+    "prompt": [("num_virtual_tokens = 0", {"num_virtual_tokens": 0}), ("'vocabulary' or 'random'", {"init": "text"})],
+    "adalora": [
+        ("target_r = 4 must lie above 0 and below r = 4", {"r": 4, "target_r": 4}),
+        ("leave init out", {"init": "gaussian"}), ("beta1 and beta2", {"beta1": 1.0}),
+        ("tfinal = 1.5 must be", {"tfinal": 1.5})],
+    "": [
+        *((f"steps = {n!r} must be a whole number", {"steps": n}) for n in (2.5, "ten", True)),
+        ("steps must be above 0", {"steps": 0}, {"epochs": -1.0}),
+        ("lr = .* must be a finite number", {"lr": NAN}, {"lr": "fast"}),
+        ("lr and head_lr must be above 0", {"lr": 0}, {"head_lr": -1.0}),
+        ("batch_size and accumulation must be above 0", {"batch_size": 0}, {"accumulation": 0}),
+        ("accumulation = 9 is more micro-batches than the 8 rows", {"accumulation": 9, "batch_size": 8}),
+        ("warmup = 1.0 must be a share", {"warmup": 1.0}),
+        ("max_grad_norm and weight_decay must be ≥ 0", {"max_grad_norm": -1.0}, {"weight_decay": -0.1}),
+        ("mixed_precision 'fp8' must be 'no' or 'bf16'", {"mixed_precision": "fp8"}),
+        ("max_length must be above 0", {"max_length": 0}),
+        ("best needs evaluations on the way: set eval_every", {"best": True}),
+        ("n_train = 0; ask for at least one row", {"n_train": 0})],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_configuration_that_cannot_be_is_refused_when_it_is_built(name):
+    """Before any model is there, in a sentence that names the value."""
+    for says, *values in REFUSED[name]:
+        for chosen in values:
+            with pytest.raises(ValueError, match=says):
+                (METHODS[name] if name else TrainConfig)(**chosen)
 
 
 # ---- any values at all ----------------------------------------------------------------------------------------

@@ -53,20 +53,13 @@ def test_open_probability_and_mean_agree_with_monte_carlo(stretch, log_theta, se
     assert ((g >= 0) & (g <= 1)).all()
 
 
-@settings(max_examples=40, deadline=None)
-@given(STRETCHES, st.floats(-6, 6))
-def test_the_mean_gate_is_never_zero(stretch, log_theta):
-    """E[g] > 0 for every finite log θ: "keep if E[g] > 0", read literally, keeps everything."""
-    theta = torch.tensor([log_theta], dtype=F64)
-    assert float(stretch.mean(theta)) > 0
-    assert float(stretch.mean(theta)) <= 1
-
-
 @settings(max_examples=60, deadline=None)
 @given(STRETCHES, st.floats(-6, 6))
 def test_the_deterministic_gate_is_zero_up_to_its_threshold(stretch, log_theta):
-    """Zero iff log θ ≤ −τ log(−ζ/γ); with τ = 1 that is −2.398, where P(g > 0) = 1/2."""
+    """Zero iff log θ ≤ −τ log(−ζ/γ); with τ = 1 that is −2.398, where P(g > 0) = 1/2. The mean is never zero, so that
+    "keep if E[g] > 0", read literally, keeps everything."""
     theta = torch.tensor(log_theta, dtype=F64)
+    assert 0 < float(stretch.mean(theta)) <= 1
     edge = -stretch.tau * math.log(-stretch.zeta / stretch.gamma)
     if abs(log_theta - edge) > 1e-9:
         assert (float(stretch.deterministic(theta)) == 0) == (log_theta < edge)
@@ -225,18 +218,6 @@ def test_the_draw_is_the_hard_concrete_of_fresh_noise():
     assert abs(float(drawn.var()) - 1 / 12) < 0.02
 
 
-def test_checkpointing_changes_no_gradient_in_the_window():
-    """The run with recomputed activations ends in the same factors and gates."""
-    runs = [trainer(SaLoRA(r=4, eta_c=0.5, t_end=10), tiny(dtype=F64), gradient_checkpointing=on)
-            for on in (False, True)]
-    for made in runs:
-        made.run()
-    for name in runs[0].adapters:
-        one, other = (made.adapters[name] for made in runs)
-        assert torch.allclose(one.lora_B, other.lora_B, rtol=0, atol=1e-12)
-        assert torch.allclose(one.gate_module.log_theta, other.gate_module.log_theta, rtol=0, atol=1e-12)
-
-
 def test_before_the_window_it_is_lora_with_the_orthogonality_penalty():
     """All gates are one and log θ stands still; with β = 0 the factors are LoRA's, bit for bit."""
     made = trainer(SaLoRA(r=4, beta=0.0, eta_c=0.5, t_start=5, t_end=12), callbacks=[Stop(5)])
@@ -315,25 +296,12 @@ def test_shortest_window_is_what_adam_needs_at_least():
 
 
 def test_a_window_that_is_too_short_is_refused_with_the_length_it_needs():
-    """And T_end before T_start, or past the training."""
+    """And one that ends past the training."""
     with pytest.raises(ValueError, match="at least 240 steps"):
         train(SaLoRA(r=4), steps=100)
-    for values in ({"t_start": 9, "t_end": 9}, {"t_start": 0.5, "t_end": 0.2}):
-        with pytest.raises(ValueError, match=r"t_end .* must come after"):
-            SaLoRA(**values)
     for values in ({"t_start": 11, "t_end": 0.5}, {"t_start": 1, "t_end": 40}):
         with pytest.raises(ValueError, match="12 steps of the training"):
             train(SaLoRA(r=4, eta_c=1.0, **values))
-
-
-@pytest.mark.parametrize("values", [{"b": 0.0}, {"b": 1.1}, {"beta": -1}, {"eta_c": 0}, {"gamma": 0.1},
-                                    {"zeta": 0.9}, {"tau": 0}, {"ascent": "rprop"}, {"orthogonality": "max"},
-                                    {"lambda_max": -1}, {"gamma": -1e29}, {"zeta": 101.0}, {"t_end": 1.1},
-                                    {"t_start": 1.5, "t_end": 40}, {"init": "x"}])
-def test_values_out_of_range_are_refused(values):
-    """Named in the sentence."""
-    with pytest.raises(ValueError, match=next(iter(values))):
-        SaLoRA(**values)
 
 
 def test_gates_without_a_gradient_stop_the_run(monkeypatch):
@@ -413,8 +381,11 @@ def test_pruning_may_move_a_logit_by_its_own_rounding(dtype, settings, monkeypat
         made.run()
 
 
-def test_moments_of_the_kept_directions_survive():
-    """Rows of A, columns of B and their Adam moments are those that were there; the step count goes on."""
+def test_the_kept_directions_go_on_with_their_moments():
+    """Rows of A, columns of B and their Adam moments are those that were there; they move, the step count goes on.
+
+    The optimizer holds nothing of what was dropped.
+    """
     made, seen = run_with_closed_gates(CLOSED)
     made.run()
     for name in made.adapters:
@@ -432,17 +403,10 @@ def test_moments_of_the_kept_directions_survive():
         assert any(branch.lora_A is p for p in trained)
         assert any(branch.lora_B is p for p in trained)
         assert not branch.gate_module.log_theta.requires_grad
-
-
-def test_kept_directions_go_on_training():
-    """After the window A and B still move, and the optimizer holds nothing of what was dropped."""
-    made, seen = run_with_closed_gates(CLOSED)
-    made.run()
     for name, branch in made.adapters.items():
         assert torch.equal(branch.lora_A, seen["pruned"][name][0]) == (branch.r == 0)
-    held = {tuple(p.shape) for p in made.optimizer.state}
-    sizes = {tuple(p.shape) for p in made.adapters.model.parameters()}
-    assert held <= sizes
+    held, sizes = made.optimizer.state, made.adapters.model.parameters()
+    assert {tuple(p.shape) for p in held} <= {tuple(p.shape) for p in sizes}
 
 
 def test_a_site_of_rank_zero_works():
