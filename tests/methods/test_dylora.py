@@ -22,19 +22,9 @@ from helpers import (
 )
 
 from lowrank_teach.adapters import adapt
-from lowrank_teach.methods import METHODS, DyLoRA, LoRA, Method
+from lowrank_teach.methods import DyLoRA, LoRA
 
 F64 = torch.float64
-
-
-def test_the_configuration_is_checked_and_survives_json():
-    for values, says in (({"r": 4, "r_min": 5}, "r_min = 5"), ({"r_min": 0}, "r_min = 0"), ({"p": 1.0}, "p = 1"),
-                         ({"distribution": "zipf"}, "'uniform' or 'geometric'")):
-        with pytest.raises(ValueError, match=says):
-            DyLoRA(**values)
-    method = DyLoRA(r=6, r_min=2, frozen=True)
-    assert Method.from_dict(method.to_dict()) == method
-    assert METHODS["dylora"] is DyLoRA
 
 
 def test_the_probabilities():
@@ -166,22 +156,6 @@ def test_draws_come_from_the_rules_own_generator():
         runs.append((bytes_of(adapters.model), outcome.history))
     assert same_tensors(runs[0][0], runs[1][0])
     assert [row for row in runs[0][1] if row[2] == "drawn_rank"] == [r for r in runs[1][1] if r[2] == "drawn_rank"]
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("step", [1, 7])
-def test_it_resumes_bit_for_bit(frozen, step, tmp_path):
-    def make(checkpoint, **more):
-        return trainer(DyLoRA(r=4, frozen=frozen), tiny(dropout=0.1), checkpoint=checkpoint, identity="x", **more)
-
-    straight = make(None)
-    straight.run()
-    path = tmp_path / "run.safetensors"
-    make(path, callbacks=[Stop(step)]).run()
-    second = make(path)
-    second.run()
-    assert same_tensors(bytes_of(second.adapters.model), bytes_of(straight.adapters.model))
-    assert repr(second.outcome.history) == repr(straight.outcome.history)
 
 
 def test_one_training_serves_every_rank():
