@@ -2,6 +2,7 @@
 
     run = fit(SaLoRA(r=8, b=0.5), task="rt", backbone="minilm-l6", profile="laptop", seed=0)
     run.history, run.metrics, run.ranks, run.config
+    fit("lora", keep_model=True).trained.model          # the network itself, loaded again by the same call
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,6 +37,7 @@ from ..tasks.generation import Generation, refuse_long
 from ..tasks.load import load_task
 from ..tasks.task import TaskData
 from ..tasks.tokenize import Collate, encode
+from ..training import checkpoint
 from ..training.callbacks import Callback, Outcome, ProgressLine, Row, watched
 from ..training.config import TrainConfig, default_profile, fit_to_profile, set_by_profile, train_config
 from ..training.distributed import Team
@@ -95,7 +99,7 @@ def _shared(name: str, cosine: float, sigma: Tensor) -> list[Measured]:
 def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbone: str = "minilm-l6",
         profile: str | None = None, seed: int = 0, *, cache: bool = True, callbacks: Sequence[Callback] = (),
         progress: bool = True, store: Store | None = None, adjust: bool = True, notes: Sequence[str] = (),
-        autosave: float = math.inf, **training: Any) -> Run:
+        autosave: float = math.inf, keep_model: bool = False, longest: int | None = None, **training: Any) -> Run:
     """Train one method on one task, or find the run that did.
 
     Args:
@@ -106,32 +110,39 @@ def fit(method: Method | str | Sequence[Method | str], task: str = "rt", backbon
         cache: return a stored run of the same configuration, and take up an unfinished one.
         adjust: let the profile set what depends on the length of training and was left alone.
         notes: put in front of the run's own.  autosave: seconds after which a checkpoint is due.
+        keep_model: give the trained network back as `run.trained`. What training changed is kept beside the record,
+            so the same call loads it again; a stored run whose network was not kept is trained again.
+        longest: leave out training examples of more tokens, where cutting them would take the answer away.
         training: fields of `TrainConfig` to change.
 
     Raises:
         ValueError: something in the configuration is refused; nothing was written.
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
-    config = RunConfig(method, task, backbone, profile, seed, training, adjust)  # type: ignore[arg-type]
+    config = RunConfig(method, task, backbone, profile, seed, training, adjust, longest)  # type: ignore[arg-type]
     store, team = store or Store(), Team.here()
-    key = config.on(team).key
-    if cache and (found := team.broadcast(lambda: store.get(key))):
-        found.notes, found.found = list(dict.fromkeys([*notes, *found.notes])), True
-        return found
+    callbacks = [*callbacks, *([ProgressLine()] if progress else [])]
+    job = Job(config, store, cache, callbacks, autosave, keep_model=keep_model)
+    if cache and (found := team.broadcast(lambda: store.get(job.key))):
+        found.trained = job.restored() if keep_model else None
+        if found.trained or not keep_model:
+            found.notes, found.found = list(dict.fromkeys([*notes, *found.notes])), True
+            return found
     store.check()
     if progress and team.is_main:
         for note in config.notes:
             print(note, flush=True)
-    callbacks = [*callbacks, *([ProgressLine()] if progress else [])]
     try:
         with watched(callbacks if team.is_main else (), config.label):
-            run = _to_the_end(Job(config, store, cache, callbacks, autosave))
+            run = _to_the_end(job)
     except KeyboardInterrupt as stop:   # not with the trace of whatever was at work
-        raise KeyboardInterrupt(str(stop) or _kept(store, key)) from None
+        raise KeyboardInterrupt(str(stop) or _kept(store, job.key)) from None
     run.notes = [*notes, *run.notes]
     if team.is_main:
         store.put(run)
-        store.forget_checkpoints(key)
+        if run.trained is not None:
+            write_network(store.network(job.key), run.trained.adapters)
+        store.forget_checkpoints(job.key)
     return run
 
 
@@ -150,6 +161,44 @@ def _kept(store: Store, key: str) -> str:
     some = any(store.folder.glob(f"{key}.*checkpoint.safetensors"))
     return (f"stopped; {'the steps are kept up to the last checkpoint' if some else 'no step was kept yet'}: run the "
             f"same line again to {'go on from there' if some else 'begin anew'}")
+
+
+@dataclass
+class Trained:
+    """A network after its training, in eval mode.
+
+    adapters: on the model.  data: the task's examples as tables.  rows: the same, tokenised; `rows.score` scores.
+    """
+
+    model: Any
+    tokenizer: Any
+    adapters: Adapters
+    data: TaskData
+    rows: Rows
+
+
+def write_network(path: Path, adapters: Adapters) -> None:
+    """Keep what training changed, in one file: branches, head, and whatever else trained.
+
+    Raises:
+        OSError: the folder cannot be written or is full.
+    """
+    tensors, values = adapters.state_dict()
+    checkpoint.write(path, tensors, {"method": json.dumps(adapters.method.to_dict()), "values": json.dumps(values)})
+
+
+def read_network(path: Path) -> tuple[Method, dict[str, Tensor], dict[str, Any]] | None:
+    """The method that was on the network, and its state; None, and a warning, where the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tensors, header, whole = checkpoint.read(path)
+        if not whole:
+            raise ValueError("its content is not what was written")
+        return Method.from_dict(json.loads(header["method"])), tensors, json.loads(header["values"])
+    except checkpoint.UNREADABLE as error:
+        warnings.warn(f"the kept network {path.name} is damaged ({error}); it is trained again", stacklevel=4)
+        return None
 
 
 class Materials:
@@ -172,6 +221,7 @@ class Job:
 
     form: the method as it is put on the network, where that is another form of the same one.
     alone: whether nothing else trains meanwhile; else a run's seconds are its share of the steps, and its own work.
+    keep_model: whether the run holds its network.
     """
 
     config: RunConfig
@@ -182,6 +232,7 @@ class Job:
     materials: Materials = field(default_factory=Materials)
     form: Callable[[Method], Method] = lambda method: method
     alone: bool = True
+    keep_model: bool = False
 
     def __post_init__(self) -> None:
         self.team = Team.here()
@@ -195,22 +246,19 @@ class Job:
     def stages(self) -> Generator[Trainer, Outcome, Run]:
         """Yields a trainer for each stage that the method has, is sent its outcome, and returns the record."""
         started = time.perf_counter()
-        c, task, backbone, seed = self.config.train, self.config.task, self.config.backbone, self.config.seed
-        require_config(backbone)  # before minutes of reading rows
-        data = self.materials.data(task, c, seed)
+        require_config(self.config.backbone)  # before minutes of reading rows
+        data = self.materials.data(self.config.task, self.config.train, self.config.seed)
         measures.reset_peak_memory()
         history: list[Row] = []
         seconds: dict[str, float] = {}
         notes = [data.source, *self.config.notes]
         stage: Method | None = self.config.adjusted
         while stage is not None:
-            model, tokenizer = self.materials.model(backbone, data, seed, c)
-            self._refuse_changed()
-            rows = self.materials.rows(data, tokenizer, c, model)
-            rows.refuse_long(model)
-            adapters = adapt(model, self.form(stage), seed=seed)
-            flops = _step_flops(adapters, rows.train, self.recorded.train.batch_size)
-            trainer = self._trainer(adapters, rows, stage)
+            network = self._network(data, self.form(stage))
+            adapters, rows, model = network.adapters, network.rows, network.model
+            examples = self._examples(rows)
+            flops = _step_flops(adapters, examples, self.recorded.train.batch_size)
+            trainer = self._trainer(adapters, rows, examples, stage)
             paused = time.perf_counter()
             outcome = yield trainer
             if not self.alone:
@@ -230,11 +278,32 @@ class Job:
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started
+        model.eval()
         still = sum(site.d * site.k for site in adapters.rule.still_sites())
         return Run(config=self.recorded.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
                    ranks=adapters.ranks(), parameters=measures.parameter_counts(model, still), seconds=seconds,
                    memory=measures.peak_memory(), flops=flops, notes=notes, machine=self._machine(),
-                   factors=_factors(adapters), identity=self.identity)
+                   factors=_factors(adapters), identity=self.identity, trained=network if self.keep_model else None)
+
+    def restored(self) -> Trained | None:
+        """The network of a stored run; None where none was kept."""
+        if (kept := read_network(self.store.network(self.key))) is None:
+            return None
+        method, tensors, values = kept
+        data = self.materials.data(self.config.task, self.config.train, self.config.seed)
+        network = self._network(data, method)
+        network.adapters.load_state_dict(tensors, values)
+        network.model.eval()
+        return network
+
+    def _network(self, data: TaskData, method: Method) -> Trained:
+        """The backbone with a method on it as training begins, and the rows for it."""
+        c, seed = self.config.train, self.config.seed
+        model, tokenizer = self.materials.model(self.config.backbone, data, seed, c)
+        self._refuse_changed()
+        rows = self.materials.rows(data, tokenizer, c, model)
+        rows.refuse_long(model)
+        return Trained(model, tokenizer, adapt(model, method, seed=seed), data, rows)
 
     def _refuse_changed(self) -> None:
         """Refuse rows and weights that were read while their files changed."""
@@ -244,12 +313,21 @@ class Job:
                 raise ValueError(f"the {part} of '{name}' changed while this run was being prepared: call it again, "
                                  "once nothing writes there any more")
 
-    def _trainer(self, adapters: Adapters, rows: Rows, stage: Method) -> Trainer:
+    def _examples(self, rows: Rows) -> list[dict[str, Any]]:
+        """What is trained on: all rows, or those of at most `longest` tokens."""
+        if (longest := self.config.longest) is None:
+            return rows.train
+        short = [row for row in rows.train if len(row["input_ids"]) <= longest]
+        require(bool(short), f"longest = {longest} leaves no training example; the shortest has "
+                             f"{min(len(row['input_ids']) for row in rows.train)} tokens")
+        return short
+
+    def _trainer(self, adapters: Adapters, rows: Rows, examples: Sequence[dict[str, Any]], stage: Method) -> Trainer:
         key, which = self.key, config_key(stage.to_dict())
         checkpoint = self.store.checkpoint(f"{key}.{which[:6]}")
         if not self.cache and self.team.is_main:
             checkpoint.unlink(missing_ok=True)
-        return Trainer(adapters, rows.train, rows.collate, self.config.train, seed=self.config.seed,
+        return Trainer(adapters, examples, rows.collate, self.config.train, seed=self.config.seed,
                        callbacks=self.callbacks, evaluate=lambda model: rows.score(model, "validation"),
                        checkpoint=checkpoint, identity=f"{key}:{which}", autosave=self.autosave)
 
@@ -338,6 +416,7 @@ class RunConfig:
         profile: "tiny", "laptop" or "gpu"; None takes LOWRANK_PROFILE, now and not when it is trained.
         training: fields of `TrainConfig` to change.
         adjust: let the profile set what depends on the length of training and was left alone.
+        longest: as in `fit`.
 
     Raises:
         ValueError: a value is unknown or out of range.
@@ -350,6 +429,7 @@ class RunConfig:
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict, hash=False)
     adjust: bool = field(default=True, hash=False)
+    longest: int | None = None
 
     def __post_init__(self) -> None:
         require(isinstance(self.task, str), f"task = {shown(self.task)} must be the short name of a task")
@@ -362,6 +442,8 @@ class RunConfig:
         require(isinstance(self.training, Mapping) and all(isinstance(name, str) for name in self.training),
                 f"training = {shown(self.training)} must be a dict of fields of TrainConfig")
         require(isinstance(self.adjust, bool), f"adjust = {shown(self.adjust)} must be true or false")
+        require(self.longest is None or (isinstance(self.longest, int) and self.longest > 0),
+                f"longest = {shown(self.longest)} must be a number of tokens above 0, or None")
         settled = {"method": as_method(self.method), "backbone": os.path.expanduser(str(self.backbone)),
                    "seed": require_seed(self.seed), "profile": self.profile or default_profile(),
                    "training": dict(self.training)}
@@ -384,6 +466,7 @@ class RunConfig:
         """Plain values, as they stand in the record under "config" and as they are read back."""
         values = {"method": self.adjusted.to_dict(), "task": self.task, "backbone": self.backbone, "seed": self.seed,
                   "profile": self.profile, "training": self.train.to_dict()}
+        values |= {} if self.longest is None else {"longest": self.longest}   # a run without it keeps its key
         return json.loads(json.dumps(values))
 
     def __eq__(self, other: object) -> bool:
@@ -420,8 +503,8 @@ class RunConfig:
 
     def fit(self, **options: Any) -> Run:
         """Train it, or find the run that did; options of `fit` such as store, callbacks, progress."""
-        return fit(self.method, self.task, self.backbone, self.profile, self.seed, adjust=self.adjust, **options,
-                   **self.training)
+        return fit(self.method, self.task, self.backbone, self.profile, self.seed, adjust=self.adjust,
+                   longest=self.longest, **options, **self.training)
 
 
 def grid(methods: Method | str | Sequence[Method | str], tasks: str | Sequence[str] = "rt",

@@ -38,6 +38,8 @@ from ..models.packaged import delete, expanded, home, of_this_process, remove_le
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .fit import Trained
+
 
 FORMAT = 2
 VERSION = version("lowrank-teach")
@@ -60,6 +62,7 @@ class Run:
     identity: fingerprints of the rows ("data") and of the pretrained weights ("weights"); see `identity`.
     version: of the package that made it.
     found: whether it was in the store, so that its times are those of then; no part of the record.
+    trained: the network, where `fit(keep_model=True)` was asked for it; no part of the record.
     """
 
     config: dict[str, Any]
@@ -76,6 +79,7 @@ class Run:
     identity: dict[str, str | None] = field(default_factory=dict)
     version: str = VERSION
     found: bool = field(default=False, compare=False)
+    trained: Trained | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -141,6 +145,10 @@ class Store:
 
     def checkpoint(self, key: str) -> Path:
         return self.folder / f"{key}.checkpoint.safetensors"
+
+    def network(self, key: str) -> Path:
+        """Where the network of a run is kept, if it is."""
+        return self.folder / "networks" / f"{key}.safetensors"
 
     def forget_checkpoints(self, key: str) -> None:
         """Delete what an unfinished run of this configuration left, one file a stage."""
@@ -235,7 +243,7 @@ def _write(run: Run, folder: Path) -> None:
     save_file({f"{site}.{side}": factor.detach().cpu().float().contiguous().clone()
                for site, pair in run.factors.items() for side, factor in zip(("left", "right"), pair, strict=True)},
               folder / FILES[1])
-    apart = ("history", "factors", "found")
+    apart = ("history", "factors", "found", "trained")
     plain = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name not in apart}
     values = {"key": run.key, "format": FORMAT, **plain, "files": {name: sha256(folder / name) for name in FILES}}
     (folder / "run.json").write_text(

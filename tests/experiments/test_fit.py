@@ -19,6 +19,7 @@ from lowrank_teach.errors import StoppedError
 from lowrank_teach.experiments.compare import table
 from lowrank_teach.experiments.runs import HISTORY, Run, Store, config_key
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
+from lowrank_teach.methods.baselines import Houlsby
 
 asset = pytest.mark.asset
 METHODS: dict[str, Method] = {"head": HeadOnly(), "lora": LoRA(), "cola": COLA(), "salora": SaLoRA(),
@@ -226,6 +227,49 @@ def test_a_stopped_run_goes_on_to_the_same_end(quick, tmp_path, method, step):
     for site, pair in whole.factors.items():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(run.factors[site], pair, strict=True))
     assert not list(Store().folder.glob("*checkpoint*"))
+
+
+@pytest.mark.parametrize("method", [
+    LoRA(lora_dropout=0.1), COLA(knots=(6, 12)), COLA(knots=(6, 12), merge_knots=False), SaLoRA(),
+    DeltaLoRA(), DeltaLoRA(form="lazy"), AutoLoRA(), AutoLoRA(search_steps=24, retrain=False),
+    FullFineTuning(trains="no_embeddings"), HeadOnly(), Houlsby(), "cola+salora"], ids=str)
+def test_a_kept_network_is_the_trained_one_and_is_loaded_again(quick, monkeypatch, method):
+    run = quick(method, keep_model=True)
+    assert not run.trained.model.training
+    assert run.trained.rows.score(run.trained.model, "test") == run.metrics["test"]
+    plain = quick(method)
+    assert (plain.found, plain.trained) == (True, None)
+    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it was trained again"))
+    again = quick(method, keep_model=True)
+    assert again.found
+    assert not again.trained.model.training
+    batch = again.trained.rows.collate(again.trained.rows.splits["test"])
+    with torch.no_grad():
+        ours, theirs = (one.trained.model(**batch).logits for one in (run, again))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_run_whose_network_was_not_kept_is_trained_again(quick):
+    plain = quick("lora")
+    run = quick("lora", keep_model=True)
+    assert not run.found
+    assert run.metrics == plain.metrics
+    path = Store().network(run.key)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=f"{run.key}.* is damaged .* trained again"):
+        assert not quick("lora", keep_model=True).found
+    assert quick("lora", keep_model=True).found
+
+
+def test_long_examples_can_be_left_out_of_the_training(quick):
+    """All rows have six tokens: that limit changes the key and no number, one below leaves nothing."""
+    plain, limited = quick("lora"), quick("lora", longest=6)
+    assert limited.key != plain.key
+    assert limited.metrics == plain.metrics
+    with pytest.raises(ValueError, match="longest = 5 leaves no training example; the shortest has 6 tokens"):
+        quick("lora", longest=5)
+    with pytest.raises(ValueError, match="longest = 0 must be"):
+        quick("lora", longest=0)
 
 
 class Once(lt.Callback):
