@@ -367,19 +367,18 @@ def _print_verdicts(stored: Any, new: Any) -> None:
     console.print(shown)
 
 
-def print_run(*values: Any) -> None:
-    """Print the score of a finished run to standard error.
+def print_run(task: str, arm: str, seed: int, lr: float | None, found: Any) -> None:
+    """Print the score of a finished run of a study to standard error.
 
-    values: (configuration, seed, run) of a study, or (task, configuration, seed, learning rate, run) of a study over
-        tasks; the scores of texts may stand in the place of the run.
+    lr: the learning rate that was chosen, or is tried; None where there is no choice.
+    found: the run, or the scores of the texts that it wrote.
     """
-    *where, run = values
-    label = ("{}, seed {}" if len(where) == 2 else "{}, {}, seed {}, learning rate {:g}").format(*where)
-    if isinstance(run, Mapping):
-        name, score = next(iter(run.items()))
+    label = f"{arm}, seed {seed}" if lr is None else f"{task}, {arm}, seed {seed}, learning rate {lr:g}"
+    if isinstance(found, Mapping):
+        name, score = next(iter(found.items()))
         print(f"{label}: {name} {score:.3f}", file=sys.stderr, flush=True)
     else:
-        name, score = run.score("validation")
+        name, score = found.score("validation")
         print(f"{label}: {name} {score:.3f} on validation examples", file=sys.stderr, flush=True)
 
 
@@ -617,11 +616,10 @@ def _train_study(name: str, folder: Path, seeds: int, done: Callable[[], None]) 
         done()
         print_run(*values)
 
+    found: Any = studies.train(name, folder, seeds=seeds or None, on_run=on_run)
     if name in arms.TASK_STUDIES:
-        over = studies.train_across(name, arms.TASK_STUDIES[name], folder, seeds=seeds or None, on_run=on_run)
-        return {arm: over.values(arm) for arm in over.arms}, over.table().to_string()
-    found = studies.train(name, folder, seeds=range(seeds) if seeds else None, on_run=on_run)
-    return found.values(next(iter(found.records[0]["test"]))), found.frame().to_string()
+        return {arm: found.values(arm) for arm in found.arms}, found.table().to_string()
+    return found.values(), found.frame(next(iter(found.records[0]["test"]))).to_string()
 
 
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")

@@ -63,11 +63,21 @@ def paired_bootstrap(differences: Sequence[float], level: float = LEVEL, *, seed
     if d.ndim != 1 or len(d) < 2 or not np.isfinite(d).all():
         raise ValueError(f"an interval needs two finite differences or more, one a seed; these are {d.tolist()}")
     n, tail = len(d), (1 - level) / 2
-    draws = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    arms = np.array([*percentile_interval(d, draws, level)]) - d.mean()
+    arms = np.array([*percentile_interval(d, draws_of(n, resamples, seed), level)]) - d.mean()
     if stretch:
         arms *= math.sqrt(n / (n - 1)) * t.ppf(1 - tail, n - 1) / norm.ppf(1 - tail)
     return float(d.mean() + arms[0]), float(d.mean() + arms[1])
+
+
+def draws_of(n: int, resamples: int = 500, seed: int = 0, out_of: int | None = None) -> np.ndarray:
+    """Row numbers (R, n), drawn with replacement: the same for all that is resampled, so that it stays paired."""
+    return np.random.default_rng(seed).integers(out_of or n, size=(resamples, n))
+
+
+def middle(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The interval that the middle `level` of what resamples gave spans."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def percentile_interval(differences: Sequence[float] | np.ndarray, draws: np.ndarray, level: float = LEVEL
@@ -76,9 +86,7 @@ def percentile_interval(differences: Sequence[float] | np.ndarray, draws: np.nda
 
     Args: differences (n,); draws (R, n), which of them each of R resamples takes.
     """
-    means = np.asarray(differences, dtype=float)[draws].mean(1)                          # (R,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return middle(np.asarray(differences, dtype=float)[draws].mean(1), level)                # means (R,)
 
 
 def t_interval(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:

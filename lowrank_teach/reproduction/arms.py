@@ -2,81 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from ..experiments.fit import RunConfig
 from ..integrations.peft_methods import AdaLoRA
 from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
 from ..methods.composition import compose
 from ..tasks.table import TASKS
 from ..training.config import PROFILES
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-# ---- studies on one task -----------------------------------------------------------------------------------
-# Which arms each study compares: the papers' sweeps and ablations, and the controls they lack.
-#
-# An arm is a method with all its switches, and the training values that differ. All arms of a study share task,
-# backbone, rows, order of rows and steps; seeds pair them.
+
+# ---- what a study is ----------------------------------------------------------------------------------------
+# Configurations, seeds and tasks: each combination is one run. All share backbone, examples, their order and steps,
+# so seeds pair them. `studies.Runner` trains a study, `results` reads what it left.
 @dataclass(frozen=True)
 class Arm:
-    """A configuration, and fields of `TrainConfig` in which it differs from the study's."""
+    """A method with all its switches, and fields of `TrainConfig` in which it differs from the study's."""
 
     method: Method
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TaskStudy:
-    """Arms over tasks and seeds.
-
-    question: what is asked.  tasks: name -> fields of `TrainConfig` that its rows ask for.
-    rates: the grid of learning rates.  chosen_with: the seeds that a rate is chosen with.
-    seeds: how many, from 0; those of `chosen_with` are among them.
-    rate_of: arm -> the arm whose chosen rate it takes, for controls that must differ in one thing alone.
-    """
-
-    question: str
-    arms: Mapping[str, Arm]
-    tasks: Mapping[str, Mapping[str, Any]]
-    rates: Sequence[float]
-    backbone: str
-    profile: str
-    training: Mapping[str, Any]
-    chosen_with: Sequence[int] = (0, 1)
-    seeds: int = 5
-    rate_of: Mapping[str, str] = field(default_factory=dict)
-
-    def runs(self, seeds: int = 0) -> int:
-        """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
-        choosing = {self.rate_of.get(arm, arm) for arm in self.arms}
-        a_task = len(choosing) * len(self.rates) * len(self.chosen_with) + len(self.arms) * (seeds or self.seeds)
-        return len(self.tasks) * a_task
+TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
+TRAINING: dict[str, Any] = {"steps": 100}
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms over seeds.
+    """The runs that answer one question.
 
-    question: what is asked.  varies: what differs between arms, for an axis.
-    seeds: how many, from 0.  series: names of the history kept for the whole model.
-    sites: names of the history kept by site, with their last values.
+    question: what is asked.  varies: what differs between configurations, for an axis.
+    arms: label -> configuration.  tasks: name -> fields of `TrainConfig` that its examples ask for.
+    backbone, profile, training, longest: of every run, as in `fit`.  seeds: how many, from 0.
+    rates: learning rates to choose from on validation examples, for each task and configuration; none where empty.
+    chosen_with: the seeds that a rate is chosen with.
+    rate_of: label -> the label whose chosen rate it takes, for controls that must differ in one thing alone.
+    series: names of the history kept for the whole model.  sites: names kept by site, with their last values.
     """
 
     question: str
     varies: str
     arms: Mapping[str, Arm]
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {TASK: {}})
+    backbone: str = BACKBONE
+    profile: str = PROFILE
+    training: Mapping[str, Any] = field(default_factory=lambda: TRAINING)
+    longest: int | None = None
     seeds: int = 5
+    rates: Sequence[float] = ()
+    chosen_with: Sequence[int] = (0, 1)
+    rate_of: Mapping[str, str] = field(default_factory=dict)
     series: tuple[str, ...] = ("loss",)
     sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
 
+    def changed(self, *, training: Mapping[str, Any] | None = None, **values: Any) -> Self:
+        """The same study with other values; None leaves one alone. A learning rate that is given is not chosen."""
+        given = {name: value for name, value in values.items() if value is not None}
+        rates = () if "lr" in (training or {}) else self.rates
+        return replace(self, **{"rates": rates, **given, "training": {**self.training, **(training or {})}})
+
+    def config(self, task: str, arm: str, seed: int, lr: float | None = None) -> RunConfig:
+        """One run; lr: the one that was chosen, where there is a choice."""
+        own = self.arms[arm]
+        values = {**self.training, **self.tasks[task], **own.training, **({} if lr is None else {"lr": lr})}
+        return RunConfig(own.method, task, self.backbone, self.profile, seed, values, longest=self.longest)
+
+    def choosing(self, arms: Iterable[str]) -> list[str]:
+        """Those configurations whose learning rate is chosen for some of `arms`, themselves or others."""
+        return list(dict.fromkeys(self.rate_of.get(arm, arm) for arm in arms)) if self.rates else []
+
     def runs(self, seeds: int = 0) -> int:
-        """How many that takes, with so many seeds; 0 takes the study's own."""
-        return len(self.arms) * (seeds or self.seeds)
+        """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
+        tried = len(self.choosing(self.arms)) * len(self.rates) * len(self.chosen_with)
+        return len(self.tasks) * (tried + len(self.arms) * (seeds or self.seeds))
+
+    def plan(self, arms: Sequence[str], seeds: int) -> dict[str, list[RunConfig | None]]:
+        """Configuration -> its runs; None stands for one whose learning rate is not chosen before the others ran."""
+        choosing, found = self.choosing(arms), dict[str, list[RunConfig | None]]()
+        for arm in dict.fromkeys([*arms, *choosing]):
+            tried = self.chosen_with if arm in choosing else ()
+            found[arm] = [self.config(task, arm, seed, rate) for task in self.tasks for rate in self.rates
+                          for seed in tried]
+            if arm in arms:
+                rest = [seed for seed in range(seeds) if seed not in tried]
+                found[arm] += [None if self.rates else self.config(task, arm, seed) for task in self.tasks
+                               for seed in rest]
+        return found
 
 
-TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
-TRAINING: dict[str, Any] = {"steps": 100}
+# ---- studies on one task -----------------------------------------------------------------------------------
+# The papers' sweeps and ablations, and the controls they lack.
 LR = PROFILES[PROFILE].lr
 GATES = ("loss", "density", "lambda", "budget_penalty", "orth_A", "orth_B", "kept_density")
 SIGMA = tuple(f"sigma.{i}" for i in range(24))
@@ -174,62 +194,57 @@ TASKS_TRAINING: dict[str, Any] = {"steps": 100, "batch_size": 8, "n_train": 1600
 SHORT = {"max_length": 32}   # tokens
 TASKS_RATES = (7e-4, 2e-3, 6e-3)
 
-TASK_STUDIES: dict[str, TaskStudy] = {
-    "side_by_side": TaskStudy(
-        "Which method is ahead, over tasks, each at its best rate?",
+TASK_STUDIES: dict[str, Study] = {
+    "side_by_side": Study(
+        "Which method is ahead, over tasks, each at its best rate?", "method",
         {"LoRA": Arm(LoRA()), "COLA": Arm(COLA(chain=2)), "SaLoRA": Arm(salora()), "Delta-LoRA": Arm(DeltaLoRA()),
          "AutoLoRA": Arm(autolora()), "LoRA, α × 1.5": Arm(LoRA(lora_alpha=24.0)),
          "LoRA, all six": Arm(LoRA(sites="all")), "LoRA, r = 4": Arm(LoRA(r=4, lora_alpha=8.0)),
          "head only": Arm(HeadOnly())},
         tasks={"sst2": {}, "trec": SHORT, "rt": {}, "stsb": {}, "wic": {}, "mrpc": {}, "rte": {}, "cola": SHORT},
-        rates=TASKS_RATES, backbone=BACKBONE, profile=PROFILE, training={**TASKS_TRAINING, "max_length": 48},
+        training={**TASKS_TRAINING, "max_length": 48}, rates=TASKS_RATES, series=(), sites=(),
         # the first is what Delta-LoRA equals with K = 0, at the same rate; the second differs from LoRA in r alone
         rate_of={"LoRA, α × 1.5": "Delta-LoRA", "LoRA, r = 4": "LoRA"}),
 }
 
 
 # ---- studies of texts --------------------------------------------------------------------------------------
-# The studies of texts: which arms write for which task, trained how, at which rates. Made by `generation`.
+# Which configurations write for which task, trained how, at which learning rates; made by `texts`.
 TEXTS_BACKBONE, TEXTS_PROFILE = "smollm2-135m", "laptop"
 # equal s = α/r everywhere but in the control; Delta-LoRA's closed form, since a small step of W rounds away in bf16
-ARMS: dict[str, Method] = {
-    "LoRA": LoRA(r=4, lora_alpha=8.0),
-    "Delta-LoRA": DeltaLoRA(r=4, lora_alpha=8.0, lam=2.0, form="lazy"),
-    "AutoLoRA": AutoLoRA(r=8, lora_alpha=16.0, search_steps=8, eta_beta=0.02),
-    "LoRA, α × 3": LoRA(r=4, lora_alpha=24.0),
+WRITERS: dict[str, Arm] = {
+    "LoRA": Arm(LoRA(r=4, lora_alpha=8.0)),
+    "Delta-LoRA": Arm(DeltaLoRA(r=4, lora_alpha=8.0, lam=2.0, form="lazy")),
+    "AutoLoRA": Arm(AutoLoRA(r=8, lora_alpha=16.0, search_steps=8, eta_beta=0.02)),
+    "LoRA, α × 3": Arm(LoRA(r=4, lora_alpha=24.0)),
 }
 TEXTS_TRAINING: dict[str, Any] = {"steps": 60, "batch_size": 8, "lr": 2e-3, "n_train": 8000, "n_validation": 64,
-                            "n_test": 64, "mixed_precision": "bf16"}
+                                  "n_test": 64, "mixed_precision": "bf16"}
 TEXTS_RATES = (7e-4, 2e-3, 6e-3, 1.8e-2, 5.4e-2)   # so short a training asks for large ones
-RATE_OF = {"LoRA, α × 3": "Delta-LoRA"}   # what Delta-LoRA equals with K = 0, at the same rate
 
 
 @dataclass(frozen=True)
-class TextStudy:
-    """What is made of one task.
+class TextStudy(Study):
+    """A study whose runs write texts; a learning rate is chosen by the first score of validation inputs.
 
-    licence: of the samples.  scores: names of scores in `metrics.py`.  inputs: written out.  seeds: how many.
-    rates: a grid of learning rates, from which the first score of validation inputs chooses one, with the first seed;
-    empty for that of TRAINING.
+    licence: of the samples.  scores: names of scores in `metrics.py`.  inputs: written out.
     """
 
-    licence: str
-    scores: tuple[str, ...]
-    inputs: int
-    seeds: int = 1
-    rates: tuple[float, ...] = ()
+    licence: str = ""
+    scores: tuple[str, ...] = ()
+    inputs: int = 40
 
 
-TEXT_STUDIES = {
-    "e2e": TextStudy("E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
-                     ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), inputs=40, seeds=5, rates=TEXTS_RATES),
-    "webnlg": TextStudy("WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0",
-                        ("bleu", "meteor", "ter"), inputs=32),
+def _texts(task: str, licence: str, scores: tuple[str, ...], inputs: int, **values: Any) -> TextStudy:
+    return TextStudy("Which method writes the better texts?", "method", WRITERS, {task: {}}, TEXTS_BACKBONE,
+                     TEXTS_PROFILE, {**TEXTS_TRAINING, "max_length": TASKS[task].max_length}, chosen_with=(0,),
+                     rate_of={"LoRA, α × 3": "Delta-LoRA"},   # what Delta-LoRA equals with K = 0, at the same rate
+                     licence=licence, scores=scores, inputs=inputs, **values)
+
+
+TEXT_STUDIES: dict[str, TextStudy] = {
+    "e2e": _texts("e2e", "E2E NLG Challenge (Novikova et al. 2017), CC BY-SA 4.0",
+                  ("bleu", "nist", "meteor", "rougeL", "cider", "ter"), 40, rates=TEXTS_RATES),
+    "webnlg": _texts("webnlg", "WebNLG Challenge 2017 (Gardent et al. 2017), CC BY-NC-SA 4.0",
+                     ("bleu", "meteor", "ter"), 32, seeds=1),
 }
-
-
-def settings(task: str, training: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[float, ...]]:
-    """(fields of `TrainConfig`, rates to choose from) of a task's study; where an lr is given, there is no grid."""
-    rates = () if "lr" in training else TEXT_STUDIES[task].rates
-    found = {**TEXTS_TRAINING, "max_length": TASKS[task].max_length, **training}
-    return found, rates or (found["lr"],)

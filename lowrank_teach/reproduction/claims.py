@@ -22,7 +22,7 @@ from ..gates import HardConcrete, Selection, Stretch
 from ..lowrank import LowRank
 from ..methods import COLA, LoRA, Method
 from ..methods.autolora import hypergradient
-from .results import references_folder
+from .results import Record, Value, references_folder
 from .verdicts import (
     FULL,
     TURNED,
@@ -31,8 +31,6 @@ from .verdicts import (
     Claim,
     Compared,
     Exact,
-    Record,
-    Value,
     average_claim,
     between,
     bleu_claim,

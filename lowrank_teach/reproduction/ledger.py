@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.statistics import SEEDS
-from ..experiments.fit import RunConfig
 from ..experiments.runs import Store
-from . import arms as arms_module
-from . import claims, studies, verdicts
-from .arms import BACKBONE, PROFILE, TASK, TRAINING
+from . import claims, results, studies, texts, verdicts
+from .arms import STUDIES, TASK_STUDIES, TEXT_STUDIES
+from .studies import OnRun
 from .verdicts import (
     BROKEN,
     EXACT,
@@ -39,264 +38,6 @@ from .verdicts import (
     folder_of,
     rows,
 )
-
-# ---- a row made again --------------------------------------------------------------------------------------
-# The runs behind one row of the ledger, made again: the stored verdict beside the new one.
-#
-#     again = ledger.reproduce("COLA 1")
-#     again.stored.verdict, again.new.verdict, again.gap
-#     ledger.plan("COLA 1").minutes       # what that would take here, before it is begun
-#
-# A run that the store has is not trained again; a study's stored file is never written.
-OnRun = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """One row twice.
-
-    stored: as the ledger has it.  new: from the runs made now; None where there are none to make.
-    why: then, why not.  runs: how many it rests on.
-    """
-
-    stored: Row
-    new: Row | None = None
-    why: str = ""
-    runs: int = 0
-
-    @property
-    def gap(self) -> float | None:
-        """Largest change of a seed's difference, in the row's unit; None where no seed is in both."""
-        if self.new is None or not self.new.differences or not self.stored.differences:
-            return None
-        return max(abs(a - b) for a, b in zip(self.stored.differences, self.new.differences, strict=False))
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What a reproduction trains.
-
-    runs: of all arms and seeds.  stored: those that the store has; of a study over tasks only runs that choose a
-    rate are looked up.  minutes: of the others, by the seconds that the stored study took for its runs (at full
-    length), None where it has none.  why: where there is nothing to train.
-    """
-
-    runs: int = 0
-    stored: int = 0
-    minutes: float | None = None
-    why: str = ""
-
-
-def find(key: str, ledger: dict[str, tuple[Claim, ...]]) -> tuple[str, str, Claim]:
-    """(key, paper, claim) of a key such as "COLA 3", whatever its case.
-
-    Raises:
-        ValueError: there is no such row; with those there are.
-    """
-    paper, _, number = " ".join(key.split()).rpartition(" ")
-    name = {name.lower(): name for name in ledger}.get(paper.lower(), "")
-    if not number.isdigit() or not 1 <= int(number) <= len(ledger.get(name, ())):
-        rows = ", ".join(f"{name} 1 to {len(of)}" for name, of in ledger.items())
-        raise ValueError(f"no claim {key!r}; there are {rows} (`lowrank-teach claims` prints them)")
-    return f"{name} {int(number)}", name, ledger[name][int(number) - 1]
-
-
-def nothing_to_train(claim: Claim) -> str:
-    """Why no runs stand behind a claim; "" where some do."""
-    if isinstance(claim, Beyond):
-        return f"it cannot be tested here: it needs {claim.needs}"
-    if isinstance(claim, Exact):
-        return f"it rests on no runs: it is computed on the spot ({claim.how})"
-    if isinstance(claim.measure, FromBench):
-        return f"it is measured, not trained: {claim.measure.command}"
-    return ""
-
-
-def behind(claim: Compared) -> dict[str, list[str]]:
-    """Study -> arms that a claim reads."""
-    found: dict[str, list[str]] = {}
-    assert isinstance(claim.measure, FromRuns)
-    for study, arm in claim.measure.arms:
-        if arm not in (arms := found.setdefault(study, [])):
-            arms.append(arm)
-    return found
-
-
-def train_again(key: str, paper: str, claim: Claim, *, seeds: int | None = None, store: Store | None = None,
-                on_run: OnRun | None = None, stored: Folder = None, **training: Any) -> Reproduction:
-    """Train what the store lacks of a claim's runs, and judge it anew; see `reproduce`."""
-    before = claim.row(key, paper, stored)
-    if why := nothing_to_train(claim):
-        return Reproduction(before, before if isinstance(claim, Exact) else None, why)
-    assert isinstance(claim, Compared)
-    with tempfile.TemporaryDirectory() as place:
-        folder, runs = Path(place) / "studies", 0
-        for study, arms in behind(claim).items():
-            values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, **training}
-            if study in arms_module.TEXT_STUDIES:
-                made = studies.make(study, folder_of(folder), seeds=seeds, beams=(), **values)
-                runs += len({(r["arm"], r["seed"], r["lr"]) for r in [*made.about["grid"], *made.records] if r["lr"]})
-            elif study in arms_module.TASK_STUDIES:
-                over = studies.train_across(study, arms_module.TASK_STUDIES[study], folder, seeds=seeds, **values)
-                runs += len({(r["task"], r["arm"], r["seed"], r["lr"]) for r in [*over.about["grid"], *over.records]})
-            else:
-                runs += len(studies.train(study, folder, seeds=None if seeds is None else range(seeds),
-                                          **values).records)
-        return Reproduction(before, claim.row(key, paper, folder), runs=runs)
-
-
-def plan_again(claim: Claim, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
-               **training: Any) -> RunPlan:
-    """How many runs that is and how long they would take; see `plan`."""
-    if why := nothing_to_train(claim):
-        return RunPlan(why=why)
-    assert isinstance(claim, Compared)
-    store, runs, there, seconds = store or Store(), 0, 0, 0.0
-    for study, arms in behind(claim).items():
-        wanted = (_of_texts if study in arms_module.TEXT_STUDIES else
-                  _over_tasks if study in arms_module.TASK_STUDIES else _of_study)(study, arms, seeds, training)
-        for arm, configs in wanted:
-            known = sum((store.path(config.key) / "run.json").exists() for config in configs if config)
-            runs, there = runs + len(configs), there + known
-            if len(configs) > known:
-                seconds += (len(configs) - known) * _seconds((study, arm), stored)
-    return RunPlan(runs, there, None if math.isnan(seconds) else seconds / 60)
-
-
-def _of_study(study: str, arms: list[str], seeds: int | None, training: dict[str, Any]
-              ) -> Iterator[tuple[str, list[RunConfig | None]]]:
-    """Arm -> its runs."""
-    one = arms_module.STUDIES[study]
-    for arm in arms:
-        values = {**TRAINING, **training, **one.arms[arm].training}
-        yield arm, [RunConfig(one.arms[arm].method, TASK, BACKBONE, PROFILE, seed, values)
-                    for seed in range(one.seeds if seeds is None else seeds)]
-
-
-def _over_tasks(study: str, arms: list[str], seeds: int | None, training: dict[str, Any]
-                ) -> Iterator[tuple[str, list[RunConfig | None]]]:
-    """Arm -> its runs; None for those whose rate is not chosen before the grid is trained."""
-    one = arms_module.TASK_STUDIES[study]
-    choosing = dict.fromkeys(one.rate_of.get(arm, arm) for arm in arms)
-    many = one.seeds if seeds is None else seeds
-    for arm in dict.fromkeys([*arms, *choosing]):
-        configs: list[RunConfig | None] = []
-        method, own = one.arms[arm].method, one.arms[arm].training
-        for task, values in one.tasks.items():
-            settled = {**one.training, **training, **values}
-            if arm in choosing:
-                configs += [RunConfig(method, task, one.backbone, one.profile, seed, {**settled, **own, "lr": rate})
-                            for rate in one.rates for seed in one.chosen_with]
-            if arm in arms:
-                configs += [None] * len(set(range(many)) - (set(one.chosen_with) if arm in choosing else set()))
-        yield arm, configs
-
-
-def _of_texts(study: str, arms: list[str], seeds: int | None, training: dict[str, Any]
-              ) -> Iterator[tuple[str, list[RunConfig | None]]]:
-    """Arm -> its runs; None for those whose rate is not chosen before the grid is trained."""
-    settled, rates = arms_module.settings(study, training)
-    many = arms_module.TEXT_STUDIES[study].seeds if seeds is None else seeds
-
-    def run(arm: str, seed: int, rate: float) -> RunConfig | None:
-        return RunConfig(arms_module.ARMS[arm], study, arms_module.TEXTS_BACKBONE, arms_module.TEXTS_PROFILE, seed,
-                         {**settled, "lr": rate})
-
-    if len(rates) == 1:
-        for arm in arms:
-            yield arm, [run(arm, seed, rates[0]) for seed in range(many)]
-        return
-    choosing = dict.fromkeys(arms_module.RATE_OF.get(arm, arm) for arm in arms)
-    for arm in dict.fromkeys([*arms, *choosing]):
-        tried = [run(arm, 0, rate) for rate in rates] if arm in choosing else []
-        yield arm, tried + [None] * ((many - (arm in choosing)) if arm in arms else 0)
-
-
-def _seconds(arm: Arm, stored: Folder) -> float:
-    """Mean seconds of a stored run of an arm; nan where there is none."""
-    try:
-        if arm[0] in arms_module.TEXT_STUDIES:
-            found = studies.load_texts(arm[0], folder_of(stored)).of(arm[1])
-        else:
-            over = arm[0] in arms_module.TASK_STUDIES
-            found = (studies.load_across if over else studies.load)(arm[0], stored).of(arm[1])
-    except FileNotFoundError:
-        found = []
-    return statistics.fmean(r["seconds"]["total"] for r in found) if found else float("nan")
-
-
-def said(again: Reproduction) -> str:
-    """One sentence: does the new verdict agree with the stored one?"""
-    if again.why or again.new is None:
-        return again.why
-    if again.stored.verdict == verdicts.NO_RUNS:
-        return f"no stored verdict; new: {again.new.verdict}"
-    if again.new.verdict == verdicts.NO_RUNS:
-        return f"too few seeds for a new verdict: {again.new.why.split(';')[0]}{_change(again)}"
-    same = again.new.verdict == again.stored.verdict
-    words = "the same verdict" if same else f"{again.stored.verdict!r} becomes {again.new.verdict!r}"
-    return words + _change(again)
-
-
-def _change(again: Reproduction) -> str:
-    if again.gap is None or again.new is None:
-        return ""
-    return f"; a seed's difference changes by {again.gap:.3g} {again.new.unit} at most"
-
-
-# ---- the summary -------------------------------------------------------------------------------------------
-# Which claims held here and which did not, as a page of Markdown: nothing in it is typed.
-HEADS = {
-    HOLDS: "Held here: the interval lies wholly on the claimed side",
-    OPPOSITE: "Came out the other way: the interval lies wholly on the other side",
-    BROKEN: "Computed on the spot, and does not hold as printed",
-}
-
-
-def from_runs(found: Iterable[Row]) -> list[Row]:
-    """Rows whose verdict is computed from stored runs of five seeds or more."""
-    return [row for row in found
-            if row.interval is not None and row.over == "seeds" and len(row.differences) >= SEEDS]
-
-
-def summary(found: Sequence[Row], table: str) -> str:
-    """The page.
-
-    Args: rows of the ledger; the table of their counts, as Markdown.
-    """
-    ran = from_runs(found)
-    settings = list(dict.fromkeys(row.why.split(";")[0] for row in ran))
-    parts = [f"{len(ran)} of {len(found)} claims have a verdict computed from stored runs of {SEEDS} seeds or more; "
-             f"{len(_of(found, EXACT))} hold exactly, computed on the spot. Differences are means with 95 % "
-             f"intervals over seeds. Settings: {'; '.join(settings) or 'no runs yet'}.", table]
-    for verdict, head in HEADS.items():
-        if rows := _of(found, verdict):
-            parts.append(f"**{head}** ({len(rows)})\n\n" + "\n".join(map(_line, rows)))
-    rows = _of(found, OPEN)
-    parts.append(f"**Not told apart here** ({len(rows)}): the interval holds zero, or is too long for “as good as”. "
-                 f"{_keys(rows)}")
-    parts.append(f"**Without a verdict**: {len(_of(found, NO_RUNS))} wait for runs, {len(_of(found, UNTESTABLE))} "
-                 "need a model, a data set or a metric that is not here. `lowrank-teach claims` prints every row "
-                 "with its reason; `lowrank-teach reproduce CLAIM` makes the runs of one again.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _of(found: Iterable[Row], verdict: str) -> list[Row]:
-    return [row for row in found if row.verdict == verdict]
-
-
-def _line(row: Row) -> str:
-    numbers = f": {row.interval_words()}" if row.interval is not None else ""
-    return f"- {row.key} ({row.where}): {row.statement}{numbers}"
-
-
-def _keys(rows: Iterable[Row]) -> str:
-    """ "COLA 1, 2, 6; SaLoRA 3": rows by paper."""
-    papers: dict[str, list[str]] = {}
-    for row in rows:
-        papers.setdefault(row.paper, []).append(row.key.rpartition(" ")[2])
-    return "; ".join(f"{paper} {', '.join(numbers)}" for paper, numbers in papers.items()) + "."
-
 
 # ---- the ledger --------------------------------------------------------------------------------------------
 # The claims ledger: every checkable statement of the papers, held against runs, with a verdict nobody typed.
@@ -364,6 +105,139 @@ def summary_markdown(folder: Folder = None) -> str:
     return summary(found, markdown(found))
 
 
+# ---- the summary -------------------------------------------------------------------------------------------
+# Which claims held here and which did not, as a page of Markdown: nothing in it is typed.
+HEADS = {
+    HOLDS: "Held here: the interval lies wholly on the claimed side",
+    OPPOSITE: "Came out the other way: the interval lies wholly on the other side",
+    BROKEN: "Computed on the spot, and does not hold as printed",
+}
+
+
+def from_runs(found: Iterable[Row]) -> list[Row]:
+    """Rows whose verdict is computed from stored runs of five seeds or more."""
+    return [row for row in found
+            if row.interval is not None and row.over == "seeds" and len(row.differences) >= SEEDS]
+
+
+def summary(found: Sequence[Row], table: str) -> str:
+    """The page.
+
+    Args: rows of the ledger; the table of their counts, as Markdown.
+    """
+    ran = from_runs(found)
+    settings = list(dict.fromkeys(row.why.split(";")[0] for row in ran))
+    parts = [f"{len(ran)} of {len(found)} claims have a verdict computed from stored runs of {SEEDS} seeds or more; "
+             f"{len(_of(found, EXACT))} hold exactly, computed on the spot. Differences are means with 95 % "
+             f"intervals over seeds. Settings: {'; '.join(settings) or 'no runs yet'}.", table]
+    for verdict, head in HEADS.items():
+        if rows := _of(found, verdict):
+            parts.append(f"**{head}** ({len(rows)})\n\n" + "\n".join(map(_line, rows)))
+    rows = _of(found, OPEN)
+    parts.append(f"**Not told apart here** ({len(rows)}): the interval holds zero, or is too long for “as good as”. "
+                 f"{_keys(rows)}")
+    parts.append(f"**Without a verdict**: {len(_of(found, NO_RUNS))} wait for runs, {len(_of(found, UNTESTABLE))} "
+                 "need a model, a data set or a metric that is not here. `lowrank-teach claims` prints every row "
+                 "with its reason; `lowrank-teach reproduce CLAIM` makes the runs of one again.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _of(found: Iterable[Row], verdict: str) -> list[Row]:
+    return [row for row in found if row.verdict == verdict]
+
+
+def _line(row: Row) -> str:
+    numbers = f": {row.interval_words()}" if row.interval is not None else ""
+    return f"- {row.key} ({row.where}): {row.statement}{numbers}"
+
+
+def _keys(rows: Iterable[Row]) -> str:
+    """ "COLA 1, 2, 6; SaLoRA 3": rows by paper."""
+    papers: dict[str, list[str]] = {}
+    for row in rows:
+        papers.setdefault(row.paper, []).append(row.key.rpartition(" ")[2])
+    return "; ".join(f"{paper} {', '.join(numbers)}" for paper, numbers in papers.items()) + "."
+
+
+# ---- a row made again --------------------------------------------------------------------------------------
+# The runs behind one row of the ledger, made again: the stored verdict beside the new one.
+#
+#     again = ledger.reproduce("COLA 1")
+#     again.stored.verdict, again.new.verdict, again.gap
+#     ledger.plan("COLA 1").minutes       # what that would take here, before it is begun
+#
+# A run that the store has is not trained again; a study's stored file is never written.
+@dataclass(frozen=True)
+class Reproduction:
+    """One row twice.
+
+    stored: as the ledger has it.  new: from the runs made now; None where there are none to make.
+    why: then, why not.  runs: how many it rests on.
+    """
+
+    stored: Row
+    new: Row | None = None
+    why: str = ""
+    runs: int = 0
+
+    @property
+    def gap(self) -> float | None:
+        """Largest change of a seed's difference, in the row's unit; None where no seed is in both."""
+        if self.new is None or not self.new.differences or not self.stored.differences:
+            return None
+        return max(abs(a - b) for a, b in zip(self.stored.differences, self.new.differences, strict=False))
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a reproduction trains.
+
+    runs: of all arms and seeds.  stored: those that the store has; of a study over tasks only runs that choose a
+    rate are looked up.  minutes: of the others, by the seconds that the stored study took for its runs (at full
+    length), None where it has none.  why: where there is nothing to train.
+    """
+
+    runs: int = 0
+    stored: int = 0
+    minutes: float | None = None
+    why: str = ""
+
+
+def find(key: str) -> tuple[str, str, Claim]:
+    """(key, paper, claim) of a key such as "COLA 3", whatever its case.
+
+    Raises:
+        ValueError: there is no such row; with those there are.
+    """
+    paper, _, number = " ".join(key.split()).rpartition(" ")
+    name = {name.lower(): name for name in CLAIMS}.get(paper.lower(), "")
+    if not number.isdigit() or not 1 <= int(number) <= len(CLAIMS.get(name, ())):
+        rows = ", ".join(f"{name} 1 to {len(of)}" for name, of in CLAIMS.items())
+        raise ValueError(f"no claim {key!r}; there are {rows} (`lowrank-teach claims` prints them)")
+    return f"{name} {int(number)}", name, CLAIMS[name][int(number) - 1]
+
+
+def nothing_to_train(claim: Claim) -> str:
+    """Why no runs stand behind a claim; "" where some do."""
+    if isinstance(claim, Beyond):
+        return f"it cannot be tested here: it needs {claim.needs}"
+    if isinstance(claim, Exact):
+        return f"it rests on no runs: it is computed on the spot ({claim.how})"
+    if isinstance(claim.measure, FromBench):
+        return f"it is measured, not trained: {claim.measure.command}"
+    return ""
+
+
+def behind(claim: Compared) -> dict[str, list[str]]:
+    """Study -> arms that a claim reads."""
+    found: dict[str, list[str]] = {}
+    assert isinstance(claim.measure, FromRuns)
+    for study, arm in claim.measure.arms:
+        if arm not in (arms := found.setdefault(study, [])):
+            arms.append(arm)
+    return found
+
+
 def reproduce(claim: str, *, seeds: int | None = None, store: Store | None = None, on_run: OnRun | None = None,
               stored: Folder = None, **training: Any) -> Reproduction:
     """Train the runs behind one row again, as far as the store lacks them, and judge the row anew.
@@ -371,17 +245,74 @@ def reproduce(claim: str, *, seeds: int | None = None, store: Store | None = Non
     Args:
         claim: a key of the ledger, such as "COLA 3".  seeds: how many from 0; None takes the study's own.
         stored: the folder of the verdict to hold it against; None takes the checkout's own. It is not written.
-        on_run: called as each run is done, as `studies.train` or `studies.train_across` do.
+        on_run: called as each run is done, as `studies.train` does.
         training: fields of `TrainConfig` that differ from the study's, such as steps for a short try.
 
     Raises:
         ValueError: there is no such claim, or a value is refused.
     """
-    key, paper, one = find(claim, dict(CLAIMS))
-    return train_again(key, paper, one, seeds=seeds, store=store, on_run=on_run, stored=stored, **training)
+    key, paper, one = find(claim)
+    before = one.row(key, paper, stored)
+    if why := nothing_to_train(one):
+        return Reproduction(before, before if isinstance(one, Exact) else None, why)
+    assert isinstance(one, Compared)
+    with tempfile.TemporaryDirectory() as place:
+        folder, runs = Path(place) / "studies", 0
+        for study, arms in behind(one).items():
+            values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, "seeds": seeds, **training}
+            made = (texts.make(study, folder_of(folder), beams=(), **values) if study in TEXT_STUDIES else
+                    studies.train(study, folder, **values))
+            runs += _trained(made)
+        return Reproduction(before, one.row(key, paper, folder), runs=runs)
+
+
+def _trained(found: results.Comparison) -> int:
+    """How many runs stand behind the records and the choice of rates."""
+    return len({(r.get("task", found.about.get("task")), r["arm"], r["seed"], r.get("lr"))
+                for r in [*found.about.get("grid", ()), *found.records] if r["arm"] != texts.UNTRAINED})
 
 
 def plan(claim: str, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
          **training: Any) -> RunPlan:
     """What `reproduce` would train, and how long that would take. As `reproduce`."""
-    return plan_again(find(claim, dict(CLAIMS))[2], seeds=seeds, store=store, stored=stored, **training)
+    _, _, one = find(claim)
+    if why := nothing_to_train(one):
+        return RunPlan(why=why)
+    assert isinstance(one, Compared)
+    store, runs, there, seconds = store or Store(), 0, 0, 0.0
+    for name, arms in behind(one).items():
+        study = {**STUDIES, **TASK_STUDIES, **TEXT_STUDIES}[name].changed(training=training, seeds=seeds)
+        for arm, configs in study.plan(arms, study.seeds).items():
+            known = sum((store.path(config.key) / "run.json").exists() for config in configs if config)
+            runs, there = runs + len(configs), there + known
+            if len(configs) > known:
+                seconds += (len(configs) - known) * _seconds((name, arm), stored)
+    return RunPlan(runs, there, None if math.isnan(seconds) else seconds / 60)
+
+
+def _seconds(arm: Arm, stored: Folder) -> float:
+    """Mean seconds of a stored run of an arm; nan where there is none."""
+    try:
+        found = verdicts.stored(arm[0], stored).of(arm[1])
+    except FileNotFoundError:
+        found = []
+    return statistics.fmean(r["seconds"]["total"] for r in found) if found else float("nan")
+
+
+def said(again: Reproduction) -> str:
+    """One sentence: does the new verdict agree with the stored one?"""
+    if again.why or again.new is None:
+        return again.why
+    if again.stored.verdict == verdicts.NO_RUNS:
+        return f"no stored verdict; new: {again.new.verdict}"
+    if again.new.verdict == verdicts.NO_RUNS:
+        return f"too few seeds for a new verdict: {again.new.why.split(';')[0]}{_change(again)}"
+    same = again.new.verdict == again.stored.verdict
+    words = "the same verdict" if same else f"{again.stored.verdict!r} becomes {again.new.verdict!r}"
+    return words + _change(again)
+
+
+def _change(again: Reproduction) -> str:
+    if again.gap is None or again.new is None:
+        return ""
+    return f"; a seed's difference changes by {again.gap:.3g} {again.new.unit} at most"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,21 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..adapters import Adapters, adapt
+from ..adapters import Adapters
 from ..analysis import measures
 from ..analysis.measures import Directions, directions
 from ..analysis.statistics import Curve, smooth
-from ..errors import StoppedError, require
+from ..errors import require
 from ..experiments.fit import Rows, fit, load_for
-from ..experiments.identity import identity
-from ..experiments.runs import Run, Store, config_key, machine
+from ..experiments.runs import Run, Store, machine
 from ..gates import Stretch
 from ..methods import AutoLoRA, FullFineTuning, LoRA, SaLoRA
 from ..sites import find_sites, matrix_of
-from ..tasks.load import load_task
-from ..training.callbacks import Callback, Row
+from ..training.callbacks import Callback
 from ..training.config import train_config
-from ..training.trainer import Trainer
-from .arms import BACKBONE, PROFILE, TASK
-from .results import made_on, read, references_folder, write
-from .studies import Results
+from .arms import BACKBONE, PROFILE, TASK, Arm, Study
+from .results import Results, made_on, read, references_folder
+from .studies import OnRun, Records, Runner, short_curve
 
 
 # ---- branches cut to a rank --------------------------------------------------------------------------------
@@ -97,14 +94,14 @@ class FineTuned:
     """A network trained without branches, and all that is needed to cut its ΔW and score it again.
 
     model: the trained network.  rows: its task's rows.  before: site -> W before training (d, k).
-    trained: names of the parameters that trained.  history: (step, site, name, value) of the training.
+    trained: names of the parameters that trained.  run: the record.
     """
 
     model: Any
     rows: Rows
     before: dict[str, Tensor]
     trained: list[str] = field(default_factory=list)
-    history: list[Row] = field(default_factory=list)
+    run: Run = None  # type: ignore[assignment]  # of a network that was changed by hand there is none
 
     def __post_init__(self) -> None:
         self.after = weights(self.model)
@@ -117,8 +114,7 @@ class FineTuned:
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one name of the history."""
-        found = [(step, value) for step, site, what, value in self.history if what == name and not site]
-        return [step for step, _ in found], [value for _, value in found]
+        return self.run.series(name)
 
     @contextmanager
     def cut(self, keep: slice | Sequence[int]) -> Iterator[Any]:
@@ -149,35 +145,29 @@ class FineTuned:
 
 
 def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0, *,
-              trains: str = "no_embeddings", callbacks: Iterable[Callback] = (), **training: Any) -> FineTuned:
-    """Train every matrix whole, and keep the network in hand (`fit` keeps a record, but no dense ΔW).
+              trains: str = "no_embeddings", callbacks: Iterable[Callback] = (), store: Store | None = None,
+              **training: Any) -> FineTuned:
+    """Train every matrix whole, or find the network that was kept (a record has no dense ΔW).
 
     Args:
-        task, backbone, profile, seed, training: as in `fit`; give an lr far below that of LoRA.
+        task, backbone, profile, seed, store, training: as in `fit`; give an lr far below that of LoRA.
         trains: as in `FullFineTuning`; the word embeddings are most of a small network and stay out.
 
     Raises:
         KeyboardInterrupt, StoppedError: Ctrl-C or a callback; the same call goes on where it stopped.
     """
-    c = train_config(profile, **training)
-    made_from = identity(task, backbone)
-    data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test)
-    model, tokenizer = load_for(backbone, data, seed)
-    rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
-    before = weights(model)
-    adapters = adapt(model, FullFineTuning(trains=trains), seed=seed)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    key = config_key({"changes": trains, "task": task, "backbone": backbone, "seed": seed, "training": asdict(c)},
-                     made_from)
-    store = Store()
-    store.check()
-    checkpoint = store.checkpoint(key)
-    outcome = Trainer(adapters, rows.train, rows.collate, c, seed=seed, callbacks=list(callbacks),
-                      checkpoint=checkpoint, identity=key).run()
-    if not outcome.finished:
-        raise StoppedError(f"stopped after step {outcome.step}; the same call goes on there")
-    checkpoint.unlink(missing_ok=True)
-    return FineTuned(model, rows, before, trained, outcome.history)
+    return fine_tuned(fit(FullFineTuning(trains=trains), task, backbone, profile, seed, progress=False, store=store,
+                          callbacks=list(callbacks), keep_model=True, **training))
+
+
+def fine_tuned(run: Run) -> FineTuned:
+    """The network of a run of full fine-tuning, which `fit(keep_model=True)` left in it, beside its start."""
+    found = run.trained
+    assert found is not None
+    names = {*found.adapters.head_names, *found.adapters.base_names}
+    before = weights(load_for(run.config["backbone"], found.data, run.config["seed"])[0])
+    return FineTuned(found.model, found.rows, before,
+                     [name for name, _ in found.model.named_parameters() if name in names], run)
 
 
 # ---- cuts over seeds ---------------------------------------------------------------------------------------
@@ -207,7 +197,7 @@ def arms(n: int, seed: int) -> dict[str, slice | list[int]]:
 
 
 def records(full: FineTuned, seed: int) -> list[dict[str, Any]]:
-    """One dict an arm: scores on the test rows, and by site the rank that holds 90 % and the first 8's share."""
+    """One record a cut: scores on the test rows, and by site the rank that holds 90 % and the first 8's share."""
     n = max(len(found.s) for found in full.directions.values())
     shares = {name: measures.energy(found.s) for name, found in full.directions.items()}
     sites = {"energy_rank": {name: measures.energy_rank(found.s) for name, found in full.directions.items()},
@@ -216,22 +206,24 @@ def records(full: FineTuned, seed: int) -> list[dict[str, Any]]:
             for arm, keep in arms(n, seed).items()]
 
 
+class CutRunner(Runner):
+    """Trains networks whole, and keeps their scores with parts of every ΔW."""
+
+    def records_of(self, arm: str, seed: int, run: Run) -> Records:
+        return records(fine_tuned(run), seed)
+
+
 def train_cuts(seeds: Iterable[int] = range(5), folder: Path | str | None = None, *, task: str = TASK,
-          backbone: str = BACKBONE, profile: str = PROFILE, on_seed: Callable[[int], None] | None = None,
-          **training: Any) -> Results:
+               backbone: str = BACKBONE, profile: str = PROFILE, store: Store | None = None,
+               on_run: OnRun | None = None, **training: Any) -> Results:
     """Train and cut, seed by seed; the file is written anew after each."""
-    path = Path(folder or references_folder()) / FILE
-    training = {**TRAINING, **training}
-    about = {"name": "cuts", "question": "How many directions of a whole ΔW does the task need?", "task": task,
-             "backbone": backbone, "profile": profile, "training": asdict(train_config(profile, **training)),
-             "machine": machine()}
-    found: list[dict[str, Any]] = []
-    for seed in seeds:
-        found += records(fine_tune(task, backbone, profile, seed, **training), seed)
-        write(path, about, found)
-        if on_seed is not None:
-            on_seed(seed)
-    return Results(about, found)
+    settled = train_config(profile, **{**TRAINING, **training}).to_dict()
+    study = Study("How many directions of a whole ΔW does the task need?", "directions kept",
+                  {"all": Arm(FullFineTuning(trains="no_embeddings"))}, {task: {}}, backbone, profile, settled)
+    runner = CutRunner(study, Path(folder or references_folder()) / FILE, {"name": "cuts"}, store, on_run,
+                       keep_model=True)
+    runner.run(seeds=seeds)
+    return Results(runner.described(), runner.records)
 
 
 def line(found: Results) -> str:
@@ -349,14 +341,14 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
     grid = {(r, alpha): one(LoRA(r=r, lora_alpha=alpha), "grid") for r in RANKS for alpha in ALPHAS}
     gated = SaLoRA(eta_c=0.1, t_start=0.05, t_end=0.9)
     salora, autolora = one(gated, "gates"), one(AutoLoRA(search_steps=0.25, eta_beta=0.01), "search")
-    full = fine_tune(**SETTING, **{"steps": STEPS["full"], "lr": LR, "weight_decay": 0.0, **training})
+    full = fine_tune(**SETTING, store=store, **{"steps": STEPS["full"], "lr": LR, "weight_decay": 0.0, **training})
     lora = {f"lora/{site}/{side}": factor for site, pair in grid[16, 16.0].factors.items()
             for side, factor in zip(("left", "right"), pair, strict=True)}
     save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in {**lora, **_corners(full)}.items()},
               folder / UPDATES)
     numbers = {
         "setting": SETTING, "steps": {part: training.get("steps", steps) for part, steps in STEPS.items()},
-        "grid": [{"r": r, "alpha": alpha, "loss": _short(smooth(run.series("loss"))),
+        "grid": [{"r": r, "alpha": alpha, "loss": short_curve(smooth(run.series("loss"))),
                   "validation_loss": round(run.metrics["validation"]["loss"], 5)}
                  for (r, alpha), run in grid.items()],
         "cuts": _cut_scores(full), "log_theta": _columns(salora, "log_theta", gated.r),
@@ -378,10 +370,6 @@ def _cut_scores(full: FineTuned) -> list[dict[str, float]]:
     rows, uncut = len(full.rows.splits["test"]), max(len(found.s) for found in full.directions.values())
     return [{"i": i, "score": next(iter(full.score(slice(i)).values())), "rows": rows}
             for i in [*(i for i in CUTS if i < uncut), uncut]]
-
-
-def _short(curve: Curve) -> list[list[float]]:
-    return [list(curve[0]), [round(float(value), 5) for value in curve[1]]]
 
 
 def _columns(run: Run, name: str, count: int) -> dict[str, list[float]]:

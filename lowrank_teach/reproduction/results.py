@@ -5,69 +5,20 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 
+from ..analysis.statistics import Curve
 from ..models.packaged import expanded
 
 RECORDS = "LOWRANK_TEACH_RECORDS"   # names the folder of the stored records in the environment
 
 
-# ---- scores by configuration and seed ----------------------------------------------------------------------
-# What a comparison leaves: runs of several arms over seeds, in one file of numbers with its provenance.
-@dataclass(frozen=True)
-class Comparison:
-    """Stored runs.
-
-    about: what was compared, on what, by which code and machine.  records: one dict a run, with its arm and seed.
-    """
-
-    about: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-
-    @property
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(record["arm"] for record in self.records))
-
-    def of(self, arm: str) -> list[Mapping[str, Any]]:
-        """The runs of an arm, by seed."""
-        return sorted((r for r in self.records if r["arm"] == arm), key=lambda r: r["seed"])
-
-    def record(self, arm: str, seed: int = 0) -> Mapping[str, Any]:
-        """One run.
-
-        Raises:
-            KeyError: there is no such run.
-        """
-        for found in self.of(arm):
-            if found["seed"] == seed:
-                return found
-        raise KeyError(f"no run of {arm!r} with seed {seed}; arms: {self.arms}")
-
-
-class Scored(Comparison):
-    """Runs whose records have metrics by split, such as record["test"]["accuracy"]."""
-
-    metric: ClassVar[str]   # where none is named
-
-    def values(self, name: str = "", split: str = "test") -> dict[str, list[float]]:
-        """Arm -> one metric of each seed, in the order of the seeds."""
-        return {arm: [r[split][name or self.metric] for r in self.of(arm)] for arm in self.arms}
-
-    def differences(self, arm: str, other: str, name: str = "", split: str = "test") -> list[float]:
-        """arm − other on each seed that both have: what pairing leaves."""
-        a, b = ({r["seed"]: r[split][name or self.metric] for r in self.of(one)} for one in (arm, other))
-        return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
-
-
-def made_on(machine: Mapping[str, Any]) -> str:
-    """The end of a sentence on where numbers come from."""
-    return f"made on {machine['processor']} with torch {machine['torch']}, commit {machine['commit']}"
-
+# ---- a file of records -------------------------------------------------------------------------------------
 
 def write(path: Path, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Both in one file of JSON; what stood there is replaced."""
@@ -87,8 +38,124 @@ def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]
     return about, about.pop("records")
 
 
+def made_on(machine: Mapping[str, Any]) -> str:
+    """The end of a sentence on where numbers come from."""
+    return f"made on {machine['processor']} with torch {machine['torch']}, commit {machine['commit']}"
+
+
+# ---- the long table of a study -----------------------------------------------------------------------------
+Record = Mapping[str, Any]
+Value = Callable[[Record], float]   # what is read from a record
+
+
+def headline(split: str = "test", name: str = "") -> Value:
+    """Read one metric of a split; without a name the first, which is the task's own."""
+    return lambda record: float(record[split][name] if name else next(iter(record[split].values())))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored runs: one record for each task, configuration ("arm") and seed.
+
+    about: what was compared, on what, by which code and machine.  records: one dict a run.
+    """
+
+    about: Mapping[str, Any]
+    records: Sequence[Record]
+
+    task_key: ClassVar[str] = "task"   # of a record; older ones of a study on one task have none
+
+    @property
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(record["arm"] for record in self.records))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(record.get(self.task_key, "") for record in self.records))
+
+    def of(self, arm: str) -> list[Record]:
+        """The runs of an arm, by seed."""
+        return sorted((r for r in self.records if r["arm"] == arm), key=lambda r: r["seed"])
+
+    def record(self, arm: str, seed: int = 0) -> Record:
+        """One run.
+
+        Raises:
+            KeyError: there is no such run.
+        """
+        for found in self.of(arm):
+            if found["seed"] == seed:
+                return found
+        raise KeyError(f"no run of {arm!r} with seed {seed}; arms: {self.arms}")
+
+    def long(self, value: Value | None = None, arms: Sequence[str] | None = None, **more: Value) -> pd.DataFrame:
+        """The long table: one row a run, with its task, arm, seed, a value, and whatever else is read.
+
+        value: the headline metric on the test rows where None.  arms: some of them, None for all.
+        """
+        columns = {"value": value or headline(), **more}
+        return pd.DataFrame([{"task": r.get(self.task_key, ""), "arm": r["arm"], "seed": r["seed"],
+                              **{name: of(r) for name, of in columns.items()}}
+                             for r in self.records if arms is None or r["arm"] in arms],
+                            columns=["task", "arm", "seed", *columns])
+
+    def of_each(self, arm: str, value: Value | None = None) -> pd.Series:
+        """Seed -> a value of an arm, of a study on one task; empty where the arm has no run."""
+        return self.long(value, [arm]).set_index("seed")["value"].sort_index()
+
+    def by_arm(self, value: Value | None = None) -> dict[str, list[float]]:
+        """Arm -> a value of each seed, in the order of the seeds."""
+        return {arm: self.of_each(arm, value).tolist() for arm in self.arms}
+
+
+def pair(first: pd.Series, second: pd.Series) -> pd.DataFrame:
+    """Two arms' values side by side for each seed that both have: columns "first", "second"."""
+    return pd.concat({"first": first, "second": second}, axis=1, join="inner").sort_index()
+
+
+class Scored(Comparison):
+    """Runs on one task, whose records have metrics by split, such as record["test"]["accuracy"]."""
+
+    def values(self, name: str = "", split: str = "test") -> dict[str, list[float]]:
+        """Arm -> one metric of each seed, in the order of the seeds; without a name the task's headline."""
+        return self.by_arm(headline(split, name))
+
+    def differences(self, arm: str, other: str, name: str = "", split: str = "test") -> list[float]:
+        """arm − other on each seed that both have: what pairing leaves."""
+        both = pair(*(self.of_each(one, headline(split, name)) for one in (arm, other)))
+        return (both["first"] - both["second"]).tolist()
+
+
+# ---- results on one task -----------------------------------------------------------------------------------
+class Results(Scored):
+    """What a study found: of each run test, validation, seconds, ranks, series, sites beside its arm and seed."""
+
+    def series(self, arm: str, name: str = "loss", seed: int = 0) -> Curve:
+        """Steps and values of one name of a run's history (the loss: means of ten steps)."""
+        steps, values = self.record(arm, seed)["series"][name]
+        return steps, values
+
+    def by_site(self, arm: str, name: str, seed: int = 0) -> dict[str, float]:
+        """Site -> last value of one name of a run."""
+        return dict(self.record(arm, seed)["sites"][name])
+
+    def frame(self, name: str = "accuracy") -> pd.DataFrame:
+        """One row an arm: seeds, mean and standard deviation of the metric, validation loss, seconds a run."""
+        runs = self.long(headline("test", name), loss=headline("validation", "loss"),
+                         seconds=lambda record: record["seconds"]["total"]).groupby("arm", sort=False)
+        return pd.DataFrame({"seeds": runs.size(), f"test {name}": runs["value"].mean(),
+                             "± (seeds)": runs["value"].std(), "validation loss": runs["loss"].mean(),
+                             "seconds": runs["seconds"].mean()})
+
+    def line(self) -> str:
+        """One sentence on where the numbers come from."""
+        a = self.about
+        return (f"stored study {a['name']!r}: {len(self.records)} runs, {a['backbone']} on {a['task']}, "
+                f"{a['training']['steps']} steps; {made_on(a['machine'])}")
+
+
 # ---- results over tasks ------------------------------------------------------------------------------------
-# What a study over tasks found: scores by task and seed, differences paired by both, and how tasks are weighed.
+# Scores by task and seed, differences paired by both, and how tasks are weighed.
 POINTS = 100.0
 
 
@@ -98,31 +165,42 @@ class SideBySide(Comparison):
     Every task weighs the same, whatever its rows and its metric: a difference over tasks is the mean of the tasks'.
     """
 
-    @property
-    def tasks(self) -> list[str]:
-        return list(dict.fromkeys(record["task"] for record in self.records))
-
     def metric(self, task: str) -> str:
-        """The name of a task's headline metric."""
-        return next(iter(self._of(task)[0]["test"]))
+        """The name of a task's headline metric.
+
+        Raises:
+            KeyError: there are no runs on it.
+        """
+        for record in self.records:
+            if record["task"] == task:
+                return next(iter(record["test"]))
+        raise KeyError(f"no runs on {task!r}; tasks: {self.tasks}")
+
+    def scores(self, arm: str, split: str = "test") -> pd.DataFrame:
+        """The headline metric of an arm: a row a seed, a column a task; nan where there is no run."""
+        runs = self.long(headline(split), [arm])
+        return runs.pivot(index="seed", columns="task", values="value").reindex(columns=self.tasks)
 
     def values(self, arm: str, split: str = "test") -> dict[str, list[float]]:
         """Task -> the headline metric of each seed, in the order of the seeds."""
-        return {task: list(self.by_seed(arm, task, split).values()) for task in self.tasks}
+        scores = self.scores(arm, split)
+        return {task: scores[task].dropna().tolist() for task in self.tasks}
 
     def by_seed(self, arm: str, task: str, split: str = "test") -> dict[int, float]:
         """Seed -> the headline metric."""
-        runs = sorted((r for r in self._of(task) if r["arm"] == arm), key=lambda r: r["seed"])
-        return {r["seed"]: float(next(iter(r[split].values()))) for r in runs}
+        return self.scores(arm, split)[task].dropna().to_dict()
+
+    def gaps(self, arm: str, other: str) -> pd.DataFrame:
+        """arm − other in points (hundredths): a row a seed, a column a task; nan where one of them has no run."""
+        return POINTS * (self.scores(arm) - self.scores(other))
 
     def differences(self, arm: str, other: str, task: str) -> list[float]:
-        """arm − other on one task, one a seed that both have, in points (hundredths)."""
-        a, b = self.by_seed(arm, task), self.by_seed(other, task)
-        return [POINTS * (a[seed] - b[seed]) for seed in sorted(a.keys() & b.keys())]
+        """arm − other on one task, one a seed that both have, in points."""
+        return self.gaps(arm, other)[task].dropna().tolist()
 
     def difference(self, arm: str, other: str) -> list[float]:
         """arm − other, one a seed: the mean over tasks, in points."""
-        return [statistics.fmean(of_tasks) for of_tasks in self._paired(arm, other)]
+        return [statistics.fmean(of_tasks) for of_tasks in self.gaps(arm, other).dropna().to_numpy()]
 
     def average(self, arm: str) -> list[float]:
         """The mean over tasks, in points, one a seed."""
@@ -133,22 +211,17 @@ class SideBySide(Comparison):
 
         tasks: those counted, None for all.
         """
-        return [sum(0.5 if d == 0 else float(d > 0) for d in of_tasks)
-                for of_tasks in self._paired(arm, other, tasks)]
+        gaps = self.gaps(arm, other)[self.tasks if tasks is None else list(tasks)].dropna()
+        return ((gaps > 0) + 0.5 * (gaps == 0)).sum(axis=1).tolist() if len(gaps.columns) else []
 
     def telling(self, arm: str, other: str, tasks: Sequence[str] = ()) -> list[str]:
         """The tasks, of these or of all, on which two arms do not tie at every seed (as at chance they may)."""
-        return [task for task in self.tasks if (not tasks or task in tasks) and any(
-            self.differences(arm, other, task))]
-
-    def _paired(self, arm: str, other: str, tasks: Sequence[str] | None = None) -> list[tuple[float, ...]]:
-        """By seed, the differences of these tasks, of all for None."""
-        counted = self.tasks if tasks is None else tasks
-        return list(zip(*(self.differences(arm, other, task) for task in counted), strict=True))
+        differ = self.gaps(arm, other).fillna(0).any()
+        return [task for task in self.tasks if differ[task] and (not tasks or task in tasks)]
 
     def rate(self, arm: str, task: str) -> float:
         """The learning rate that was chosen on validation rows."""
-        return float(next(r["lr"] for r in self._of(task) if r["arm"] == arm))
+        return float(next(r["lr"] for r in self.records if (r["arm"], r["task"]) == (arm, task)))
 
     def grid(self) -> pd.DataFrame:
         """Every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows."""
@@ -159,9 +232,9 @@ class SideBySide(Comparison):
 
     def frame(self, split: str = "test") -> pd.DataFrame:
         """Long form, one row a run: task, arm, seed, lr, score (of 1 at most), seconds."""
-        return pd.DataFrame([{"task": r["task"], "arm": r["arm"], "seed": r["seed"], "lr": r["lr"],
-                              "score": float(next(iter(r[split].values()))), "seconds": r["seconds"]["total"]}
-                             for r in self.records])
+        runs = self.long(lambda record: float(record["lr"]), score=headline(split),
+                         seconds=lambda record: record["seconds"]["total"])
+        return runs.rename(columns={"value": "lr"})
 
     def table(self) -> pd.DataFrame:
         """One row an arm, one column a task ("71.3 ± 0.8", points), and the mean over tasks."""
@@ -178,16 +251,6 @@ class SideBySide(Comparison):
         return (f"stored study {a['name']!r}: {len(self.arms)} arms, {len(self.tasks)} tasks, {seeds} seeds, "
                 f"{a['backbone']}, {a['training']['steps']} steps; rates chosen on validation rows among "
                 f"{', '.join(f'{rate:g}' for rate in a['rates'])}; {made_on(a['machine'])}")
-
-    def _of(self, task: str) -> list[Mapping[str, Any]]:
-        """The runs of a task.
-
-        Raises:
-            KeyError: there are none.
-        """
-        if not (found := [r for r in self.records if r["task"] == task]):
-            raise KeyError(f"no runs on {task!r}; tasks: {self.tasks}")
-        return found
 
 
 def references_folder() -> Path:

@@ -11,11 +11,8 @@ stand two controls that no model is needed for: the source copied, and the human
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..adapters import Adapters, adapt
-from ..experiments.fit import Rows, load_for
-from ..experiments.identity import identity
-from ..experiments.runs import Store, config_key, machine
+from ..analysis.statistics import draws_of, percentile_interval
+from ..errors import require
+from ..experiments.fit import fit
+from ..experiments.runs import Run, Store
 from ..methods import LoRA, Method, SaLoRA
-from ..tasks.load import load_task
-from ..tasks.task import Task, TaskData
+from ..models.backbones import load_backbone
+from ..tasks.load import load_task, load_transfer, require_task
+from ..tasks.readers import TRANSFERS
+from ..tasks.style_transfer import CausalLM, NGram, score_transfer, transfer
+from ..tasks.table import TASKS
+from ..tasks.task import Task
 from ..tasks.tokenize import Collate, encode
-from ..training import checkpoint
-from ..training.config import TrainConfig, fit_to_profile, train_config
-from ..training.trainer import Trainer
-from .results import Comparison, made_on, read, references_folder, write
-from .tagging import Taggers, trained
+from ..training.config import fit_to_profile, train_config
+from .arms import Arm, Study
+from .results import Comparison, made_on, read, references_folder
+from .studies import OnRun, Records, Runner
+from .tagging import Taggers
 
 FILE, BACKBONE, PROFILE = "09_more_tasks_style.json", "smollm2-135m", "laptop"
 LONGEST = 96   # tokens of an instruction with its answer: longer ones are left out, since cutting takes the question
@@ -50,17 +51,16 @@ SENTENCES, NEW_TOKENS, SAMPLES = 40, 24, 6   # a direction; written at most; kep
 class Rewrites(Comparison):
     """What is stored: one record an arm, seed and direction: scores, hits (1: the wanted style), samples."""
 
+    task_key = "direction"
+
     @property
     def directions(self) -> list[str]:
-        return list(dict.fromkeys(record["direction"] for record in self.records))
+        return self.tasks
 
     def values(self, name: str, direction: str) -> dict[str, list[float]]:
         """Arm -> one score of each seed, in one direction; arms without the score are left out."""
-        found: dict[str, list[float]] = {}
-        for r in sorted(self.records, key=lambda r: r["seed"]):
-            if r["direction"] == direction and name in r["scores"]:
-                found.setdefault(r["arm"], []).append(r["scores"][name])
-        return {arm: found[arm] for arm in self.arms if arm in found}
+        here = [r for r in self.records if r["direction"] == direction and name in r["scores"]]
+        return Rewrites(self.about, here).by_arm(lambda record: record["scores"][name])
 
     def mean(self, name: str, direction: str, arm: str) -> float:
         """One score of an arm, averaged over its seeds."""
@@ -89,9 +89,7 @@ class Rewrites(Comparison):
     def accuracy_interval(self, arm: str, direction: str, level: float = 0.95) -> tuple[float, float]:
         """The middle `level` of the accuracy over resampled sentences, seeds averaged."""
         hits = np.mean([r["hits"] for r in self.records if r["arm"] == arm and r["direction"] == direction], axis=0)
-        draws = np.random.default_rng(0).integers(len(hits), size=(2000, len(hits)))
-        low, high = np.quantile(hits[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return percentile_interval(hits, draws_of(len(hits), 2000), level)
 
     def line(self) -> str:
         """One sentence on where the numbers come from."""
@@ -106,79 +104,77 @@ def in_words(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.rename(columns=lambda name: name.replace("_", " ").replace(".", " ", 1))
 
 
+@dataclass(kw_only=True)
+class RewriteRunner(Runner):
+    """Tunes a causal model, and keeps what it makes of the sentences, with the scores of that."""
+
+    frame: pd.DataFrame
+    classifier: StyleClassifier
+    judges: list[Any]
+    keep_model: bool = True
+
+    def records_of(self, arm: str, seed: int, run: Run) -> Records:
+        assert run.trained is not None
+        written = transfer(run.trained.model, run.trained.tokenizer, self.frame, max_new_tokens=NEW_TOKENS)
+        more = {"loss": [round(value, 4) for value in run.series("loss")[1]], "ranks": run.ranks,
+                "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
+        return [{**one, **more} for one in self.scored(written)]
+
+    def untuned(self, arm: str, written: pd.DataFrame) -> None:
+        """Keep the records of what no run of the study wrote."""
+        self.records += [{"arm": arm, "seed": 0, **one} for one in self.scored(written)]
+        self.save()
+        self.tell("alpaca", arm, 0, None, self.records[-1]["scores"])
+
+    def shown(self, run: Run, kept: Mapping[str, Any]) -> dict[str, float]:
+        return kept["scores"]
+
+    def scored(self, written: pd.DataFrame) -> Records:
+        """One record a direction."""
+        found = []
+        for direction, part in written.groupby("direction", sort=False):
+            codes = self.classifier.predict(part["written"].tolist())
+            hits = [int(bool(text) and code == want)
+                    for text, code, want in zip(part["written"], codes, part["wanted"], strict=True)]
+            scores = {name: round(v, 5) for name, v in score_transfer(part, self.classifier, self.judges).items()}
+            found.append({"direction": direction, "scores": scores, "hits": hits,
+                          "samples": part["written"].head(SAMPLES).tolist()})
+        return found
+
+
 def train(seeds: Iterable[int] = range(2), folder: Path | str | None = None, *, tuned: Mapping[str, Method] = TUNED,
           backbone: str = BACKBONE, sentences: int = SENTENCES, data: str = "yelp-transfer",
-          judge: Mapping[str, Any] = JUDGE, on_arm: Callable[[str, int], None] | None = None,
+          judge: Mapping[str, Any] = JUDGE, store: Store | None = None, on_run: OnRun | None = None,
           **training: Any) -> Rewrites:
-    """Tune, rewrite and score; the file is written anew after each model.
+    """Tune, rewrite and score; the file is written anew after each seed.
 
-    seeds: of the tuned arms; the others do not depend on any.
+    seeds: of the tuned arms; the others do not depend on any.  on_run: told of the scores in the last direction.
     """
-    from ..models.backbones import load_backbone
-    from ..tasks.load import load_transfer
-    from ..tasks.readers import TRANSFERS
-    from ..tasks.style_transfer import transfer
-
-    path, training = Path(folder or references_folder()) / FILE, {**TUNING, **training}
+    path, settled = Path(folder or references_folder()) / FILE, train_config(PROFILE, **{**TUNING, **training})
     frame, styles = load_transfer(data, n=sentences), TRANSFERS[data].classifier
     classifier = train_classifier(styles, **judge)
     model, tokenizer = load_backbone(backbone)
-    judges = _language_models(styles, model, tokenizer, backbone)
-    about = {"name": path.stem, "data": data, "backbone": backbone, "sentences": sentences, "new_tokens": NEW_TOKENS,
-             "training": asdict(train_config(PROFILE, **training)), "longest": LONGEST,
+    about = {"data": data, "sentences": sentences, "new_tokens": NEW_TOKENS, "longest": LONGEST,
              "tuned": {arm: fit_to_profile(method, PROFILE).to_dict() for arm, method in tuned.items()},
-             "classifier": {**classifier.described, "accuracy": classifier.accuracy, "rows": classifier.rows},
-             "machine": machine()}
-    records: list[dict[str, Any]] = []
-
-    def keep(arm: str, seed: int, written: pd.DataFrame, **more: Any) -> None:
-        records.extend(_scored(arm, seed, written, classifier, judges, more))
-        write(path, about, records)
-        if on_arm is not None:
-            on_arm(arm, seed)
-
-    keep(COPY, 0, frame.assign(written=frame["source"]))
+             "classifier": {**classifier.described, "accuracy": classifier.accuracy, "rows": classifier.rows}}
+    study = Study("Does tuning on instructions teach a model to change a style?", "method",
+                  {arm: Arm(method) for arm, method in tuned.items()}, {"alpaca": {}}, backbone, PROFILE,
+                  settled.to_dict(), LONGEST)
+    runner = RewriteRunner(study, path, about, store, on_run, frame=frame, classifier=classifier,
+                           judges=_language_models(styles, model, tokenizer, backbone))
+    runner.untuned(COPY, frame.assign(written=frame["source"]))
     if all(frame["references"].map(len)):
-        keep(HUMAN, 0, frame.assign(written=[many[0] for many in frame["references"]]))
+        runner.untuned(HUMAN, frame.assign(written=[many[0] for many in frame["references"]]))
     for arm, prompt in ((PLAIN, "alpaca"), (CHAT, "chat")):
-        keep(arm, 0, transfer(model, tokenizer, frame, prompt=prompt, max_new_tokens=NEW_TOKENS))
-    for seed in seeds:
-        for arm, method in tuned.items():
-            found = _tuned(method, backbone, seed, training)
-            written = transfer(found.model, found.tokenizer, frame, max_new_tokens=NEW_TOKENS)
-            loss = [round(value, 4) for value in found.run.series("loss")[1]]
-            keep(arm, seed, written, loss=loss, ranks=found.run.ranks,
-                 parameters=found.run.parameters, seconds=found.run.seconds, notes=found.run.notes)
-    return Rewrites(about, records)
-
-
-def _tuned(method: Method, backbone: str, seed: int, training: Mapping[str, Any]) -> Any:
-    return trained(method, "alpaca", backbone, PROFILE, seed, score=False, longest=LONGEST, **training)
+        runner.untuned(arm, transfer(model, tokenizer, frame, prompt=prompt, max_new_tokens=NEW_TOKENS))
+    runner.run(seeds=seeds)
+    return Rewrites(runner.described(), runner.records)
 
 
 def _language_models(styles: str, model: Any, tokenizer: Any, name: str) -> list[Any]:
     """Two judges of fluency: word groups counted in the style's own reviews, and the causal model before tuning."""
-    from ..tasks.load import load_task
-    from ..tasks.style_transfer import CausalLM, NGram
-
     reviews = load_task(styles).train
     return [NGram.from_texts(reviews["text"][:20_000]), CausalLM(model, tokenizer, name)]
-
-
-def _scored(arm: str, seed: int, frame: pd.DataFrame, classifier: Any, judges: list[Any],
-            more: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One record a direction."""
-    from ..tasks.style_transfer import score_transfer
-
-    records = []
-    for direction, part in frame.groupby("direction", sort=False):
-        codes = classifier.predict(part["written"].tolist())
-        hits = [int(bool(text) and code == want)
-                for text, code, want in zip(part["written"], codes, part["wanted"], strict=True)]
-        scores = {name: round(value, 5) for name, value in score_transfer(part, classifier, judges).items()}
-        records.append({"arm": arm, "seed": seed, "direction": direction, "scores": scores, "hits": hits,
-                        "samples": part["written"].head(SAMPLES).tolist(), **more})
-    return records
 
 
 def load(folder: Path | str | None = None) -> Rewrites:
@@ -225,59 +221,23 @@ def train_classifier(task: str, backbone: str = "minilm-l6", profile: str | None
                      **training: Any) -> StyleClassifier:
     """Train a classifier of the classes of a task, or take the one that was kept.
 
-    task, backbone, profile, seed, training: as in `fit`.  method: LoRA of rank 8 where None.
-    cache: keep what was trained (factors and head, beside the runs) and take it up the next time.
+    task, backbone, profile, seed, cache, training: as in `fit`.  method: LoRA of rank 8 where None.
 
     Raises:
         ValueError: something in the configuration is refused, or the task has no classes.
     """
-    data_config = train_config(profile, **training)
+    require_task(task)
+    require(TASKS[task].kind == "classification", f"'{task}' is a {TASKS[task].kind} task; a judge of styles needs "
+                                                  "one whose rows have a class")
     method = method or LoRA(r=8)
-    made_from = identity(task, str(backbone))
-    data = load_task(task, n_train=data_config.n_train, n_validation=data_config.n_validation,
-                     n_test=data_config.n_test, seed=seed)
-    if data.task.kind != "classification":
-        raise ValueError(f"'{task}' is a {data.task.kind} task; a judge of styles needs one whose rows have a class")
+    run = fit(method, task, backbone, profile, seed, cache=cache, progress=False, store=store, keep_model=True,
+              **training)
+    assert run.trained is not None
+    data = run.trained.data
     described = {"task": task, "backbone": str(backbone), "method": method.to_dict(), "seed": seed,
-                 "training": dataclasses.asdict(data_config), "source": data.source}
-    model, tokenizer = load_for(str(backbone), data, seed)
-    adapters = adapt(model, method, seed=seed)
-    key = config_key(described, made_from)
-    path = (store or Store()).folder / "classifiers" / f"{key}.safetensors"
-    kept = _read(path, adapters) if cache else None
-    if kept is None:
-        kept = _train(adapters, data, tokenizer, data_config, seed)
-        if cache:
-            _write(path, adapters, kept)
-    model.eval()
-    return StyleClassifier(model, tokenizer, data.task, kept["accuracy"], int(kept["rows"]), described)
-
-
-def _train(adapters: Adapters, data: TaskData, tokenizer: Any, config: TrainConfig, seed: int) -> dict[str, float]:
-    rows = Rows(data, tokenizer, config, encoder_decoder=False)
-    Trainer(adapters, rows.train, rows.collate, config, seed=seed).run()
-    held_out = data.validation if data.test is None else data.test
-    return {"accuracy": rows.score(adapters.model, "test")["accuracy"], "rows": len(held_out)}
-
-
-def _write(path: Path, adapters: Adapters, kept: dict[str, float]) -> None:
-    tensors, values = adapters.state_dict()
-    checkpoint.write(path, tensors, {"kept": json.dumps(kept), "values": json.dumps(values)})
-
-
-def _read(path: Path, adapters: Adapters) -> dict[str, float] | None:
-    """The kept classifier put into the adapters, and its accuracy; None where there is none, or a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        tensors, header, whole = checkpoint.read(path)
-        if not whole:
-            raise ValueError("its content is not what was written")
-        adapters.load_state_dict(tensors, json.loads(header["values"]))
-        return json.loads(header["kept"])
-    except checkpoint.UNREADABLE as error:
-        warnings.warn(f"the kept classifier {path.name} is damaged ({error}); it is trained again", stacklevel=3)
-        return None
+                 "training": run.config["training"], "source": data.source}
+    return StyleClassifier(run.trained.model, run.trained.tokenizer, data.task, run.metrics["test"]["accuracy"],
+                           len(data.validation if data.test is None else data.test), described)
 
 
 def seen_here(stored: Taggers, asked: Rewrites) -> pd.DataFrame:
@@ -318,7 +278,7 @@ def main() -> None:
     """The command line: how many seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    train(range(parser.parse_args().seeds), on_arm=lambda *done: print(*done, flush=True))
+    train(range(parser.parse_args().seeds), on_run=lambda *done: print(*done, flush=True))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,9 @@
-"""Taggers: a network in hand after its training, what it says about every word, and methods compared over seeds."""
+"""Taggers: what a trained network says about every word, and methods compared over seeds."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,96 +12,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..adapters import adapt
-from ..analysis import measures
-from ..errors import StoppedError, require
-from ..experiments.fit import Rows, load_for, site_measures
-from ..experiments.identity import identity
-from ..experiments.runs import HISTORY, Run, Store, config_key, machine
-from ..methods import COLA, METHODS, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
+from ..errors import require
+from ..experiments.fit import Trained, fit
+from ..experiments.runs import Run, Store
+from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
 from ..tasks import entities
-from ..tasks.load import load_task
 from ..tasks.table import TASKS
 from ..tasks.task import TaskData
 from ..tasks.tokenize import IGNORED, encode
-from ..training import checkpoint
-from ..training.callbacks import Callback, Row
-from ..training.config import default_profile, fit_to_profile, train_config
-from ..training.trainer import Trainer
+from ..training.callbacks import Callback
+from ..training.config import train_config
 from . import results
-from .results import Scored, made_on, references_folder, write
+from .arms import Arm, Study
+from .results import Scored, made_on, references_folder
+from .studies import OnRun, Records, Runner
 
 
-# ---- a network in hand -------------------------------------------------------------------------------------
-# A network in hand after its training, and what a tagger says about every word.
-#
-# `fit` keeps a record and lets the network go. Whoever wants to look at single predictions needs the network itself
-# (`trained`), or, for a tagger, the probability of every tag at every word of the test sentences (`tag`), which is
-# small enough to be kept beside the runs. The stages are those of `fit`. Taught in 09.
-@dataclass
-class Trained:
-    """A network after its training, in eval mode, its tokenizer, the rows it saw, and the record."""
-
-    model: Any
-    tokenizer: Any
-    data: TaskData
-    rows: Rows
-    run: Run
-
-
-def trained(method: Method | str, task: str, backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0,
-            *, callbacks: Sequence[Callback] = (), score: bool = True, longest: int | None = None,
-            **training: Any) -> Trained:
-    """Train as `fit` does, every stage a method has, and keep the network.
-
-    Args:
-        method, task, backbone, profile, seed, training: as in `fit`.
-        score: measure validation and test rows at the end (a task that writes text takes long).
-        longest: leave out training rows of more tokens, where cutting them would take the prompt away.
-
-    Raises:
-        ValueError: something in the configuration is refused.  StoppedError: a callback stopped the training.
-    """
-    stage: Method | None = (first := _chosen(method, profile))
-    c = train_config(profile, **training)
-    described = _described(first, task, backbone, profile, seed, training) | ({"longest": longest} if longest else {})
-    made_from = identity(task, backbone)
-    data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
-    history, seconds, notes, started, done = list[Row](), dict[str, float](), [data.source], time.perf_counter(), 0
-    while stage is not None:
-        model, tokenizer = load_for(backbone, data, seed)
-        rows = Rows(data, tokenizer, c, getattr(model.config, "is_encoder_decoder", False))
-        seen = [row for row in rows.train if not longest or len(row["input_ids"]) <= longest]
-        adapters = adapt(model, stage, seed=seed)
-        outcome = Trainer(adapters, seen, rows.collate, c, seed=seed, callbacks=callbacks).run()
-        if not outcome.finished:
-            raise StoppedError(f"stopped after step {outcome.step}; the same call starts anew")
-        history += [(step + done, site, name, value) for step, site, name, value in outcome.history]
-        notes += adapters.rule.notes()
-        stage, part = outcome.following, "training" if outcome.following is None else "search"
-        seconds |= {part: outcome.seconds, f"steps.{part}": outcome.step}
-        done += outcome.step
-    model.eval()
-    metrics = {split: rows.score(model, split) for split in ("validation", "test")} if score else {}
-    history += [(done, site, name, value) for site, name, value in site_measures(adapters)]
-    seconds["total"] = time.perf_counter() - started
-    run = Run(described, pd.DataFrame(history, columns=HISTORY), metrics, adapters.ranks(),
-              measures.parameter_counts(model), seconds, notes=notes, machine=machine(),
-              identity=made_from)
-    return Trained(model, tokenizer, data, rows, run)
-
-
-def _chosen(method: Method | str, profile: str | None) -> Method:
-    return fit_to_profile(METHODS[method]() if isinstance(method, str) else method, profile)
-
-
-def _described(method: Method, task: str, backbone: str, profile: str | None, seed: int, training: dict) -> dict:
-    """What decides the result; "keeps" tells it from a run of `fit`, whose record has the factors, too."""
-    return json.loads(json.dumps({
-        "method": method.to_dict(), "task": task, "backbone": backbone, "seed": seed, "keeps": "the network",
-        "profile": profile or default_profile(), "training": dataclasses.asdict(train_config(profile, **training))}))
-
-
+# ---- what a tagger says ------------------------------------------------------------------------------------
+# The probability of every tag at every word of the test sentences, by the network that `fit` kept. Taught in 09.
 @dataclass
 class Tagged:
     """What a tagger says about the test sentences of its task.
@@ -132,39 +56,18 @@ class Tagged:
 def tag(method: Method | str, task: str, backbone: str = "minilm-l6", profile: str | None = None, seed: int = 0, *,
         callbacks: Sequence[Callback] = (), store: Store | None = None, cache: bool = True,
         **training: Any) -> Tagged:
-    """Train a tagger and keep what it says about its test sentences, or find what was kept. As `trained`."""
+    """Train a tagger, or find the kept one, and ask it about its test sentences. As `fit`."""
     require(task in TASKS and TASKS[task].kind == "tagging", f"'{task}' is no task of tagging; there are "
             f"{', '.join(name for name, one in TASKS.items() if one.kind == 'tagging')}")
-    store, c = store or Store(), train_config(profile, **training)
-    key = config_key(_described(_chosen(method, profile), task, backbone, profile, seed, training),
-                     identity(task, backbone))
-    path = store.folder / "taggers" / f"{key}.safetensors"
-    if cache and (kept := _kept(path)) is not None and (run := store.get(key)):
-        data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test, seed=seed)
-        words, gold = sentences(data)
-        return Tagged(run, data.task.labels, words, gold, _split(kept, gold))
-    store.check()
-    found = trained(method, task, backbone, profile, seed, callbacks=callbacks, **training)
-    probabilities = word_probabilities(found)
-    if cache:
-        store.put(found.run)
-        checkpoint.write(path, {"probabilities": torch.from_numpy(np.concatenate(probabilities))}, {})
-    words, gold = sentences(found.data)
-    return Tagged(found.run, found.data.task.labels, words, gold, probabilities)
+    return tagged(fit(method, task, backbone, profile, seed, callbacks=callbacks, store=store, cache=cache,
+                      progress=False, keep_model=True, **training))
 
 
-def _kept(path: Path) -> np.ndarray | None:
-    """The probabilities that were kept; None where there are none, or not as they were written."""
-    if not path.exists():
-        return None
-    try:
-        tensors, _, whole = checkpoint.read(path)
-    except checkpoint.UNREADABLE:
-        whole = False
-    if not whole:
-        warnings.warn(f"what was kept of the tagger {path.name} is damaged; it is trained again", stacklevel=3)
-        return None
-    return tensors["probabilities"].numpy()
+def tagged(run: Run) -> Tagged:
+    """What the network of a run says, which `fit(keep_model=True)` left in it."""
+    assert run.trained is not None
+    words, gold = sentences(run.trained.data)
+    return Tagged(run, run.trained.data.task.labels, words, gold, word_probabilities(run.trained))
 
 
 def sentences(data: TaskData) -> tuple[list[list[str]], list[list[str]]]:
@@ -193,10 +96,6 @@ def word_probabilities(found: Trained, batch_size: int = 32) -> list[np.ndarray]
             table[feature["words"]] = row[here].numpy()
             result.append(table)
     return result
-
-
-def _split(flat: np.ndarray, gold: list[list[str]]) -> list[np.ndarray]:
-    return np.split(flat, np.cumsum([len(tags) for tags in gold])[:-1])
 
 
 @dataclass(frozen=True)
@@ -241,7 +140,7 @@ def short_example(data: TaskData, tokenizer: Any, longest: int = 13) -> Cut:
 # Taught in 09.
 PROFILE, BACKBONE = "laptop", "minilm-l3"
 SIX: dict[str, Any] = {"r": 8, "sites": "all"}
-TAGGERS: dict[str, Method] = {   # all on the six matrices of every layer
+TAGGERS: dict[str, Method] = {   # on the six matrices of every layer
     "head": HeadOnly(), "lora": LoRA(**SIX), "cola-2": COLA(chain=2, **SIX), "salora": SaLoRA(eta_c=0.1, **SIX),
     "delta_lora": DeltaLoRA(**SIX), "autolora": AutoLoRA(**SIX), "full": FullFineTuning(trains="no_embeddings"),
 }
@@ -277,8 +176,6 @@ def read(strings: Iterable[str], labels: Sequence[str]) -> list[list[str]]:
 
 class Taggers(Scored):
     """What is stored of one task: of each run test, tags, ranks, parameters, seconds beside its arm and seed."""
-
-    metric = "entity_f1"
 
     @property
     def seeds(self) -> list[int]:
@@ -334,30 +231,40 @@ class Taggers(Scored):
                 f"{made_on(a['machine'])}")
 
 
+@dataclass
+class TagRunner(Runner):
+    """Trains taggers, and keeps the tags that they give the test sentences."""
+
+    keep_model: bool = True
+
+    def records_of(self, arm: str, seed: int, run: Run) -> Records:
+        found = tagged(run)
+        self.about |= {"labels": list(found.labels), "gold": written(found.gold, found.labels),
+                       "source": run.notes[0]}
+        test = {**run.metrics["test"], "token_accuracy": entities.token_accuracy(found.gold, found.predicted)}
+        return [{"method": run.config["method"], "test": test, "tags": written(found.predicted, found.labels),
+                 "ranks": run.ranks, "parameters": run.parameters, "seconds": run.seconds}]
+
+    def shown(self, run: Run, kept: Mapping[str, Any]) -> dict[str, float]:
+        return kept["test"]
+
+
 def train_tags(task: str = "jnlpba", seeds: Iterable[int] = range(3), folder: Path | str | None = None, *,
                backbone: str = BACKBONE, profile: str = PROFILE, arms: Mapping[str, Method] | None = None,
-               on_run: Callable[[str, int, dict[str, float]], None] | None = None, **training: Any) -> Taggers:
+               store: Store | None = None, on_run: OnRun | None = None, **training: Any) -> Taggers:
     """Train every tagger, seed by seed, or find what was kept; the file is written anew after each seed."""
-    path = Path(folder or references_folder()) / f"09_more_tasks_{task}.json"
-    training = {**TAG_TASKS.get(task, TAGGING), **training}
-    about: dict[str, Any] = {"name": path.stem, "task": task, "backbone": backbone, "profile": profile,
-                             "training": asdict(train_config(profile, **training)), "machine": machine()}
-    records: list[dict[str, Any]] = []
-    for seed in seeds:
-        for arm, method in (arms or TAGGERS).items():
-            whole = {"lr": WHOLE_RATE} if isinstance(method, FullFineTuning) else {}
-            found = tag(method, task, backbone, profile, seed, **{**training, **whole})
-            test = {**found.run.metrics["test"],
-                    "token_accuracy": entities.token_accuracy(found.gold, found.predicted)}
-            records.append({"arm": arm, "seed": seed, "method": found.run.config["method"], "test": test,
-                            "tags": written(found.predicted, found.labels), "ranks": found.run.ranks,
-                            "parameters": found.run.parameters, "seconds": found.run.seconds})
-            about |= {"labels": list(found.labels), "gold": written(found.gold, found.labels),
-                      "source": found.run.notes[0]}
-            if on_run is not None:
-                on_run(arm, seed, test)
-        write(path, about, records)
-    return Taggers(about, records)
+    whole = {"lr": WHOLE_RATE}
+    chosen = {arm: Arm(method, whole if isinstance(method, FullFineTuning) else {})
+              for arm, method in (arms or TAGGERS).items()}
+    training = asdict(train_config(profile, **{**TAG_TASKS.get(task, TAGGING), **training}))
+    study = Study("Which method tags best?", "method", chosen, {task: {}}, backbone, profile, training)
+    runner = TagRunner(study, _path(task, folder), {}, store, on_run)
+    runner.run(seeds=seeds)
+    return Taggers(runner.described(), runner.records)
+
+
+def _path(task: str, folder: Path | str | None) -> Path:
+    return Path(folder or references_folder()) / f"09_more_tasks_{task}.json"
 
 
 def load_tags(task: str = "jnlpba", folder: Path | str | None = None) -> Taggers:
@@ -366,7 +273,7 @@ def load_tags(task: str = "jnlpba", folder: Path | str | None = None) -> Taggers
     Raises:
         FileNotFoundError: they have not been trained here.
     """
-    path = Path(folder or references_folder()) / f"09_more_tasks_{task}.json"
+    path = _path(task, folder)
     again = f"python -m lowrank_teach.reproduction.tagging --task {task}"
     return Taggers(*results.read(path, f"{path.name} is not there; make it: {again}"))
 

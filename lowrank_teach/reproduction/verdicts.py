@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..analysis.statistics import LEVEL, SEEDS, paired_bootstrap
-from . import arms as arms_module
-from . import results, studies
-from .results import references_folder
+from . import results, studies, texts
+from .arms import STUDIES, TASK_STUDIES, TEXT_STUDIES
+from .results import Record, Value, references_folder
 
 # ---- the rule ----------------------------------------------------------------------------------------------
 # How a verdict is reached: from differences paired by seed, through one interval, by a rule without judgement.
@@ -233,9 +233,7 @@ def ours(by_arm: Mapping[str, Sequence[float]], scale: float) -> str:
 
 # ---- evidence from studies on one task ---------------------------------------------------------------------
 # Where the numbers of a claim come from: the stored studies, read seed by seed.
-Record = Mapping[str, Any]
 Arm = tuple[str, str]   # study, arm
-Value = Callable[[Record], float]
 
 FULL: Arm = ("fine_tuning", "full fine-tuning")
 TURNED: Arm = ("fine_tuning", "FT‡, cosine kept")
@@ -266,9 +264,7 @@ class FromBench:
         return self.find(folder)
 
 
-def score(record: Record) -> float:
-    """The headline metric on the test rows."""
-    return float(next(iter(record["test"].values())))
+score: Value = results.headline()   # on the test rows
 
 
 def between(first: Arm, second: Arm, value: Value = score) -> FromRuns:
@@ -279,11 +275,10 @@ def between(first: Arm, second: Arm, value: Value = score) -> FromRuns:
         value: a run's record -> the number compared.
     """
     def measure(folder: Folder) -> Evidence:
-        a, b = runs(first, folder), runs(second, folder)
-        both = sorted(a.keys() & b.keys())
-        ours = {label(first): [value(a[s]) for s in both], label(second): [value(b[s]) for s in both]}
-        one, two = ours.values()
-        return Evidence([x - y for x, y in zip(one, two, strict=True)], ours, setting(first[0], folder))
+        one, two = (stored(study, folder) for study, _ in (first, second))
+        both = results.pair(one.of_each(first[1], value), two.of_each(second[1], value))
+        ours = {label(arm): both[side].tolist() for arm, side in ((first, "first"), (second, "second"))}
+        return Evidence((both["first"] - both["second"]).tolist(), ours, setting(one))
 
     return FromRuns((first, second), measure)
 
@@ -306,11 +301,10 @@ def spread(first: Arm, second: Arm, value: Value = score) -> FromRuns:
 def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
     """One number a run, less what the claim compares it with (a number, or one read from the record)."""
     def measure(folder: Folder) -> Evidence:
-        found = [record for _, record in sorted(runs(arm, folder).items())]
-        values = [value(record) for record in found]
-        aims = [aim(record) if callable(aim) else aim for record in found]
-        return Evidence([v - a for v, a in zip(values, aims, strict=True)], {name or label(arm): values},
-                        setting(arm[0], folder))
+        found = stored(arm[0], folder)
+        values = found.of_each(arm[1], value)
+        aims = found.of_each(arm[1], aim) if callable(aim) else aim
+        return Evidence((values - aims).tolist(), {name or label(arm): values.tolist()}, setting(found))
 
     return FromRuns((arm,), measure)
 
@@ -376,25 +370,35 @@ def _bench_setting(bench: Mapping[str, Any]) -> str:
     return f"{s['backbone']}, {s['rows']} rows of {s['tokens']} tokens, {s['device']}, {s['repeats']} repeats in turn"
 
 
-def runs(arm: Arm, folder: Folder) -> dict[int, Record]:
-    """Seed -> record of one arm; none where the study has no run of it yet.
+def stored(study: str, folder: Folder) -> results.Comparison:
+    """What is stored of a study of any kind.
 
     Raises:
         FileNotFoundError: the study has no file.
     """
-    return {record["seed"]: record for record in studies.load(arm[0], folder).records if record["arm"] == arm[1]}
+    if study in TEXT_STUDIES:
+        return texts.load_texts(study, folder_of(folder))
+    return (studies.load_across if study in TASK_STUDIES else studies.load)(study, folder)
+
+
+def folder_of(studies: Folder) -> Path | None:
+    """Where the texts lie that belong to a folder of studies: the one above it."""
+    return Path(studies).parent if studies else None
 
 
 def label(arm: Arm) -> str:
     """The arm's name, with what varies where the name is a bare number."""
     bare = arm[1].replace(".", "").isdigit()
-    return f"{arms_module.STUDIES[arm[0]].varies} = {arm[1]}" if bare else arm[1]
+    return f"{STUDIES[arm[0]].varies} = {arm[1]}" if bare else arm[1]
 
 
-def setting(study: str, folder: Folder) -> str:
-    """What was trained on what, in a few words."""
-    about = studies.load(study, folder).about
-    return f"{about['backbone']} on {about['task']}, {about['training']['steps']} steps"
+def setting(found: results.Comparison, tasks: Sequence[str] = ()) -> str:
+    """What was trained on what, in a few words.  tasks: those that count, of a study over several."""
+    about = found.about
+    inputs = f", {about['inputs']} inputs" if "inputs" in about else ""
+    chosen = ", rates chosen on validation rows" if tasks or len(about.get("rates", ())) > 1 else ""
+    return (f"{about['backbone']} on {', '.join(tasks) or about['task']}, {about['training']['steps']} steps{inputs}"
+            f"{chosen}")
 
 
 # -- numbers read from one record
@@ -443,7 +447,7 @@ def on_average(first: str, second: str) -> FromRuns:
     """first − second: the mean over tasks, in points."""
     def numbers(found: Found) -> Evidence:
         ours = {arm: found.average(arm) for arm in (first, second)}
-        return Evidence(found.difference(first, second), ours, tasks_setting(found, found.tasks))
+        return Evidence(found.difference(first, second), ours, setting(found, found.tasks))
 
     return _from_tasks(first, second, numbers)
 
@@ -457,7 +461,7 @@ def ahead_on_most(first: str, second: str) -> FromRuns:
         counted = found.telling(first, second)
         wins = found.ahead(first, second, counted)
         return Evidence([n - len(counted) / 2 for n in wins], {f"ahead on, of {len(counted)} tasks": wins},
-                        tasks_setting(found, counted))
+                        setting(found, counted))
 
     return _from_tasks(first, second, numbers)
 
@@ -468,10 +472,10 @@ def ahead_on_every(first: str, second: str, tasks: Sequence[str]) -> FromRuns:
         counted = found.telling(first, second, tasks)
         by_task = {task: found.differences(first, second, task) for task in counted}
         if not by_task:
-            return Evidence((), {}, tasks_setting(found, tasks))
+            return Evidence((), {}, setting(found, tasks))
         worst, interval = of_every(by_task)
         shown = by_task[worst][:min(map(len, by_task.values()))]   # fewer than five on any task give no verdict
-        return Evidence(shown, {f"lowest, on {worst}": shown}, tasks_setting(found, counted), interval)
+        return Evidence(shown, {f"lowest, on {worst}": shown}, setting(found, counted), interval)
 
     return _from_tasks(first, second, numbers)
 
@@ -492,55 +496,40 @@ def every_claim(where: str, statement: str, first: str, second: str) -> Compared
     return Compared(where, statement, ahead_on_every(first, second, GLUE), unit="points, lowest task", scale=1.0)
 
 
-def tasks_setting(found: Found, tasks: Sequence[str]) -> str:
-    """What was trained on what, in a few words."""
-    about = found.about
-    return (f"{about['backbone']} on {', '.join(tasks)}, {about['training']['steps']} steps, rates "
-            "chosen on validation rows")
-
-
 def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
-    def measure(folder: Folder) -> Evidence:
-        return numbers(studies.load_across(TASKS_STUDY, folder))
-
-    return FromRuns(((TASKS_STUDY, first), (TASKS_STUDY, second)), measure)
+    return FromRuns(((TASKS_STUDY, first), (TASKS_STUDY, second)),
+                    lambda folder: numbers(studies.load_across(TASKS_STUDY, folder)))
 
 
 # ---- evidence from texts -----------------------------------------------------------------------------------
-# Claims on texts: what stored runs wrote for E2E (`lowrank_teach.reproduction.studies`), paired by seed.
+# Claims on texts: what stored runs wrote for E2E (`lowrank_teach.reproduction.texts`), paired by seed.
 #
 # All arms wrote for the same test inputs. The interval is over seeds of the training: what other inputs would change
 # is not in it, and is taught in 08.
 TEXTS_STUDY = "e2e"   # of `arms.TEXT_STUDIES`
 FIVE = ("bleu", "nist", "meteor", "rougeL", "cider")   # of the papers' tables; high is good in all
 
-TextsNumbers = Callable[[studies.Texts], Evidence]
-
-
-def folder_of(studies: Folder) -> Path | None:
-    """Where the texts lie that belong to a folder of studies: the one above it."""
-    return Path(studies).parent if studies else None
+TextsNumbers = Callable[[texts.Texts], Evidence]
 
 
 def by_bleu(first: str, second: str) -> FromRuns:
     """first − second by BLEU of all texts, of 1 at most."""
-    def numbers(found: studies.Texts) -> Evidence:
+    def numbers(found: texts.Texts) -> Evidence:
         a, b = found.paired(first, second, "bleu")
-        return Evidence([x - y for x, y in zip(a, b, strict=True)], {first: a, second: b}, texts_setting(found))
+        return Evidence([x - y for x, y in zip(a, b, strict=True)], {first: a, second: b}, setting(found))
 
     return _from_texts(first, second, numbers)
 
 
 def by_every_score(first: str, second: str) -> FromRuns:
     """The least gain over the five scores, in percent of the second's mean, as `of_every`."""
-    def numbers(found: studies.Texts) -> Evidence:
+    def numbers(found: texts.Texts) -> Evidence:
         gains = {}
         for name in (name for name in FIVE if name not in found.about["left_out"]):
             a, b = (np.array(scores) for scores in found.paired(first, second, name))
             gains[name] = (100 * (a - b) / b.mean()).tolist()
         worst, interval = of_every(gains)
-        return Evidence(gains[worst], {f"lowest, by {worst}": gains[worst]},
-                        f"{texts_setting(found)}; {', '.join(gains)}",
+        return Evidence(gains[worst], {f"lowest, by {worst}": gains[worst]}, f"{setting(found)}; {', '.join(gains)}",
                         interval)
 
     return _from_texts(first, second, numbers)
@@ -556,14 +545,6 @@ def every_score_claim(where: str, statement: str, first: str, second: str, says:
     return Compared(where, statement, by_every_score(first, second), says=says, unit="%, lowest score", scale=1.0)
 
 
-def texts_setting(found: studies.Texts) -> str:
-    """What was trained on what, in a few words."""
-    about = found.about
-    chosen = ", rates chosen on validation rows" if len(about["rates"]) > 1 else ""
-    return (f"{about['backbone']} on {about['task']}, {about['training']['steps']} steps, "
-            f"{about['inputs']} inputs{chosen}")
-
-
 def _from_texts(first: str, second: str, numbers: TextsNumbers) -> FromRuns:
     return FromRuns(((TEXTS_STUDY, first), (TEXTS_STUDY, second)),
-                    lambda folder: numbers(studies.load_texts(TEXTS_STUDY, folder_of(folder))))
+                    lambda folder: numbers(texts.load_texts(TEXTS_STUDY, folder_of(folder))))

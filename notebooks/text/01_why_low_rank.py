@@ -256,8 +256,8 @@ live.finish(
 )
 
 # %% [markdown]
-# Interrupting is safe: run the cell again, and it goes on from the step where it was. A finished network is held
-# in memory only, so a second pass trains it again.
+# Interrupting is safe: run the cell again, and it goes on from the step where it was. A finished network is kept
+# beside its record, so a second pass loads it.
 #
 # The change itself is one subtraction. The score below is that of the network as trained.
 

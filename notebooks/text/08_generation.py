@@ -33,7 +33,7 @@ from lowrank_teach.course.chapters import ledger as ledger_chapter
 from lowrank_teach.course.exercise import exercise, reveal, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.reproduction import ledger as claims_ledger
-from lowrank_teach.reproduction import results, studies, verdicts
+from lowrank_teach.reproduction import results, texts, verdicts
 from lowrank_teach.tasks import metrics, slot_errors
 from lowrank_teach.tasks.generation import generate
 from lowrank_teach.tasks.load import task_here
@@ -57,7 +57,7 @@ print(f"profile: {PROFILE}; backbone: {BACKBONE}; trained live on: {TASK} ({why}
 # task named above: E2E where its files are, else headlines for news.
 
 # %%
-e2e, webnlg = studies.load_texts("e2e"), studies.load_texts("webnlg")
+e2e, webnlg = texts.load_texts("e2e"), texts.load_texts("webnlg")
 source, references, _ = e2e.sample(0)
 counts = [len(sample["references"]) for sample in e2e.samples]
 print(f"data: {source}\n")
@@ -282,7 +282,7 @@ live.finish(run, "Your loss. Small batches of texts differ, so it jumps: read it
 # are written again.
 
 # %%
-studies.deploy(model, run.factors)
+texts.deploy(model, run.factors)
 after = generate(model, asked, tokenizer, max_new_tokens=LONGEST)
 with torch.no_grad():
     trained = float(model(**batch).loss)
@@ -411,7 +411,7 @@ style.show(
 )
 first = trained_arms[0]
 rates = e2e.rows(first, "ter")
-again = np.quantile(resampled_scores(rates[:, 0], rates[:, 1], studies.draws_of(len(rates))),
+again = np.quantile(resampled_scores(rates[:, 0], rates[:, 1], texts.draws_of(len(rates))),
                     [0.025, 0.975])
 assert np.allclose(again, intervals["TER (low is good)"][first][1:])
 

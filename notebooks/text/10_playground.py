@@ -30,7 +30,7 @@ from lowrank_teach.course.chapters import autolora, cola, delta_lora, generation
 from lowrank_teach.course.chapters import playground as playground_chapter
 from lowrank_teach.course.chapters import ranks as ranks_chapter
 from lowrank_teach.course.training_button import train_now
-from lowrank_teach.reproduction import rank_cuts, studies, verdicts
+from lowrank_teach.reproduction import rank_cuts, studies, texts, verdicts
 from lowrank_teach.training import config
 
 PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
@@ -339,7 +339,7 @@ explorer.explore(many)
 # **Try:** go from all inputs to ten, and see which order of the arms you would have reported.
 
 # %%
-written = studies.load_texts("e2e")
+written = texts.load_texts("e2e")
 inputs = generation.HowManyInputs(written, [arm for arm in written.arms if arm != "not trained"])
 most = inputs.count_of_inputs
 style.show(

@@ -25,7 +25,7 @@ from lowrank_teach.analysis import statistics, style
 from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import ledger as ledger_chapter
 from lowrank_teach.course.exercise import exercise, reveal, solution
-from lowrank_teach.reproduction import arms, studies, verdicts
+from lowrank_teach.reproduction import arms, studies, texts, verdicts
 from lowrank_teach.reproduction import ledger as claims_ledger
 
 ledger = claims_ledger.ledger()
@@ -60,14 +60,14 @@ for defined, load in kinds:
             records = []
         tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
         stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
-e2e = studies.load_texts("e2e")  # and of what models wrote, notebook 08
+e2e = texts.load_texts("e2e")  # and of what models wrote, notebook 08
 stored["e2e"] = {"question": "Which method writes the better texts?", "arms": len(e2e.arms) - 1,
                  "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
 contents.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
 
 # %% [markdown]
 # One line trains a study again, seed by seed: `studies.train("chain")` (for texts, `python -m
-# lowrank_teach.reproduction.studies e2e`). Every verdict below then follows by itself. In a terminal,
+# lowrank_teach.reproduction.texts e2e`). Every verdict below then follows by itself. In a terminal,
 # `lowrank-teach study chain` writes into `out/studies`, where `lowrank-teach claims --folder out/studies`
 # reads.
 #

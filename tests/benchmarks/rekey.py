@@ -45,16 +45,11 @@ def records(path: Path) -> Iterator[Record]:
 
 def of_a_study(name: str, about: dict[str, Any], record: dict[str, Any]) -> RunConfig:
     study = {**arms.STUDIES, **arms.TASK_STUDIES}[name]
-    arm, task = study.arms[record["arm"]], record.get("task", about.get("task"))
-    rate = {"lr": record["lr"]} if "lr" in record else {}
-    values = {**about["training"], **about.get("of_task", {}).get(task, {}), **arm.training, **rate}
-    return RunConfig(arm.method, task, about["backbone"], about["profile"], record["seed"], values)
+    return study.config(record.get("task", about.get("task")), record["arm"], record["seed"], record.get("lr"))
 
 
 def of_a_text(task: str, record: dict[str, Any]) -> RunConfig:
-    values = arms.settings(task, {"lr": record["lr"]})[0]
-    return RunConfig(arms.ARMS[record["arm"]], task, arms.TEXTS_BACKBONE, arms.TEXTS_PROFILE,
-                     record["seed"], values)
+    return arms.TEXT_STUDIES[task].config(task, record["arm"], record["seed"], record["lr"])
 
 
 def as_it_was(config: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from lowrank_teach.course.chapters import (
 )
 from lowrank_teach.course.chapters import playground as playground_chapter
 from lowrank_teach.course.explorer import Picture, tidy
-from lowrank_teach.reproduction import rank_cuts, studies
+from lowrank_teach.reproduction import rank_cuts, studies, texts
 
 from .harness import Row, Settings
 
@@ -45,7 +45,7 @@ def salora_runs() -> Picture:
 
 
 def how_many_inputs() -> Picture:
-    stored = studies.load_texts("e2e")
+    stored = texts.load_texts("e2e")
     return generation.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
 
 

@@ -17,14 +17,13 @@ from helpers import Stop, same_tensors, tiny, trainer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_runs import a_run
-from tiny_models import place_in
 from transformers import TrainerState
 
 import lowrank_teach as lt
 from lowrank_teach.experiments import runs
+from lowrank_teach.experiments.fit import read_network, write_network
 from lowrank_teach.experiments.runs import Store
 from lowrank_teach.methods import COLA, LoRA
-from lowrank_teach.reproduction import rewriting, tagging
 from lowrank_teach.training import checkpoint
 from lowrank_teach.training.checkpoint import CheckpointError, DamagedError, load_checkpoint
 
@@ -231,37 +230,21 @@ def test_every_damaged_record_of_a_store_is_passed_over_with_one_warning_each(tm
 
 # ---- what is kept beside the runs ----------------------------------------------------------------------------
 
-def test_a_damaged_classifier_is_not_taken_up(tmp_path, monkeypatch):
-    place_in(tmp_path)
-    monkeypatch.setenv("LOWRANK_TEACH_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    rewriting.train_classifier("rt", str(tmp_path / "tiny"), "tiny", steps=2, batch_size=8, n_train=16,
-                                      n_validation=8, n_test=8)
-    path, = (Store().folder / "classifiers").glob("*.safetensors")
-    adapters = lt.adapt(lt.load_backbone(str(tmp_path / "tiny"), num_labels=2)[0], LoRA(r=8), seed=0)
-    expected = rewriting._read(path, adapters)
-
-    def use() -> str:
-        with warnings.catch_warnings(record=True):
-            warnings.simplefilter("always")
-            found = rewriting._read(path, adapters)
-        assert found in (None, expected)
-        return "refused" if found is None else "read"
-
-    assert outcomes(path, use)["refused"] > 110
-
-
-def test_what_is_kept_of_a_damaged_tagger_is_not_taken_up(tmp_path):
+def test_a_damaged_network_is_not_taken_up(tmp_path):
     path = tmp_path / "kept.safetensors"
-    checkpoint.write(path, {"probabilities": torch.rand(20, 3)}, {})
-    expected = tagging._kept(path)
+    write_network(path, lt.adapt(tiny(), LoRA(r=2), seed=0))
+    method, tensors, values = read_network(path)
 
     def use() -> str:
-        with warnings.catch_warnings(record=True):
+        with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
-            found = tagging._kept(path)
-        assert found is None or (found == expected).all()
-        return "refused" if found is None else "read"
+            found = read_network(path)
+        assert [w.category for w in heard] == ([] if found else [UserWarning])
+        if found is None:
+            return "refused"
+        assert (found[0], found[2]) == (method, values)
+        assert same_tensors(found[1], tensors)
+        return "read"
 
     assert outcomes(path, use)["refused"] > 110
 

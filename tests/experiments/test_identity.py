@@ -138,7 +138,7 @@ def test_rows_that_change_while_they_are_read_are_refused(place, monkeypatch):
 
 
 def test_what_is_kept_beside_the_runs_has_the_rows_in_its_key(place, monkeypatch):
-    """The classifier of styles and a fine-tuned network's checkpoint are named like runs."""
+    """Networks, of the classifier of styles too, and a fine-tuned one's checkpoint are named like runs."""
     from helpers import Stop
 
     from lowrank_teach.reproduction import rank_cuts, rewriting
@@ -149,9 +149,9 @@ def test_what_is_kept_beside_the_runs_has_the_rows_in_its_key(place, monkeypatch
         rank_cuts.fine_tune("rt", str(place / "tiny"), "tiny", callbacks=[Stop(2)], **short)
     flip(place / "data")
     rewriting.train_classifier("rt", str(place / "tiny"), "tiny", **short)
-    assert len(list((Store().folder / "classifiers").glob("*.safetensors"))) == 2
+    assert len(list((Store().folder / "networks").glob("*.safetensors"))) == 2
     tuned = rank_cuts.fine_tune("rt", str(place / "tiny"), "tiny", **short)
-    assert tuned.history[0][0] == 1
+    assert tuned.series("loss")[0][0] == 1
     assert len(list(Store().folder.glob("*.checkpoint.safetensors"))) == 1, "the other rows' checkpoint stays theirs"
 
 

@@ -8,8 +8,10 @@ import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from tiny_models import command
@@ -21,7 +23,7 @@ from lowrank_teach.methods import METHODS
 from lowrank_teach.models.backbones import BACKBONES
 from lowrank_teach.reproduction import arms as studies
 from lowrank_teach.reproduction import claims, ledger, verdicts
-from lowrank_teach.reproduction.arms import ARMS, TEXT_STUDIES
+from lowrank_teach.reproduction.arms import TEXT_STUDIES
 from lowrank_teach.reproduction.results import references_folder
 from lowrank_teach.reproduction.verdicts import (
     BROKEN,
@@ -298,10 +300,10 @@ def test_ranks_are_held_against_the_same_ranks_dealt_at_random(value):
 def test_every_arm_that_a_claim_names_is_defined_and_read(monkeypatch, tmp_path):
     """A claim over an arm that no study has would wait for ever; what it reads is what it says it reads."""
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(verdicts, "runs", lambda arm, folder: asked.append(arm) or {})
-    monkeypatch.setattr(verdicts, "setting", lambda name, folder: "")
-    defined = {name: one.arms for name, one in {**studies.STUDIES, **studies.TASK_STUDIES}.items()}
-    defined |= dict.fromkeys(TEXT_STUDIES, ARMS)
+    monkeypatch.setattr(verdicts, "stored", lambda study, folder: SimpleNamespace(
+        of_each=lambda arm, value: asked.append((study, arm)) or pd.Series(dtype=float)))
+    monkeypatch.setattr(verdicts, "setting", lambda found: "")
+    defined = {name: one.arms for name, one in {**studies.STUDIES, **studies.TASK_STUDIES, **TEXT_STUDIES}.items()}
     seen = 0
     for claim in EVERY:
         if isinstance(claim, Compared) and isinstance(claim.measure, verdicts.FromRuns):

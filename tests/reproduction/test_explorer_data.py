@@ -30,11 +30,6 @@ def test_what_is_stored_is_whole():
     assert "12 runs, minilm-l3 on rt, seed 0, 60 to 100 steps" in stored.line()
 
 
-def test_without_the_files_it_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"rank_cuts\.train_explorer_data\(\)"):
-        rank_cuts.load_explorer_data(tmp_path)
-
-
 def test_it_is_trained_again_by_one_call(tmp_path, monkeypatch):
     """On a network of two layers: every number comes from a run, none from the stored files."""
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(data_folder(tmp_path / "data")))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from tiny_models import command, data_folder, model_folder
 
 from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.fit import RunConfig
-from lowrank_teach.experiments.runs import Store
+from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import LoRA
 from lowrank_teach.models.backbones import load_backbone
-from lowrank_teach.reproduction import arms as arms_module
 from lowrank_teach.reproduction import ledger, studies, verdicts
-from lowrank_teach.reproduction.arms import STUDIES, TASK_STUDIES, Arm, Study, TaskStudy
+from lowrank_teach.reproduction.arms import STUDIES, TASK_STUDIES, TEXT_STUDIES, Arm, Study
 from lowrank_teach.reproduction.verdicts import EXACT, HOLDS, NO_RUNS, OPPOSITE, Beyond, Compared, Exact
 
 EVERY = [(f"{paper} {i}", claim) for paper, all_ in ledger.CLAIMS.items() for i, claim in enumerate(all_, 1)]
@@ -27,15 +28,10 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(data_folder(tmp_path / "data")))
     backbone = str(model_folder(tmp_path / "model"))
     arms = {"one": Arm(LoRA(r=1)), "two": Arm(LoRA(r=2), {"lr": 0.01}), "three": Arm(LoRA(r=4))}
-    monkeypatch.setitem(STUDIES, "small", Study("?", "rank", arms, seeds=2))
-    monkeypatch.setitem(TASK_STUDIES, "side_by_side", TaskStudy(
-        "?", arms, {"rt": {}}, (1e-3, 1e-2), backbone, "tiny", {"steps": 2}, chosen_with=(0,), seeds=2))
-    for module in (studies, ledger):
-        monkeypatch.setattr(module, "BACKBONE", backbone)
-        monkeypatch.setattr(module, "PROFILE", "tiny")
-        monkeypatch.setattr(module, "TRAINING", {"steps": 2, "batch_size": 8})
-    monkeypatch.setattr(studies.train, "__kwdefaults__",
-                        {**studies.train.__kwdefaults__, "backbone": backbone, "profile": "tiny"})
+    small = Study("?", "rank", arms, {"rt": {}}, backbone, "tiny", {"steps": 2, "batch_size": 8}, seeds=2)
+    monkeypatch.setitem(STUDIES, "small", small)
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", replace(small, training={"steps": 2}, rates=(1e-3, 1e-2),
+                                                              chosen_with=(0,)))
     monkeypatch.setattr(ledger, "CLAIMS", {"P": (
         Compared("T1", "two beats one", verdicts.between(("small", "two"), ("small", "one"))),
         verdicts.average_claim("T1", "over tasks, two beats one", "two", "one"),
@@ -50,16 +46,22 @@ def tiny(monkeypatch, tmp_path):
     return stored
 
 
+def run_of(validation: float) -> Run:
+    return Run(config={"method": {"method": "lora"}}, history=pd.DataFrame({"name": []}), ranks={}, parameters={},
+               metrics={"validation": {"accuracy": validation, "loss": 0.5}, "test": {"accuracy": 0.5}},
+               seconds={"total": 2.0}, machine={"commit": "abc"})
+
+
 # ---- finding ------------------------------------------------------------------------------------------------
 
 
 def test_a_row_is_found_by_its_key():
-    key, paper, claim = ledger.find(" delta-lora  3", ledger.CLAIMS)
+    key, paper, claim = ledger.find(" delta-lora  3")
     assert (key, paper) == ("Delta-LoRA 3", "Delta-LoRA")
     assert claim is ledger.CLAIMS["Delta-LoRA"][2]
     for wrong in ("COLA", "COLA 0", "COLA 99", "QLoRA 1", "", "COLA x"):
         with pytest.raises(ValueError, match="LoRA 1 to"):
-            ledger.find(wrong, ledger.CLAIMS)
+            ledger.find(wrong)
 
 
 @pytest.mark.parametrize(("key", "claim"), EVERY, ids=[key for key, _ in EVERY])
@@ -69,10 +71,8 @@ def test_every_row_has_runs_or_says_why_not(key, claim):
         assert not isinstance(getattr(claim, "measure", None), verdicts.FromRuns)
         return
     for study, arms in ledger.behind(claim).items():
-        known = {name: one.arms for name, one in {**arms_module.STUDIES, **arms_module.TASK_STUDIES}.items()}
-        known |= dict.fromkeys(arms_module.TEXT_STUDIES, arms_module.ARMS)
         assert arms
-        assert set(arms) <= set(known[study])
+        assert set(arms) <= set({**STUDIES, **TASK_STUDIES, **TEXT_STUDIES}[study].arms)
 
 
 # ---- the plan -----------------------------------------------------------------------------------------------
@@ -181,35 +181,29 @@ def test_what_rests_on_no_runs_is_said(tiny):
     assert "python tests/benchmarks/peak_memory.py" in ledger.said(measured)
 
 
-def test_the_plan_looks_for_the_runs_that_the_study_trains(tmp_path, monkeypatch):
-    """The plan's configurations and what `studies.train` asks `fit` for are the same, for a stored study."""
+@pytest.mark.parametrize(("study", "arms", "training"), [
+    (STUDIES["delta"], ["LoRA, rate × 1.5", "LoRA"], {}), (STUDIES["delta"], ["LoRA"], {"steps": 3}),
+    (TASK_STUDIES["side_by_side"], ["LoRA, r = 4", "COLA"], {}),
+    (TEXT_STUDIES["e2e"], ["LoRA, α × 3"], {"steps": 2}), (TEXT_STUDIES["e2e"], ["LoRA"], {"lr": 1e-3})])
+def test_the_plan_names_the_runs_that_the_study_trains(study, arms, training, tmp_path, monkeypatch):
+    """Those whose learning rate is not chosen yet are counted, and there are no others."""
     asked = []
 
-    def fit(method, task, backbone, profile, seed, *, store, progress, **training):
-        asked.append(RunConfig(method, task, backbone, profile, seed, training).key)
-        raise StopIteration
+    def fit(method, task, backbone, profile, seed, *, store, progress, keep_model, **values):
+        asked.append(RunConfig(method, task, backbone, profile, seed, {
+            name: value for name, value in values.items() if name not in ("adjust", "longest")}).key)
+        return run_of(0.5)
 
-    monkeypatch.setattr(studies, "fit", fit)
-    with pytest.raises(StopIteration):
-        studies.train("delta", tmp_path, seeds=[0], arms=["LoRA, rate × 1.5"])
-    [(_, configs)] = ledger._of_study("delta", ["LoRA, rate × 1.5"], 1, {})
-    assert [config.key for config in configs] == asked
+    monkeypatch.setattr(experiment, "fit", fit)
+    changed = study.changed(training=training, seeds=3)
+    studies.Runner(changed, tmp_path / "study.json", {}).run(arms)
+    planned = [config and config.key for configs in changed.plan(arms, 3).values() for config in configs]
+    assert {key for key in planned if key} <= set(asked)
+    assert len(set(asked)) == len(planned)
 
 
-def test_the_plan_looks_for_the_runs_of_stored_texts(tmp_path, monkeypatch):
-    asked = []
-
-    def fit(method, task, backbone, profile, seed, *, store, progress, **training):
-        asked.append(RunConfig(method, task, backbone, profile, seed, training).key)
-        raise StopIteration
-
-    monkeypatch.setattr(studies, "fit", fit)
-    settled = arms_module.settings("e2e", {"steps": 2})
-    trainer = studies._Trainer("e2e", arms_module.TEXTS_BACKBONE, *settled, None, None)
-    with pytest.raises(StopIteration):
-        trainer.choose("Delta-LoRA", 0, lambda run: 0.0)
-    planned = dict(ledger._of_texts("e2e", ["LoRA, α × 3"], 2, {"steps": 2}))
-    assert planned["Delta-LoRA"][0].key == asked[0]
+def test_the_plan_of_a_control_has_the_grid_of_its_arm():
+    planned = TEXT_STUDIES["e2e"].plan(["LoRA, α × 3"], 2)
     assert [len(planned["Delta-LoRA"]), planned["LoRA, α × 3"]] == [5, [None, None]]
 
 

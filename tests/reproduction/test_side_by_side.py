@@ -10,20 +10,20 @@ import pytest
 from tiny_models import command, data_folder, model_folder, rows
 
 from lowrank_teach.errors import DivergedError
+from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import HeadOnly, LoRA
 from lowrank_teach.reproduction import studies
-from lowrank_teach.reproduction.arms import TASK_STUDIES, Arm, TaskStudy
+from lowrank_teach.reproduction.arms import TASK_STUDIES, Arm, Study
 from lowrank_teach.reproduction.results import SideBySide, references_folder
-from lowrank_teach.reproduction.studies import train_across
 from lowrank_teach.tasks import load, table
 from lowrank_teach.tasks.readers import validation_cut_from_train
 from lowrank_teach.training.config import fit_to_profile, train_config
 
 STORED = references_folder() / "studies" / "side_by_side.json"
-SMALL = TaskStudy("Which?", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4)), "like a": Arm(LoRA(r=8))},
-                  {"rt": {}, "trec": {"max_length": 8}}, (0.1, 0.2, 0.4), "minilm-l3", "laptop", {"steps": 5},
-                  seeds=3, rate_of={"like a": "a"})
+SMALL = Study("Which?", "rank", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4)), "like a": Arm(LoRA(r=8))},
+              {"rt": {}, "trec": {"max_length": 8}}, training={"steps": 5}, seeds=3, rates=(0.1, 0.2, 0.4),
+              rate_of={"like a": "a"}, series=(), sites=())
 
 
 def run_of(validation: float, test: float, loss: float = 0.5) -> Run:
@@ -33,7 +33,13 @@ def run_of(validation: float, test: float, loss: float = 0.5) -> Run:
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def small(monkeypatch):
+    """The small study in the place of the one that is defined."""
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", SMALL)
+
+
+@pytest.fixture
+def asked(monkeypatch, small):
     """`fit` made up: arm a validates best at 0.2 and tests best at 0.4; arm b at 0.1; what it was asked for."""
     calls: list[tuple] = []
 
@@ -42,30 +48,34 @@ def asked(monkeypatch):
         best = 0.1 if method.r == 4 else 0.2
         return run_of(0.8 - abs(lr - best), 0.5 + lr + 0.01 * seed + 0.1 * (method.r == 4))
 
-    monkeypatch.setattr(studies, "fit", fit)
+    monkeypatch.setattr(experiment, "fit", fit)
     return calls
+
+
+def train(folder, **how) -> SideBySide:
+    return studies.train("side_by_side", folder, **how)
 
 
 # ---- training -----------------------------------------------------------------------------------------------
 
 
 def test_the_rate_is_chosen_on_validation_rows(asked, tmp_path):
-    found = train_across("x", SMALL, tmp_path)
+    found = train(tmp_path)
     assert (found.rate("a", "rt"), found.rate("b", "rt")) == (0.2, 0.1)   # test rows would take 0.4
     assert found.values("a")["rt"] == pytest.approx([0.7, 0.71, 0.72])
 
 
 def test_a_control_takes_the_rate_of_its_arm(asked, tmp_path):
-    found = train_across("x", SMALL, tmp_path)
+    found = train(tmp_path)
     assert found.rate("like a", "trec") == found.rate("a", "trec")
     assert {lr for _, r, _, lr, _ in asked if r == 8} == {0.2}
-    alone = train_across("x", SMALL, tmp_path, arms=["like a"])
+    alone = train(tmp_path, arms=["like a"])
     assert (alone.arms, alone.rate("like a", "rt")) == (["like a"], 0.2)
     assert set(alone.grid()["arm"]) == {"a"}
 
 
 def test_tasks_come_one_after_the_other_with_their_own_values(asked, tmp_path):
-    train_across("x", SMALL, tmp_path, batch_size=4)
+    train(tmp_path, batch_size=4)
     order = [task for task, *_ in asked]
     assert order == sorted(order)
     assert {(task, values.get("max_length")) for task, *_, values in asked} == {("rt", None), ("trec", 8)}
@@ -74,25 +84,25 @@ def test_tasks_come_one_after_the_other_with_their_own_values(asked, tmp_path):
     assert len(asked) == 2 * a_task
 
 
-def test_where_scores_tie_the_loss_decides(monkeypatch, tmp_path):
-    monkeypatch.setattr(studies, "fit", lambda *_, lr, **__: run_of(0.5, 0.5, loss=abs(lr - 0.2)))
-    assert train_across("x", SMALL, tmp_path, arms=["a"]).rate("a", "rt") == 0.2
+def test_where_scores_tie_the_loss_decides(monkeypatch, small, tmp_path):
+    monkeypatch.setattr(experiment, "fit", lambda *_, lr, **__: run_of(0.5, 0.5, loss=abs(lr - 0.2)))
+    assert train(tmp_path, arms=["a"]).rate("a", "rt") == 0.2
 
 
-def test_a_rate_that_diverges_is_not_chosen(monkeypatch, tmp_path):
+def test_a_rate_that_diverges_is_not_chosen(monkeypatch, small, tmp_path):
     def fit(*_, lr, **__):
         if lr > limit:
             raise DivergedError("the loss is nan")
         return run_of(lr, 0.5)
 
-    monkeypatch.setattr(studies, "fit", fit)
+    monkeypatch.setattr(experiment, "fit", fit)
     limit = 0.3
-    found = train_across("x", SMALL, tmp_path, arms=["a"])
+    found = train(tmp_path, arms=["a"])
     assert found.rate("a", "rt") == 0.2
     assert math.isnan(found.grid().query("lr == 0.4")["validation"].iloc[0])
     limit = 0.0
     with pytest.raises(DivergedError, match="a on rt diverges at every rate"):
-        train_across("x", SMALL, tmp_path, arms=["a"])
+        train(tmp_path, arms=["a"])
 
 
 def test_the_file_holds_whole_tasks(asked, tmp_path):
@@ -102,7 +112,7 @@ def test_the_file_holds_whole_tasks(asked, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_across("side_by_side", SMALL, tmp_path, on_run=stop)
+        train(tmp_path, on_run=stop)
     kept = studies.load_across("side_by_side", tmp_path)
     assert kept.tasks == ["rt"]
     assert [(r["arm"], r["seed"]) for r in kept.records] == [(arm, s) for s in range(3) for arm in SMALL.arms]
@@ -116,16 +126,17 @@ def test_real_runs_are_found_again(monkeypatch, tmp_path):
     data_folder(data, "sst2", "sentence")
     (data / "sst2" / "test.parquet").unlink()
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(data))
-    study = TaskStudy("?", {"LoRA": Arm(LoRA(r=1)), "head": Arm(HeadOnly())}, {"rt": {}, "sst2": {"max_length": 8}},
-                      (1e-3, 1e-2), str(model_folder(tmp_path / "model")), "tiny",
-                      {"steps": 2, "batch_size": 8, "validation_from_train": True}, chosen_with=(0,), seeds=2)
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", Study(
+        "?", "method", {"LoRA": Arm(LoRA(r=1)), "head": Arm(HeadOnly())}, {"rt": {}, "sst2": {"max_length": 8}},
+        str(model_folder(tmp_path / "model")), "tiny",
+        {"steps": 2, "batch_size": 8, "validation_from_train": True}, seeds=2, rates=(1e-3, 1e-2), chosen_with=(0,)))
     store, seen = Store(tmp_path / "runs"), []
-    found = train_across("x", study, tmp_path, store=store, on_run=lambda *values: seen.append(values[-1]))
+    found = train(tmp_path, store=store, on_run=lambda *values: seen.append(values[-1]))
     assert len(seen) == 2 * 2 * (2 + 2)
     assert len(list(store)) == 2 * 2 * (2 + 1)   # the chosen rate's first run is there already
     assert "published validation rows are the test" in seen[-1].notes[0]
     before = {run.key: run.seconds["total"] for run in store}
-    assert train_across("x", study, tmp_path, store=store).records == found.records
+    assert train(tmp_path, store=store).records == found.records
     assert {run.key: run.seconds["total"] for run in store} == before
 
 
@@ -198,25 +209,17 @@ def test_tasks_weigh_the_same_and_pairs_are_by_task_and_seed():
 
 
 def test_the_tables(asked, tmp_path):
-    found = train_across("x", SMALL, tmp_path)
+    found = train(tmp_path)
     assert found.table().loc["a"].tolist() == ["71.0 ± 1.0", "71.0 ± 1.0", "71.0"]
     assert list(found.table().index) == list(SMALL.arms)
     frame = found.frame()
     assert len(frame) == 2 * 3 * 3
     assert frame.query("task == 'rt' and arm == 'b'")["score"].mean() == pytest.approx(0.71)
     assert len(found.grid()) == 2 * 2 * 3 * 2
-    assert found.line().startswith("stored study 'x': 3 arms, 2 tasks, 3 seeds, minilm-l3, 5 steps")
-
-
-def test_load_refuses_what_is_not_there(tmp_path):
-    with pytest.raises(KeyError, match="no study over tasks 'chain'"):
-        studies.load_across("chain")
-    with pytest.raises(FileNotFoundError, match="lowrank-teach study side_by_side"):
-        studies.load_across("side_by_side", tmp_path)
+    assert found.line().startswith("stored study 'side_by_side': 3 arms, 2 tasks, 3 seeds, minilm-l3, 5 steps")
 
 
 def test_the_command_trains_a_study_over_tasks(asked, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(TASK_STUDIES, "side_by_side", SMALL)
     words = ("study", "side_by_side", "--folder", str(tmp_path), "--seeds", "2")
     status, out, err = command(monkeypatch, capsys, *words)
     assert status == 0

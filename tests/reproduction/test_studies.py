@@ -12,10 +12,9 @@ from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.runs import Run, Store
 from lowrank_teach.methods import COLA, LoRA
 from lowrank_teach.models.backbones import load_backbone
-from lowrank_teach.reproduction import arms, results, studies
+from lowrank_teach.reproduction import arms, rank_cuts, results, rewriting, studies, tagging, texts
 from lowrank_teach.reproduction.arms import STUDIES, Arm, Study
-from lowrank_teach.reproduction.results import references_folder
-from lowrank_teach.reproduction.studies import Results
+from lowrank_teach.reproduction.results import Results, references_folder
 from lowrank_teach.training.config import PROFILES, fit_to_profile, train_config
 
 STORED = sorted(path for path in (references_folder() / "studies").glob("*.json") if path.stem in STUDIES)
@@ -42,7 +41,7 @@ def trained(monkeypatch):
 
     small = Study("Does it?", "rank", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4), {"lr": 0.1})}, seeds=3,
                   sites=("norm",))
-    monkeypatch.setattr(studies, "fit", fit)
+    monkeypatch.setattr(experiment, "fit", fit)
     monkeypatch.setitem(STUDIES, "small", small)
     return asked
 
@@ -76,7 +75,7 @@ def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
         run.machine = {"commit": f"c{seed}"}
         return run
 
-    monkeypatch.setattr(studies, "fit", found)
+    monkeypatch.setattr(experiment, "fit", found)
     monkeypatch.setitem(STUDIES, "small", Study("?", "rank", {"a": Arm(LoRA(r=2))}, seeds=2))
     studies.train("small", tmp_path)
     assert studies.load("small", tmp_path).about["commits"] == ["c0", "c1"]
@@ -84,7 +83,7 @@ def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
 
 def test_the_file_is_whole_after_each_seed(trained, tmp_path):
     """Interrupted in the middle of a seed, the file holds the seeds before it, each with every arm."""
-    def stop(label, seed, run):
+    def stop(task, label, seed, rate, run):
         if (label, seed) == ("a", 2):
             raise KeyboardInterrupt
 
@@ -126,11 +125,25 @@ def test_the_same_call_finds_its_runs(monkeypatch, tmp_path):
 # ---- reading ------------------------------------------------------------------------------------------------
 
 
-def test_load_refuses_what_is_not_there(tmp_path):
-    with pytest.raises(KeyError, match="no study 'chains'; there are chain, delta"):
-        studies.load("chains")
-    with pytest.raises(FileNotFoundError, match="lowrank-teach study chain"):
-        studies.load("chain", tmp_path)
+@pytest.mark.parametrize(("load", "unknown", "known"), [
+    (studies.load, "chains", "chain"), (studies.load, "side_by_side", "chain"),
+    (studies.load_across, "chain", "side_by_side"), (studies.train, "chains", "chain")])
+def test_an_unknown_study_is_refused(load, unknown, known):
+    with pytest.raises(KeyError, match=f"no study '{unknown}'; there are {known}"):
+        load(unknown)
+
+
+@pytest.mark.parametrize(("load", "names", "again"), [
+    (studies.load, ["chain"], "lowrank-teach study chain"),
+    (studies.load_across, ["side_by_side"], "lowrank-teach study side_by_side"),
+    (texts.load_texts, ["webnlg"], r"python -m lowrank_teach\.reproduction\.texts webnlg"),
+    (tagging.load_tags, ["jnlpba"], r"python -m lowrank_teach\.reproduction\.tagging --task jnlpba"),
+    (rewriting.load, [], r"python -m lowrank_teach\.reproduction\.rewriting"),
+    (rank_cuts.load_cuts, [], r"rank_cuts\.train_cuts\(\)"),
+    (rank_cuts.load_explorer_data, [], r"rank_cuts\.train_explorer_data\(\)")])
+def test_what_is_not_stored_says_how_to_make_it(load, names, again, tmp_path):
+    with pytest.raises(FileNotFoundError, match=again):
+        load(*names, folder=tmp_path)
 
 
 def test_differences_pair_by_seed(trained, tmp_path):

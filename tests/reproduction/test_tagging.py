@@ -43,6 +43,7 @@ from lowrank_teach.tasks.entities import (
     token_accuracy,
 )
 from lowrank_teach.tasks.load import load_task, task_here
+from lowrank_teach.training.trainer import Trainer
 
 LABELS = ("O", "B-a", "I-a", "B-b", "I-b")
 QUICK = {"steps": 2, "n_train": 24, "n_validation": 8, "n_test": 12, "batch_size": 8, "max_length": 24}
@@ -325,7 +326,7 @@ def test_stored_tags_are_what_the_tagger_said(made):
 
 def test_a_kept_tagger_is_found_again_and_not_trained(made, monkeypatch):
     folder, _, again = made
-    monkeypatch.setattr(tagging, "trained", lambda *a, **k: pytest.fail("it was trained again"))
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("it was trained again"))
     monkeypatch.delenv("LOWRANK_TEACH_DATA", raising=False)
     once_more = tagging.tag(LoRA(r=2), "wnut16", tagging.BACKBONE, "tiny", 0, store=Store(folder / "runs"),
                            **{**tagging.TAG_TASKS["wnut16"], **QUICK})
@@ -383,12 +384,6 @@ def test_the_task_follows_the_data(tmp_path, monkeypatch):
     for split in ("train", "validation", "test"):
         pd.DataFrame({"tokens": [["a"]], "ner_tags": [[0]]}).to_parquet(tmp_path / "jnlpba" / f"{split}.parquet")
     assert task_here("jnlpba", packaged="wnut16")[0] == "jnlpba"
-
-
-@pytest.mark.parametrize("load", [tagging.load_tags, rewriting.load])
-def test_what_is_not_stored_says_how_to_make_it(load, tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m lowrank_teach"):
-        load(folder=tmp_path)
 
 
 def stored_rewrites(folder) -> rewriting.Rewrites:

@@ -20,13 +20,11 @@ from lowrank_teach.adapters import adapt
 from lowrank_teach.analysis import toy_problems
 from lowrank_teach.course.chapters import generation as generation_chapter
 from lowrank_teach.course.chapters.generation import HowManyInputs
-from lowrank_teach.errors import DivergedError
-from lowrank_teach.experiments import fit as fit_module
-from lowrank_teach.experiments.fit import RunConfig
 from lowrank_teach.experiments.runs import Store, config_key
 from lowrank_teach.methods import DeltaLoRA, LoRA
-from lowrank_teach.reproduction import arms as text_studies
-from lowrank_teach.reproduction import ledger, studies, verdicts
+from lowrank_teach.reproduction import ledger, texts, verdicts
+from lowrank_teach.reproduction.arms import TEXT_STUDIES, Arm
+from lowrank_teach.reproduction.results import write
 from lowrank_teach.reproduction.verdicts import HOLDS, NO_RUNS, OPEN, OPPOSITE, verdict
 from lowrank_teach.tasks import metrics, slot_errors
 from lowrank_teach.tasks.load import task_here
@@ -117,25 +115,25 @@ REFERENCES = [["the pub is cheap , near the river", "a cheap pub on the river"],
               ["The Mill serves French food", "French food is served in The Mill by the river"]]
 
 
-@pytest.mark.parametrize("name", studies.STATISTICS)
+@pytest.mark.parametrize("name", texts.STATISTICS)
 def test_sums_give_the_corpus_score(name):
     if name in ("cider", "meteor"):   # the second reads its WordNet from that package
         pytest.importorskip("pycocoevalcap")
-    rows = studies.text_statistics(name, SAID, REFERENCES)
+    rows = texts.text_statistics(name, SAID, REFERENCES)
     own = {"bleu": metrics.bleu, "ter": metrics.ter, "cider": metrics.cider,
            "meteor": metrics.meteor, "rougeL": metrics.rouge("rougeL")}[name]
     assert len(rows) == len(SAID)
-    assert studies.combined(name, rows) == pytest.approx(own(SAID, REFERENCES), abs=1e-6)
+    assert texts.combined(name, rows) == pytest.approx(own(SAID, REFERENCES), abs=1e-6)
 
 
 def test_a_draw_of_every_text_once_is_the_score_itself():
-    rows = studies.text_statistics("bleu", SAID, REFERENCES)
-    whole, twice = studies.resampled("bleu", rows, np.array([[2, 0, 1], [0, 0, 1]]))
+    rows = texts.text_statistics("bleu", SAID, REFERENCES)
+    whole, twice = texts.resampled("bleu", rows, np.array([[2, 0, 1], [0, 0, 1]]))
     assert whole == pytest.approx(metrics.bleu(SAID, REFERENCES), abs=1e-9)
     assert twice == pytest.approx(metrics.bleu([SAID[0], *SAID[:2]], [REFERENCES[0], *REFERENCES[:2]]), abs=1e-9)
 
 
-def stored_texts(shift: float = 0.0, n: int = 40) -> studies.Texts:
+def stored_texts(shift: float = 0.0, n: int = 40) -> texts.Texts:
     """Two arms on n inputs in two parts; the second needs `shift` more edits a text."""
     draw = np.random.default_rng(0)
     edits, lengths = draw.integers(0, 9, n).astype(float), draw.integers(8, 12, n).astype(float)
@@ -143,7 +141,7 @@ def stored_texts(shift: float = 0.0, n: int = 40) -> studies.Texts:
                 "statistics": {"ter": np.stack([edits + more, lengths], 1).tolist()}}
                for arm, more in (("LoRA", 0.0), ("other", shift))]
     about = {"task": "made up", "parts": ["seen", "unseen"] * (n // 2)}
-    return studies.Texts(about, records, [], {})
+    return texts.Texts(about, records, [], {})
 
 
 def test_differences_are_paired_and_scores_are_not():
@@ -170,8 +168,6 @@ def test_the_task_is_the_packaged_one_where_rows_cannot_be_had(tmp_path, monkeyp
     name, why = task_here("e2e", packaged="bbc-headline")
     assert name == "bbc-headline"
     assert "no rows of e2e" in why
-    with pytest.raises(FileNotFoundError, match=r"python -m lowrank_teach\.reproduction\.studies webnlg"):
-        studies.load_texts("webnlg", tmp_path)
 
 
 def test_the_task_is_the_wanted_one_where_its_rows_are(tmp_path, monkeypatch):
@@ -323,35 +319,36 @@ def test_what_a_run_learned_is_added_to_the_pretrained_matrices():
     batch = {"input_ids": torch.arange(3, 15).reshape(2, 6)}
     fresh = tiny("llama", head="causal")
     plain = fresh(**batch).logits
-    studies.deploy(fresh, {name: branch.factors() for name, branch in adapters.items()})
+    texts.deploy(fresh, {name: branch.factors() for name, branch in adapters.items()})
     assert torch.allclose(fresh(**batch).logits, model(**batch).logits, atol=1e-4)
     assert not torch.allclose(plain, model(**batch).logits, atol=1e-2)
 
 
 def small_study(restaurants, tmp_path, monkeypatch, **values):
     """LoRA and Delta-LoRA on three inputs with two seeds, unless `values` say otherwise."""
-    monkeypatch.setattr(studies, "ARMS", {"LoRA": LoRA(r=2), "LoRA, α × 3": LoRA(r=2, lora_alpha=12.0),
-                                             "Delta-LoRA": DeltaLoRA(r=2, lam=2.0, K=1, form="lazy")})
+    writers = {"LoRA": Arm(LoRA(r=2)), "LoRA, α × 3": Arm(LoRA(r=2, lora_alpha=12.0)),
+               "Delta-LoRA": Arm(DeltaLoRA(r=2, lam=2.0, K=1, form="lazy"))}
+    monkeypatch.setitem(TEXT_STUDIES, "e2e", replace(TEXT_STUDIES["e2e"], arms=writers))
     values = {"arms": ["LoRA", "Delta-LoRA"], "beams": (1, 2), "seeds": 2, "lr": 2e-3, "steps": 3, "batch_size": 2,
               **values}
-    return studies.make("e2e", tmp_path, inputs=3, backbone=str(restaurants), store=Store(tmp_path / "runs"),
+    return texts.make("e2e", tmp_path, inputs=3, backbone=str(restaurants), store=Store(tmp_path / "runs"),
                            mixed_precision="no", **values)
 
 
 def test_texts_are_made_kept_and_read_back(restaurants, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")   # every score of the table is computed
     told = []
-    stored = small_study(restaurants, tmp_path, monkeypatch, on_run=lambda *found: told.append(found[:2]))
+    stored = small_study(restaurants, tmp_path, monkeypatch, on_run=lambda *found: told.append(found[1:3]))
     arms = ["LoRA", "Delta-LoRA"]
     assert told == [("not trained", 0), ("LoRA", 0), ("Delta-LoRA", 0), ("LoRA", 1), ("Delta-LoRA", 1)]
     assert stored.arms == ["not trained", *arms]
     assert stored.about["licence"].endswith("CC BY-SA 4.0")
     assert stored.about["training"]["steps"] == 3
-    assert str(tmp_path) not in studies.texts_path("e2e", tmp_path).read_text()   # of a model's folder its name alone
+    assert str(tmp_path) not in texts.texts_path("e2e", tmp_path).read_text()   # of a model's folder its name alone
     assert stored.about["human"] == {"missing": 0.0, "made_up": 0.0}
     assert stored.seeds("LoRA") == [0, 1]
     record = stored.record("Delta-LoRA", 1)
-    assert studies.combined("bleu", np.array(record["statistics"]["bleu"])) == pytest.approx(record["scores"]["bleu"])
+    assert texts.combined("bleu", np.array(record["statistics"]["bleu"])) == pytest.approx(record["scores"]["bleu"])
     assert len(record["series"]["loss"][0]) == 3
     source, references, written = stored.sample(0)
     assert len(references) == 2
@@ -361,7 +358,7 @@ def test_texts_are_made_kept_and_read_back(restaurants, tmp_path, monkeypatch):
                                       slot_errors.value_lists([one["source"] for one in stored.samples]))
     assert [one["num_beams"] for one in stored.beams["widths"]] == [1, 2]
     assert stored.beams["widths"][0]["texts"][0] == text         # width 1 is what was written greedily
-    assert "python -m lowrank_teach.reproduction.studies e2e --seeds 2 --inputs 3" in stored.line()
+    assert "python -m lowrank_teach.reproduction.texts e2e --seeds 2 --inputs 3" in stored.line()
 
 
 def test_each_arm_takes_the_rate_whose_texts_score_best(restaurants, tmp_path, monkeypatch):
@@ -377,9 +374,9 @@ def test_each_arm_takes_the_rate_whose_texts_score_best(restaurants, tmp_path, m
         return {("lora", 1e-4): 0.2, ("lora", 1e-2): 0.1, ("delta_lora", 1e-4): 0.3, ("delta_lora", 1e-2): 0.3}[
             method, rate]
 
-    monkeypatch.setattr(studies.Writer, "headline", headline)
+    monkeypatch.setattr(texts.Writer, "headline", headline)
     stored = small_study(restaurants, tmp_path, monkeypatch, rates=(1e-4, 1e-2), **values)
-    grid = {(one["arm"], one["lr"]): (one["score"], one["loss"]) for one in stored.about["grid"]}
+    grid = {(one["arm"], one["lr"]): tuple(one["validation"].values()) for one in stored.about["grid"]}
     assert set(asked) == {"validation"}
     assert list(grid) == [("LoRA", 1e-4), ("LoRA", 1e-2), ("Delta-LoRA", 1e-4), ("Delta-LoRA", 1e-2)]
     assert grid["LoRA", 1e-4][1] > grid["LoRA", 1e-2][1]   # and yet its texts score better
@@ -394,40 +391,20 @@ def test_the_headline_is_the_bleu_of_what_is_written(restaurants, tmp_path, monk
 
     small_study(restaurants, tmp_path, monkeypatch, seeds=1, beams=(), arms=["LoRA"])
     [run] = Store(tmp_path / "runs")
-    writer = studies.Writer(studies.Inputs(load_task("e2e"), 3, "validation"), str(restaurants))
+    writer = texts.Writer(texts.Inputs(load_task("e2e"), 3, "validation"), str(restaurants))
     assert writer.headline(run) == metrics.bleu(writer.write(run), writer.inputs.references)
     with pytest.raises(ValueError, match="has no test rows"):
-        _ = studies.Inputs(replace(load_task("e2e"), test=None), 3).rows
-
-
-def test_a_rate_that_diverges_is_not_chosen(restaurants, tmp_path, monkeypatch):
-    fit = fit_module.fit
-
-    def breaks(method, *run, **values):
-        if values["lr"] > 1e-3:
-            raise DivergedError("loss is nan at step 1")
-        return fit(method, *run, **values)
-
-    monkeypatch.setattr(studies, "fit", breaks)
-    values = {"arms": ["LoRA"], "seeds": 1, "beams": (), "lr": 1e-4, "rates": (1e-4, 1.0)}
-    stored = small_study(restaurants, tmp_path, monkeypatch, **values)
-    assert stored.about["grid"][1] == {"arm": "LoRA", "seed": 0, "lr": 1.0, "score": None, "loss": None}
-    assert stored.record("LoRA")["lr"] == 1e-4
-    with pytest.raises(DivergedError, match="LoRA on e2e diverges at every rate"):
-        small_study(restaurants, tmp_path, monkeypatch, **{**values, "rates": (1.0, 2.0)})
+        _ = texts.Inputs(replace(load_task("e2e"), test=None), 3).rows
 
 
 @pytest.mark.parametrize(("file", "count"), [("e2e", 20), ("webnlg", 4), ("e2e_by_loss", 5)])
 def test_stored_texts_are_of_the_runs_that_are_defined(file, count):
     """Each record's key is that of its arm, seed and rate with today's definitions."""
-    stored = json.loads(studies.texts_path(file).read_text(encoding="utf-8"))
+    stored = json.loads(texts.texts_path(file).read_text(encoding="utf-8"))
     task = stored.get("about", stored)["task"]
     trained = [record for record in stored["records"] if record["lr"]]
     for record in trained:
-        values = text_studies.settings(task, {"lr": record["lr"]})[0]
-        run = RunConfig(text_studies.ARMS[record["arm"]], task, text_studies.TEXTS_BACKBONE,
-                        text_studies.TEXTS_PROFILE,
-                        record["seed"], values)
+        run = TEXT_STUDIES[task].config(task, record["arm"], record["seed"], record["lr"])
         assert config_key(run.described, record["identity"]) == record["key"]
     assert len(trained) == count
 
@@ -441,7 +418,7 @@ def scored(folder, left_out=(), **scores):
     absent = [*left_out, *(name for name in verdicts.FIVE if name not in scores)]
     about = {"task": "e2e", "backbone": "b", "training": {"steps": 2}, "inputs": 3, "rates": [1.0, 2.0], "parts": [],
              "left_out": dict.fromkeys(absent, "why")}
-    studies._save({"about": about, "records": records, "samples": [], "beams": {}}, studies.texts_path("e2e", folder))
+    write(texts.texts_path("e2e", folder), {"about": about, "samples": [], "beams": {}}, records)
     return folder / "studies"
 
 
@@ -480,37 +457,35 @@ def test_every_score_is_as_good_as_the_lowest(tmp_path):
 
 def test_the_runs_behind_a_claim_on_texts_are_made_again(restaurants, tmp_path, monkeypatch):
     small_study(restaurants, tmp_path, monkeypatch, seeds=1)
-    before = studies.texts_path("e2e", tmp_path).read_bytes()
-    own = text_studies.TEXT_STUDIES["e2e"]
-    monkeypatch.setitem(text_studies.TEXT_STUDIES, "e2e", replace(own, inputs=3, seeds=2, rates=(1e-3, 1e-2)))
-    monkeypatch.setattr(studies.make, "__kwdefaults__",
-                        {**studies.make.__kwdefaults__, "backbone": str(restaurants)})
+    before = texts.texts_path("e2e", tmp_path).read_bytes()
+    monkeypatch.setitem(TEXT_STUDIES, "e2e", replace(TEXT_STUDIES["e2e"], inputs=3, seeds=2, rates=(1e-3, 1e-2),
+                                                     backbone=str(restaurants)))
     monkeypatch.setattr(ledger, "CLAIMS", {"P": (verdicts.bleu_claim("T1", "better", "Delta-LoRA", "LoRA"),)})
     told, store = [], Store(tmp_path / "again")
     again = ledger.reproduce("P 1", store=store, stored=tmp_path / "studies", steps=2, batch_size=2,
                              mixed_precision="no", on_run=lambda *found: told.append(found))
     assert again.runs == len(list(store)) == 2 * (2 + 1)
     assert (len(again.stored.differences), len(again.new.differences)) == (1, 2)
-    assert [(arm, seed, *found) for arm, seed, found in told[1:4]] == [
-        ("Delta-LoRA at 0.001", 0, "validation score"), ("Delta-LoRA at 0.01", 0, "validation score"),
-        ("LoRA at 0.001", 0, "validation score")]
-    assert [told[0][:2], *(one[:2] for one in told[5:])] == [
+    assert [(arm, seed, rate, *found) for _, arm, seed, rate, found in told[1:4]] == [
+        ("Delta-LoRA", 0, 0.001, "validation score"), ("Delta-LoRA", 0, 0.01, "validation score"),
+        ("LoRA", 0, 0.001, "validation score")]
+    assert [told[0][1:3], *(one[1:3] for one in told[5:])] == [
         ("not trained", 0), ("Delta-LoRA", 0), ("LoRA", 0), ("Delta-LoRA", 1), ("LoRA", 1)]
-    assert studies.texts_path("e2e", tmp_path).read_bytes() == before
+    assert texts.texts_path("e2e", tmp_path).read_bytes() == before
 
 
 # -- the command
 
 def test_a_task_that_no_texts_are_stored_for_is_refused(tmp_path):
     with pytest.raises(ValueError, match="e2e, webnlg, not for 'rt'"):
-        studies.make("rt", tmp_path)
+        texts.make("rt", tmp_path)
 
 
 def test_the_command_line_makes_each_task_named(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(studies, "make", lambda task, folder, **how: asked.append((task, folder, how)))
+    monkeypatch.setattr(texts, "make", lambda task, folder, **how: asked.append((task, folder, how)))
     monkeypatch.setattr("sys.argv", ["texts", "e2e", "webnlg", "--seeds", "2", "--folder", str(tmp_path)])
-    studies.main()
+    texts.main()
     assert [(task, folder, how["seeds"], how["inputs"]) for task, folder, how in asked] == [
         ("e2e", tmp_path, 2, None), ("webnlg", tmp_path, 2, None)]
 
@@ -520,7 +495,7 @@ def test_real_inputs_have_all_their_references(shared_data, monkeypatch):
 
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))
     data = load_task("webnlg")
-    inputs = studies.Inputs(data, 40)
+    inputs = texts.Inputs(data, 40)
     assert len(inputs.sources) == len(set(inputs.rows["entry"])) == 40
     assert set(inputs.parts) == {"seen", "unseen"}
     row = inputs.rows.iloc[3]

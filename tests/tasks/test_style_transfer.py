@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from helpers import Letters, tokenizer_of
+from helpers import Letters, tiny, tokenizer_of
 from tiny_models import data_folder, model_folder
 from torch.nn.functional import cross_entropy
 
+from lowrank_teach.methods import LoRA
 from lowrank_teach.reproduction import rewriting
 from lowrank_teach.tasks import readers, style_transfer
 from lowrank_teach.tasks.load import load_task, load_transfer
@@ -346,7 +347,7 @@ def test_a_classifier_is_trained_once_and_kept(folder, tmp_path):
     texts = load_task("rt").test
     codes = first.predict(texts["text"].tolist(), batch_size=7)
     assert sum(a == b for a, b in zip(codes, texts["label"], strict=True)) / 32 == first.accuracy
-    kept, = (tmp_path / "runs" / "classifiers").glob("*.safetensors")
+    kept, = (tmp_path / "runs" / "networks").glob("*.safetensors")
     written = kept.stat().st_mtime_ns
     again = rewriting.train_classifier("rt", model, "tiny", **training)
     assert kept.stat().st_mtime_ns == written
@@ -374,6 +375,34 @@ def test_a_classifier_reads_a_sentence_as_a_row_of_its_training(tmp_path):
     assert judge.predict(["the cat sat on the mat.", "a cat", ""]) == [0, 0, 0]
     assert seen[0][:, 0].tolist() == [1, 1, 1]
     assert seen[0].sum(1)[2] == 1
+
+
+def test_rewrites_are_made_kept_and_read_back(folder, tmp_path, monkeypatch):
+    """Both controls, the model as it is, and tuned with each seed: a record in each direction."""
+    data_folder(folder)
+    put(folder, "alpaca_cleaned", train={"instruction": [f"Say {i}." for i in range(40)], "input": [""] * 40,
+                                         "output": ["a cat"] * 40})  # fmt: skip
+    tokenizer = tokenizer_of("byte-level BPE")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "causal")
+    tiny("llama", head="causal", vocab_size=len(tokenizer), max_position_embeddings=1024).save_pretrained(
+        tmp_path / "causal")
+    monkeypatch.setattr(rewriting, "LONGEST", 300)
+    short = {"steps": 2, "batch_size": 2, "n_train": 8, "n_validation": 2, "n_test": 2}
+    judge = {"backbone": str(model_folder(tmp_path / "model")), "profile": "tiny", "steps": 2}
+    told: list[tuple] = []
+    made = rewriting.train([0, 1], tmp_path, tuned={"after LoRA": LoRA(r=2, sites="all")}, sentences=2,
+                           backbone=str(tmp_path / "causal"), data="rt-transfer", judge=judge,
+                           on_run=lambda task, arm, seed, rate, scores: told.append((arm, seed)), **short)
+    assert told == [(rewriting.COPY, 0), (rewriting.PLAIN, 0), (rewriting.CHAT, 0), ("after LoRA", 0),
+                    ("after LoRA", 1)]
+    found = rewriting.load(tmp_path)
+    assert found.records == made.records
+    assert [r["direction"] for r in found.records] == found.directions * 5
+    assert len(found.values("accuracy", found.directions[0])["after LoRA"]) == 2
+    assert found.mean("copied", found.directions[0], rewriting.COPY) == 1
+    assert len(found.records[-1]["loss"]) == 2
+    assert (found.about["longest"], found.about["training"]["steps"]) == (300, 2)
 
 
 def test_every_transfer_names_a_task_with_its_styles_in_order():

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...analysis import style
-from ...reproduction import studies
+from ...reproduction import texts
 from ...tasks import slot_errors
 from ...tasks.slot_errors import Check
 from ...tasks.task import Task as TextTask
@@ -203,12 +203,12 @@ RESAMPLES, LEVEL = 500, 0.95   # as many as `Texts.interval` draws: at the right
 class HowManyInputs(Picture):
     """Scores of some arms over n test inputs, and their differences to the first arm, with 95 % intervals.
 
-    stored: from `studies.load_texts`.  arms: the first is what the others are compared with.  score: its name.
+    stored: from `texts.load_texts`.  arms: the first is what the others are compared with.  score: its name.
     """
 
     height = 2.9
 
-    def __init__(self, stored: studies.Texts, arms: Sequence[str], score: str = "bleu") -> None:
+    def __init__(self, stored: texts.Texts, arms: Sequence[str], score: str = "bleu") -> None:
         self.arms, self.score = list(arms), score
         self.rows = {arm: stored.rows(arm, score) for arm in self.arms}
         self.count_of_inputs = len(self.rows[self.arms[0]])
@@ -247,10 +247,10 @@ class HowManyInputs(Picture):
         return self.known[n]
 
     def _drawn(self, n: int) -> dict[str, Any]:
-        draws = studies.draws_of(n, RESAMPLES)
+        draws = texts.draws_of(n, RESAMPLES)
         tail = (1 - LEVEL) / 2
-        drawn = {arm: studies.resampled(self.score, rows[:n], draws) for arm, rows in self.rows.items()}
-        whole = {arm: studies.combined(self.score, rows[:n]) for arm, rows in self.rows.items()}
+        drawn = {arm: texts.resampled(self.score, rows[:n], draws) for arm, rows in self.rows.items()}
+        whole = {arm: texts.combined(self.score, rows[:n]) for arm, rows in self.rows.items()}
         first = self.arms[0]
         return {"n": n, "scores": np.array([[whole[arm], *np.quantile(drawn[arm], [tail, 1 - tail])]
                                             for arm in self.arms]),
@@ -312,7 +312,7 @@ def _labels(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[
 
 def matched_words(text: str, references: Sequence[str]) -> np.ndarray:
     """Words of a text that BLEU finds in its references, and words written: sacrebleu's counts."""
-    counts = studies.text_statistics("bleu", [text], [references])[0]
+    counts = texts.text_statistics("bleu", [text], [references])[0]
     return np.array([counts[0], counts[4]])
 
 
@@ -337,7 +337,7 @@ def missing_values(text: str, values: Sequence[str]) -> np.ndarray:
 
 def resampled_scores(edits: np.ndarray, lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Edit rate of each draw (R,) of texts: edits (N,), reference lengths (N,), draws (R, N) of text numbers."""
-    return studies.resampled("ter", np.stack([edits, lengths], axis=1), draws)
+    return texts.resampled("ter", np.stack([edits, lengths], axis=1), draws)
 
 
 _PLAIN = "Blue Spice, near Public Square, serves french food by the river."
@@ -373,7 +373,7 @@ EXERCISES.update({
           _matched(lambda word, refs: float(any(word in one for one in refs)))),
          ("that is upside down: first the matches, then the words written",
           lambda text, references: matched_words(text, references)[::-1])],
-        (studies._bleu,)),
+        (texts._bleu,)),
     "missing_values": Task(
         missing_values, lambda: [(_PLAIN, _VALUES), ("A cheap Pub in the city centre.", ["pub", "heap", "city"])],
         "1 for each value that does not stand in the text as a whole word, whether in capitals or not",
@@ -394,5 +394,5 @@ EXERCISES.update({
           lambda edits, lengths, draws: edits[draws].sum(1) / lengths.sum()),
          ("that is one set of texts over and over: use the row numbers in draws",
           lambda edits, lengths, draws: np.full(len(draws), edits.sum() / lengths.sum()))],
-        (studies.resampled,)),
+        (texts.resampled,)),
 })

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from ...analysis import style
 from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
-from ...reproduction.studies import Results
+from ...reproduction.results import Results
 from ...reproduction.verdicts import HOLDS, OPPOSITE, judge
 from ..exercise import EXERCISES, Task
 
