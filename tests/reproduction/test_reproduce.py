@@ -231,7 +231,7 @@ def test_the_command_prints_both(tiny, monkeypatch, capsys):
     assert (status, out) == (0, "4 runs, 0 of them in the store; the others take about 2 min, by the seconds "
                                 "of the stored runs")
     _, out, err = said("P", "2", "--seeds", "1")
-    assert "rt, one, seed 0, rate 0.001: accuracy 0." in err
+    assert "rt, one, seed 0, learning rate 0.001: accuracy 0." in err
 
 
 def test_the_command_trains_anew_when_asked(tiny, monkeypatch, capsys):

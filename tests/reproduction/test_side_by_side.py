@@ -224,7 +224,7 @@ def test_the_command_trains_a_study_over_tasks(asked, monkeypatch, capsys, tmp_p
     status, out, err = command(monkeypatch, capsys, *words)
     assert status == 0
     assert "70.5 ± 0.7" in out
-    assert "rt, a, seed 0, rate 0.1: accuracy 0.700 on validation rows" in err
+    assert "rt, a, seed 0, learning rate 0.1: accuracy 0.700 on validation examples" in err
     assert len(studies.load_across("side_by_side", tmp_path).by_seed("a", "rt")) == 2
     status, out, _ = command(monkeypatch, capsys, "study")
     assert "side_by_side: Which? (3 arms, 3 seeds)" in out.replace("\n", " ")
