@@ -31,9 +31,9 @@ FAST = [f"--set={pair}" for pair in ("steps=24", "batch_size=8", "n_train=96")]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with a tiny model, rows, and one store for the whole file."""
-    return place_in(tmp_path_factory.mktemp("cli"))
+def place(once) -> Path:
+    """A folder with a tiny model, rows, and one store for all that compares its methods."""
+    return once("compared", place_in)
 
 
 @pytest.fixture
@@ -64,15 +64,29 @@ def test_train_as_json_in_a_process_of_its_own(place):
 
 
 def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_path):
+    """Its figures are drawn again from their numbers, to the byte."""
     words, run = lined_up
-    status, out, err = run(*words, "--json", "--figures", str(tmp_path / "figures"))
+
+    def pictures() -> dict[str, Path]:
+        return {path.name: path for kind in ("png", "gif") for path in tmp_path.glob(f"*.{kind}")}
+
+    status, out, err = run(*words, "--json", "--figures", str(tmp_path))
     assert status == 0, err
     first = json.loads(out)
     assert list(first["runs"]) == list(LINEUP)
-    written = {path.name for path in (tmp_path / "figures").iterdir() if path.suffix in (".png", ".gif")}
-    assert {Path(path).name for path in first["figures"]} == written
-    assert len(written) == 8
+    assert {Path(path).name for path in first["figures"]} == pictures().keys()
+    assert len(pictures()) == 8
     monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained again"))
+    before = {name: path.read_bytes() for name, path in pictures().items()}
+    for path in pictures().values():
+        path.unlink()
+    status, out, _ = run("figures", "--folder", str(tmp_path), "--json")
+    assert status == 0
+    assert {Path(path).name for path in json.loads(out)["figures"]} == before.keys()
+    assert {name: path.read_bytes() for name, path in pictures().items()} == before
+    monkeypatch.setattr("lowrank_teach.reproduction.figures.redraw", lambda folder: sorted(folder.glob("*.png")))
+    _, out, _ = run("figures", "--folder", str(tmp_path))
+    assert out.splitlines() == [f"wrote {path}" for path in sorted(tmp_path.glob("*.png"))]
     status, out, _ = run(*words, "--json")
     assert status == 0
     assert json.loads(out)["runs"] == first["runs"]
@@ -144,25 +158,6 @@ def test_tasks(lined_up):
     assert all(re.search(rf"^ *{name} ", out, re.MULTILINE) for name in TASKS)
 
 
-def test_figures_are_drawn_again_without_training(lined_up, monkeypatch, tmp_path):
-    words, run = lined_up
-
-    def pictures() -> list[Path]:
-        return [*tmp_path.glob("*.png"), *tmp_path.glob("*.gif")]
-
-    assert run(*words, "--figures", str(tmp_path))[0] == 0
-    before = {path.name: path.read_bytes() for path in pictures()}
-    for path in pictures():
-        path.unlink()
-    monkeypatch.setattr(lt.Trainer, "run", lambda self: pytest.fail("it trained"))
-    status, out, _ = run("figures", "--folder", str(tmp_path), "--json")
-    assert status == 0
-    assert {Path(path).name for path in json.loads(out)["figures"]} == before.keys()
-    assert {path.name: path.read_bytes() for path in pictures()} == before
-    _, out, _ = run("figures", "--folder", str(tmp_path))
-    assert sorted(Path(line.removeprefix("wrote ")).name for line in out.splitlines()) == sorted(before)
-
-
 @pytest.mark.parametrize("name", ["train", "compare", "plan", "tasks", "figures"])
 def test_help_shows_an_example_that_is_one(lined_up, name):
     _, run = lined_up
@@ -170,6 +165,7 @@ def test_help_shows_an_example_that_is_one(lined_up, name):
     assert status == 0, err
     assert f"Example: lowrank-teach {name}" in " ".join(out.split())
     assert "--json" in out
+    assert name in run("--help")[1]
 
 
 ODD = ["", "[/b]", "-1", "zz", "/nope/[b]", "a" * 400, "9" * 30, "\0", "\ud800", "é̂𝒳"]   # none of them is a name
@@ -221,19 +217,6 @@ def test_what_somebody_types_is_no_markup(place, monkeypatch, capsys):
         status, out, err = command(monkeypatch, capsys, *line, str(odd), "--profile", "tiny", *FAST)
         assert status == 0, err
         assert str(odd) in out
-
-
-def test_the_command_line_is_there_before_torch_is():
-    script = "import sys, lowrank_teach.cli; print([m for m in ('torch', 'pandas') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_help_lists_the_commands(lined_up):
-    _, run = lined_up
-    status, out, _ = run("--help")
-    assert status == 0
-    assert all(name in out for name in ("train", "compare", "plan", "tasks", "figures"))
 
 
 # ---- Ctrl-C -----------------------------------------------------------------------------------------------
@@ -340,35 +323,35 @@ def test_letters_that_a_terminal_lacks_are_spelled():
     assert not lost   # of all that the package can say
 
 
-@pytest.mark.parametrize("name", ["cp1252", "ascii"])
 @pytest.mark.parametrize("line", [["--help"], ["claims", "--paper", "SaLoRA"], ["study"], ["tasks"], ["presets"],
                                   ["presets", "salora/roberta-base/cola"], ["sweep", "--plan"],
                                   ["plan", "salora", "--memory", "--backbone", "roberta-base"],
                                   ["reproduce", "SaLoRA", "1", "--plan"],
                                   *([name, "--help"] for name in ("train", "compare", "study", "sweep", "plan"))],
                          ids=" ".join)
-def test_every_command_speaks_to_such_a_terminal(lined_up, monkeypatch, name, line):
+def test_every_command_speaks_to_such_a_terminal(lined_up, monkeypatch, line):
     """On streams as that terminal has them."""
     _, run = lined_up
-    wanted = run(*line)[1].count("?")
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding=name) for _ in range(2)]
-    real = cli.main
+    wanted, real = run(*line)[1].count("?"), cli.main
+    for name in ("cp1252", "ascii"):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=name) for _ in range(2)]
 
-    def main() -> None:
-        monkeypatch.setattr(sys, "stdout", streams[0])
-        monkeypatch.setattr(sys, "stderr", streams[1])
-        try:
-            real()
-        finally:
-            for stream in streams:
-                stream.flush()
+        def main(streams=streams) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", streams[0])
+                patch.setattr(sys, "stderr", streams[1])
+                try:
+                    real()
+                finally:
+                    for stream in streams:
+                        stream.flush()
 
-    monkeypatch.setattr(cli, "main", main)
-    status, _, _ = run(*line)
-    out, err = (stream.buffer.getvalue().decode(name) for stream in streams)
-    assert status == 0, err
-    assert out.strip()
-    assert (out.count("?"), out.count("\\u")) == (wanted, 0)   # no letter was lost
+        monkeypatch.setattr(cli, "main", main)
+        status, _, _ = run(*line)
+        out, err = (stream.buffer.getvalue().decode(name) for stream in streams)
+        assert status == 0, err
+        assert out.strip()
+        assert (out.count("?"), out.count("\\u")) == (wanted, 0)   # no letter was lost
 
 
 def test_a_document_is_exact_on_a_terminal_of_ascii(place):
