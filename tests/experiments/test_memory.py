@@ -255,18 +255,15 @@ def test_recomputed_activations_change_no_number(kind):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.mark.parametrize(("values", "says"), [
-    ({"base_dtype": "int4"}, "base_dtype 'int4' must be one of float32, bfloat16, 4bit"),
-    ({"label_smoothing": 1.0}, r"label_smoothing = 1.0 must lie in \[0, 1\)"),
-])  # fmt: skip
-def test_values_that_are_refused(values, says):
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda rt: lt.TrainConfig(base_dtype="int4"), "base_dtype 'int4' must be one of float32, bfloat16, 4bit"),
+    (lambda rt: lt.TrainConfig(label_smoothing=1.0), r"label_smoothing = 1.0 must lie in \[0, 1\)"),
+    (lambda rt: lt.fit("full", "rt", rt, "tiny", progress=False, base_dtype="bfloat16"),
+     r"full trains \S+ itself, which needs float32 and is torch.bfloat16"),
+], ids=["type", "smoothing", "a short base that trains"])
+def test_what_is_refused(rt, call, says):
     with pytest.raises(ValueError, match=says):
-        lt.TrainConfig(**values)
-
-
-def test_full_fine_tuning_of_a_short_base_is_refused(rt):
-    with pytest.raises(ValueError, match=r"full trains \S+ itself, which needs float32 and is torch.bfloat16"):
-        lt.fit("full", "rt", rt, "tiny", progress=False, base_dtype="bfloat16")
+        call(rt)
 
 
 def test_label_smoothing():

@@ -42,17 +42,13 @@ def test_witten_bell_by_hand():
 
 
 def test_the_words_share_all_of_the_probability():
-    model = NGram.from_texts(["the cat sat", "the dog sat here", "a cat", "the end"], order=3)
+    model = NGram.from_texts(["the cat sat", "the dog sat here", "a cat", "the end"])
+    assert model.name == "3-gram"
     for context in ((), ("the",), ("<s>", "the"), ("cat", "sat"), ("sat", "cat")):
         total = sum(model.model.score(word, context) for word in model.model.vocab if word != "<s>")
         assert total == pytest.approx(1.0)
+    assert model.perplexity(["the cat sat"]) < model.perplexity(["sat cat the"])
     assert model.perplexity(["the cow sat"]) < math.inf  # rare words stand for cow
-
-
-def test_an_n_gram_model_prefers_what_it_knows():
-    model = NGram.from_texts(["the food was good"] * 3 + ["the food was bad"] * 2)
-    assert model.name == "3-gram"
-    assert model.perplexity(["the food was good"]) < model.perplexity(["good was food the"])
     with pytest.raises(ValueError, match="at least one text"):
         NGram.from_texts([])
     with pytest.raises(ValueError, match="no text"):
@@ -225,11 +221,8 @@ def test_each_sentence_is_to_become_the_other_style(folder):
         load_transfer("yelp-tranfer")
     with pytest.raises(ValueError, match="at least one sentence"):
         load_transfer("yelp-transfer", n=0)
-
-
-def test_a_copy_without_references_is_refused(folder):
-    rows = {"text": ["good .", "bad ."], "label": [1, 0]}
-    put(folder, "yelp_style", train=rows, validation=rows, test=rows)
+    test = folder / "yelp_style" / "test.parquet"
+    pd.read_parquet(test).drop(columns="reference").to_parquet(test)
     with pytest.raises(ValueError, match="need a column 'reference'"):
         load_transfer("yelp-transfer")
 
@@ -324,13 +317,12 @@ def test_a_damaged_copy_of_gyafc(corpus):
         load_task("gyafc")
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_gyafc_is_not_here_and_how_to_get_it(folder, monkeypatch, there):
-    if not there:
-        monkeypatch.delenv("LOWRANK_TEACH_DATA")
-    for load in (lambda: load_task("gyafc"), lambda: load_transfer("gyafc-music-transfer")):
-        with pytest.raises(FileNotFoundError, match=r"licensed on request.*GYAFC_Corpus into LOWRANK_TEACH_DATA"):
-            load()
+def test_gyafc_is_not_here_and_how_to_get_it(folder, monkeypatch):
+    for _ in ("in the folder", "without one"):
+        for load in (lambda: load_task("gyafc"), lambda: load_transfer("gyafc-music-transfer")):
+            with pytest.raises(FileNotFoundError, match=r"licensed on request.*GYAFC_Corpus into LOWRANK_TEACH_DATA"):
+                load()
+        monkeypatch.delenv("LOWRANK_TEACH_DATA", raising=False)
 
 
 # ---- the classifier -----------------------------------------------------------------------------------------
