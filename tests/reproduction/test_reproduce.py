@@ -6,13 +6,13 @@ import json
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
+from test_side_by_side import run_of
 from tiny_models import command, data_folder, model_folder
 
 from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.fit import RunConfig
-from lowrank_teach.experiments.runs import Run, Store
+from lowrank_teach.experiments.runs import Store
 from lowrank_teach.methods import LoRA
 from lowrank_teach.models.backbones import load_backbone
 from lowrank_teach.reproduction import ledger, studies, verdicts
@@ -44,12 +44,6 @@ def tiny(monkeypatch, tmp_path):
     about = {"name": "small", "backbone": "b", "task": "rt", "training": {"steps": 2}}
     (stored / "small.json").write_text(json.dumps({**about, "records": records}), encoding="utf-8")
     return stored
-
-
-def run_of(validation: float) -> Run:
-    return Run(config={"method": {"method": "lora"}}, history=pd.DataFrame({"name": []}), ranks={}, parameters={},
-               metrics={"validation": {"accuracy": validation, "loss": 0.5}, "test": {"accuracy": 0.5}},
-               seconds={"total": 2.0}, machine={"commit": "abc"})
 
 
 # ---- finding ------------------------------------------------------------------------------------------------
@@ -192,7 +186,7 @@ def test_the_plan_names_the_runs_that_the_study_trains(study, arms, training, tm
     def fit(method, task, backbone, profile, seed, *, store, progress, keep_model, **values):
         asked.append(RunConfig(method, task, backbone, profile, seed, {
             name: value for name, value in values.items() if name not in ("adjust", "longest")}).key)
-        return run_of(0.5)
+        return run_of(0.5, 0.5)
 
     monkeypatch.setattr(experiment, "fit", fit)
     changed = study.changed(training=training, seeds=3)

@@ -23,11 +23,12 @@ from lowrank_teach.training.config import fit_to_profile, train_config
 STORED = references_folder() / "studies" / "side_by_side.json"
 SMALL = Study("Which?", "rank", {"a": Arm(LoRA(r=2)), "b": Arm(LoRA(r=4)), "like a": Arm(LoRA(r=8))},
               {"rt": {}, "trec": {"max_length": 8}}, training={"steps": 5}, seeds=3, rates=(0.1, 0.2, 0.4),
-              rate_of={"like a": "a"}, series=(), sites=())
+              rate_of={"like a": "a"})
 
 
 def run_of(validation: float, test: float, loss: float = 0.5) -> Run:
-    return Run(config={"method": {"method": "lora"}}, history=pd.DataFrame(), ranks={"0.q": 2}, parameters={},
+    return Run(config={"method": {"method": "lora"}}, history=pd.DataFrame({"name": []}), ranks={"0.q": 2},
+               parameters={},
                metrics={"validation": {"accuracy": validation, "loss": loss}, "test": {"accuracy": test}},
                seconds={"total": 2.0}, machine={"commit": "abc"})
 
@@ -227,7 +228,7 @@ def test_the_command_trains_a_study_over_tasks(asked, monkeypatch, capsys, tmp_p
     assert "rt, a, seed 0, learning rate 0.1: accuracy 0.700 on validation examples" in err
     assert len(studies.load_across("side_by_side", tmp_path).by_seed("a", "rt")) == 2
     status, out, _ = command(monkeypatch, capsys, "study")
-    assert "side_by_side: Which? (3 arms, 3 seeds)" in out.replace("\n", " ")
+    assert "side_by_side: Which? (3 configurations, 3 seeds)" in out.replace("\n", " ")
 
 
 # ---- the definition, and what is stored ---------------------------------------------------------------------
