@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -318,21 +319,6 @@ def test_a_resumed_training_is_the_uninterrupted_one(name, tmp_path):
     assert (whole.following is None) == (name != "autolora, the search")
 
 
-def test_resume_is_refused_where_it_cannot_be_right(tmp_path):
-    """No state in the folder; the state of another method; a second training with the same trainer."""
-    rows = make_rows(40)
-    made = in_transformers(lt.LoRA(r=4), tmp_path / "a", rows, save_strategy="steps", save_steps=6)
-    made.train()
-    other = in_transformers(lt.LoRA(r=2), tmp_path / "b", rows)
-    with pytest.raises(CheckpointError, match="belongs to another run"):
-        other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-6"))
-    (tmp_path / "a" / "checkpoint-6" / "lowrank_state.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="nothing to resume from"):
-        in_transformers(lt.LoRA(r=4), tmp_path / "c", rows).train(str(tmp_path / "a" / "checkpoint-6"))
-    with pytest.raises(RuntimeError, match="has trained 12 steps already"):
-        made.train()
-
-
 def test_save_model_writes_what_peft_loads(tmp_path):
     """save_model, and each checkpoint's folder, hold the adapter in peft's format."""
     peft = pytest.importorskip("peft")
@@ -367,23 +353,129 @@ def test_save_model_of_what_peft_cannot_hold(tmp_path):
     ({"lr_scheduler_type": "cosine"}, "schedule="),
     ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ({"auto_find_batch_size": True}, "set the batch size"),
+    ({"fp16": True}, "fp16: a skipped step would still be counted: use bf16"),
+    ({"torch_compile": True}, "torch_compile: a method changes parameters"),
+    ({"others": {"compute_loss_func": print}}, "compute_loss_func: the loop makes its own"),
+    ({"method": METHODS["autolora, unrolled"], "rows": iter(())}, "has no length"),
+    ({"rows": make_rows(5), "dataloader_drop_last": True}, r"5 rows make no batch of 8.*dataloader_drop_last"),
+    ({"rows": []}, "0 rows make no batch"),
+    ({"held_out": make_rows(8)}, "held_out: lora learns from no rows besides"),
+    ({"method": METHODS["autolora, the search"], "held_out": []}, "held_out: it is empty"),
 ])
 def test_arguments_are_refused(changes, says, tmp_path):
-    """What would train otherwise than the method says."""
+    """What would train otherwise than the method says, or on nothing."""
     with pytest.raises(TrainerError, match=says):
-        in_transformers(lt.LoRA(r=4), tmp_path, **changes)
+        in_transformers(**{"method": lt.LoRA(r=4), "folder": tmp_path, **changes})
 
 
-def test_other_things_are_refused(tmp_path):
-    """Another loss, merged adapters, rows without a length where some must be held out."""
-    with pytest.raises(TrainerError, match="compute_loss_func: the loop makes its own"):
-        in_transformers(lt.LoRA(r=4), tmp_path, others={"compute_loss_func": print})
-    with pytest.raises(TrainerError, match="has no length"):
-        in_transformers(METHODS["autolora, unrolled"], tmp_path, iter(()))
+def test_where_nothing_can_be_learned_it_is_not_trained(tmp_path):
+    """Merged adapters, gradients that are switched off."""
     adapters = lt.adapt(tiny(), lt.LoRA(r=4))
     adapters.merge()
     with pytest.raises(RuntimeError, match=r"cannot train: the adapters are merged; call restore\(\) first"):
         lt.LowRankTrainer(adapters, arguments(tmp_path), train_dataset=make_rows(8), data_collator=collate)
+    made = in_transformers(lt.LoRA(r=4), tmp_path)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
+        made.train()
+    assert made.outcome.step == 0
+
+
+# ---- checkpoints that cannot be taken up ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> tuple[Path, lt.LowRankTrainer]:
+    """A folder with whole checkpoints of steps 3, 6, 9 and 12, and the training that wrote them."""
+    folder = tmp_path_factory.mktemp("kept")
+    made = saved(folder)
+    made.train()
+    return folder, made
+
+
+def saved(folder: Path, method: lt.Method | None = None, **model: Any) -> lt.LowRankTrainer:
+    return in_transformers(method or lt.LoRA(r=4), folder, make_rows(40), tiny(**model), save_strategy="steps",
+                           save_steps=3)
+
+
+def put(**changes: Any) -> Callable[[Path], None]:
+    """Other values in trainer_state.json; a key is left out where its value is `...`."""
+    def spoil(folder: Path) -> None:
+        path = folder / "trainer_state.json"
+        held = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({key: value for key, value in held.items() if value is not ...}))
+
+    return spoil
+
+
+def flip(folder: Path) -> None:
+    """One bit in the middle of the random state."""
+    path = folder / "rng_state.pth"
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+
+
+def cut_off(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:1000]) and None
+
+
+def taken_away(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+STATE = "lowrank_state.safetensors"
+SPOILED = {
+    **{f"step {step}": (put(global_step=step), f"trainer_state.json says step {step}") for step in (99, 5, -1)},
+    "no step": (put(global_step=None), "trainer_state.json.*global_step"),
+    "no batch size": (put(train_batch_size=None), "trainer_state.json.*train_batch_size"),
+    "a batch size left out": (put(train_batch_size=...), "trainer_state.json.*train_batch_size"),
+    "another name": (put(max_steps=..., mbx_steps=12), "trainer_state.json.*max_steps"),
+    "a text": (put(epoch="1"), "trainer_state.json.*epoch"),
+    "one value more": (put(another=1), "trainer_state.json.*another"),
+    "a list": (lambda folder: (folder / "trainer_state.json").write_text("[]"), "trainer_state.json"),
+    "no trainer_state": (taken_away("trainer_state.json"), "trainer_state.json"),
+    "one bit of the random state": (flip, "rng_state.pth is cut off or damaged"),
+    "half a random state": (cut_off("rng_state.pth"), "rng_state.pth is cut off or damaged"),
+    "half a state": (cut_off(STATE), "cut off or damaged"),
+    "no state": (taken_away(STATE), "nothing to resume from"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_checkpoint_that_is_damaged_is_passed_over_or_refused(what, kept, tmp_path):
+    """By its name without the path, in 300 characters: refused where it is named, and where no other one is whole.
+
+    A resume from the newest one passes it over, says so, and ends as the uninterrupted training did.
+    """
+    spoil, says = SPOILED[what]
+    place = tmp_path / ("a_long_name" * 20)
+    shutil.copytree(kept[0], place)
+    spoil(place / "checkpoint-12")
+    with pytest.raises(CheckpointError, match=f"checkpoint-12.*{says}.*without resume_from.* afresh") as refused:
+        saved(place).train(str(place / "checkpoint-12"))
+    again = saved(place)
+    with pytest.warns(UserWarning, match="checkpoint-12.*goes on from checkpoint-9, the newest one") as warned:
+        again.train(resume_from_checkpoint=True)
+    said, = (str(one.message) for one in warned if "goes on from" in str(one.message))
+    assert gap(kept[1].adapters.model, again.adapters.model) == 0
+    assert max(len(said), len(str(refused.value))) <= 300
+    assert not any(word in said for word in ("afresh", "delete"))
+    for folder in place.glob("checkpoint-*"):  # the last was written anew
+        spoil(folder)
+    with pytest.raises(CheckpointError, match=r"checkpoint-12.*call train\(\) without resume_from") as refused:
+        saved(place).train(resume_from_checkpoint=True)
+    assert "delete" not in str(refused.value)
+
+
+def test_a_checkpoint_of_something_else_is_refused_as_such(kept, tmp_path):
+    """Of another method, of another head; and a trainer trains once."""
+    folder, made = kept
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        saved(tmp_path, lt.LoRA(r=2)).train(str(folder / "checkpoint-6"))
+    with pytest.raises(CheckpointError, match=r"another head: of classifier\.weight"):
+        saved(folder, labels=3).train(resume_from_checkpoint=True)
+    with pytest.raises(RuntimeError, match="has trained 12 steps already"):
+        made.train()
 
 
 def test_schedules(tmp_path):
@@ -430,11 +522,7 @@ class Endless(IterableDataset):
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path):
-    """Fewer rows than the one batch that is kept, none at all, or fewer than a step takes."""
-    with pytest.raises(TrainerError, match=r"5 rows make no batch of 8.*dataloader_drop_last"):
-        in_transformers(lt.LoRA(r=4), tmp_path, make_rows(5), dataloader_drop_last=True)
-    with pytest.raises(TrainerError, match="0 rows make no batch"):
-        in_transformers(lt.LoRA(r=4), tmp_path, [])
+    """Rows that come one by one, of which there are none, or fewer than a step takes."""
     for rows, pieces, says in ((Endless([]), 1, "it gave 0 batches, and the first step takes 1"),
                                (Endless(make_rows(5)), 4, "it gave 3 batches, and the first step takes 4")):
         made = in_transformers(lt.LoRA(r=4), tmp_path, rows, pieces=pieces)
@@ -511,135 +599,6 @@ def test_the_trainers_seed_is_the_start_where_adapt_had_none(tmp_path):
     assert gap(end(None, 3), end(4, 3)) > 0
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
-    """resume_from_checkpoint=True takes the newest that is whole, and says so; one that is named is refused."""
-    rows = make_rows(40)
-
-    def made() -> lt.LowRankTrainer:
-        return in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=3)
-
-    whole = made()
-    whole.train()
-    state = tmp_path / "checkpoint-12" / "lowrank_state.safetensors"
-    state.write_bytes(state.read_bytes()[:1000])
-    (tmp_path / "checkpoint-9" / "trainer_state.json").unlink()
-    random = tmp_path / "checkpoint-6" / "rng_state.pth"
-    random.write_bytes(random.read_bytes()[:-500])
-    again = made()
-    with pytest.warns(UserWarning, match=r"cut off or damaged.*goes on from checkpoint-3, the newest one"):
-        again.train(resume_from_checkpoint=True)
-    assert gap(whole.adapters.model, again.adapters.model) == 0
-    for folder in tmp_path.glob("checkpoint-*"):
-        (folder / "trainer_state.json").unlink()
-    with pytest.raises(CheckpointError, match="checkpoint-12 was not written to its end"):
-        made().train(resume_from_checkpoint=True)
-    with pytest.raises(CheckpointError, match="checkpoint-9 was not written to its end"):
-        made().train(str(tmp_path / "checkpoint-9"))
-
-
-@pytest.mark.parametrize("what", ["cut off", "no state", "no trainer_state"])
-def test_what_is_said_of_a_damaged_checkpoint_can_be_done(tmp_path, what):
-    """It names the folder without its path, in 300 characters, and the training starts afresh as it says."""
-    rows, place = make_rows(40), tmp_path / ("a_long_name" * 20)
-
-    def made() -> lt.LowRankTrainer:
-        return in_transformers(lt.LoRA(r=4), place, rows, save_strategy="steps", save_steps=6)
-
-    def spoil(folder: Path) -> None:
-        state = folder / "lowrank_state.safetensors"
-        if what == "cut off":
-            state.write_bytes(state.read_bytes()[:1000])
-        else:
-            (state if what == "no state" else folder / "trainer_state.json").unlink()
-
-    made().train()
-    spoil(place / "checkpoint-12")
-    with pytest.warns(UserWarning, match="checkpoint-12.*goes on from checkpoint-6") as warned:
-        made().train(resume_from_checkpoint=True)
-    said, = (str(one.message) for one in warned if "goes on from" in str(one.message))
-    assert "afresh" not in said
-    assert "delete" not in said
-    spoil(place / "checkpoint-6")
-    spoil(place / "checkpoint-12")
-    with pytest.raises(CheckpointError, match=r"checkpoint-12.*call train\(\) without resume_from") as refused:
-        made().train(resume_from_checkpoint=True)
-    assert max(len(said), len(str(refused.value))) <= 300
-    assert "delete" not in str(refused.value)
-    assert made().train().global_step == 12
-
-
-def put(**changes: Any) -> Callable[[Path], None]:
-    """Other values in trainer_state.json; a key is left out where its value is `...`."""
-    def spoil(folder: Path) -> None:
-        path = folder / "trainer_state.json"
-        held = {**json.loads(path.read_text()), **changes}
-        path.write_text(json.dumps({key: value for key, value in held.items() if value is not ...}))
-
-    return spoil
-
-
-def flip(folder: Path) -> None:
-    """One bit in the middle of the random state."""
-    path = folder / "rng_state.pth"
-    held = bytearray(path.read_bytes())
-    held[len(held) // 2] ^= 1
-    path.write_bytes(held)
-
-
-@pytest.mark.parametrize(("spoil", "says"), [
-    (put(global_step=99), "trainer_state.json says step 99"), (put(global_step=5), "trainer_state.json says step 5"),
-    (put(global_step=-1), "trainer_state.json says step -1"),
-    (put(global_step=None), "trainer_state.json.*global_step"),
-    (put(train_batch_size=None), "trainer_state.json.*train_batch_size"),
-    (put(train_batch_size=...), "trainer_state.json.*train_batch_size"),
-    (put(max_steps=..., mbx_steps=12), "trainer_state.json.*max_steps"),
-    (put(epoch="1"), "trainer_state.json.*epoch"), (put(another=1), "trainer_state.json.*another"),
-    (lambda folder: (folder / "trainer_state.json").write_text("[]"), "trainer_state.json"),
-    (flip, "rng_state.pth is cut off or damaged"),
-])
-def test_a_checkpoint_whose_files_disagree_or_changed_is_refused(spoil, says, tmp_path):
-    """By its name; a resume from the newest one passes it over."""
-    rows = make_rows(40)
-
-    def made() -> lt.LowRankTrainer:
-        return in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=3, max_steps=6)
-
-    made().train()
-    spoil(tmp_path / "checkpoint-6")
-    with pytest.raises(CheckpointError, match=f"checkpoint-6 was not written.*{says}.*afresh") as refused:
-        made().train(str(tmp_path / "checkpoint-6"))
-    assert len(str(refused.value)) <= 300
-    with pytest.warns(UserWarning, match="goes on from checkpoint-3"):
-        made().train(resume_from_checkpoint=True)
-
-
-def test_a_checkpoint_of_another_head_is_refused_as_such(tmp_path):
-    rows = make_rows(40)
-    in_transformers(lt.LoRA(r=4), tmp_path, rows, save_strategy="steps", save_steps=6).train()
-    other = in_transformers(lt.LoRA(r=4), tmp_path, rows, tiny(labels=3))
-    with pytest.raises(CheckpointError, match=r"another head: of classifier\.weight"):
-        other.train(resume_from_checkpoint=True)
-
-
-def test_a_resume_from_the_last_step_finishes(tmp_path):
-    """A run that was killed after its last checkpoint: gates are folded, as they would have been."""
-    def made() -> lt.LowRankTrainer:
-        return in_transformers(METHODS["salora"], tmp_path, save_strategy="steps", save_steps=12)
-
-    whole, again = made(), made()
-    whole.train()
-    again.train(resume_from_checkpoint=True)
-    assert again.outcome.finished
-    assert gap(whole.adapters.model, again.adapters.model) == 0
-
-
-def test_gradients_switched_off_are_named(tmp_path):
-    made = in_transformers(lt.LoRA(r=4), tmp_path)
-    with torch.no_grad(), pytest.raises(RuntimeError, match="gradients are switched off"):
-        made.train()
-    made.train()
-
-
 @pytest.mark.parametrize(("pad", "warns"), [("[end]", True), ("[pad]", False)])
 def test_a_collator_that_masks_the_end_is_reported(pad, warns, tmp_path):
     """The pad token is the end token, as many set it: no label asks for it."""
@@ -654,13 +613,9 @@ def test_a_collator_that_masks_the_end_is_reported(pad, warns, tmp_path):
     assert any("will not learn to stop" in str(one.message) for one in said) is warns
 
 
-def test_rows_held_out_are_read_or_refused(tmp_path):
-    """LoRA reads none; a search needs some; and those that are given are not cut out of the others."""
-    with pytest.raises(TrainerError, match="held_out: lora learns from no rows besides"):
-        in_transformers(lt.LoRA(r=4), tmp_path, held_out=make_rows(8))
+def test_rows_held_out_are_read(tmp_path):
+    """Those that are given are not cut out of the others."""
     search = METHODS["autolora, the search"]
-    with pytest.raises(TrainerError, match="held_out: it is empty"):
-        in_transformers(search, tmp_path, held_out=[])
     assert in_transformers(search, tmp_path, make_rows(40), held_out=make_rows(8)).clock.per_epoch == 5
     assert in_transformers(search, tmp_path, Endless(make_rows(40)), held_out=make_rows(8)).total == STEPS
 
