@@ -10,9 +10,9 @@ Taught in 06.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,10 @@ from ..errors import require, shown
 from ..gates import Selection
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Ask, Asks, Clock, Invariant, Loop, Method, Noise, Rule, answer, require_rank
+from .base import Clock, Invariant, Loop, Method, Noise, Rule, require_rank
 from .lora import LoRA
 
 Weights = dict[str, Tensor]
-Gradients = Sequence[Tensor]
-T = TypeVar("T")
 HYPERGRADIENTS = ("first_order", "finite_difference", "unrolled", "betty")
 KINDS = (*HYPERGRADIENTS, "forward_difference")
 
@@ -116,32 +114,29 @@ class AutoLoRARule(Rule):
         self.head_start = [p.detach().clone() for p in self.adapters.head_parameters()]
 
     def before_step(self, clock: Clock) -> None:
-        answer(self.asks(clock), self.loop)
-
-    def asks(self, clock: Clock) -> Asks:
-        """One step of β, at the weights that a virtual step of W would give."""
+        """Step β at the weights that a virtual step of W would give."""
         betas = self.own_parameters()
         for beta in betas:
             beta.requires_grad_(True)
         weights: Weights = {n: p for n, p in self.adapters.model.named_parameters()
                             if p.requires_grad and not n.endswith(".beta")}
-        gradients = yield from self._gradients(weights, betas)
-        for beta, gradient in zip(betas, gradients, strict=True):
+        for beta, gradient in zip(betas, self._hypergradient(weights, betas), strict=True):
             beta.grad = gradient
         self.outer.step()
         for beta in betas:  # the step of W that follows leaves β alone
             beta.grad = None
             beta.requires_grad_(False)
 
-    def _gradients(self, weights: Weights, betas: list[nn.Parameter]) -> Generator[Ask, Gradients, Gradients]:
-        m, mean_loss, eta = self.method, self.loop.mean_loss, self.loop.optimizer.param_groups[0]["lr"]
-        rows = {"train": self.loop.micro_batches, "held_out": self.loop.held_out()}
+    def _hypergradient(self, weights: Weights, betas: list[nn.Parameter]) -> Sequence[Tensor]:
+        m, loop, eta = self.method, self.loop, self.loop.optimizer.param_groups[0]["lr"]
+        batches = {"train": loop.micro_batches, "held_out": loop.held_out()}
         if m.hypergradient == "unrolled":  # one graph through both losses; fused attention has no second derivative
             with sdpa_kernel(SDPBackend.MATH):
-                return hypergradient(m.hypergradient, same_noise(lambda w: mean_loss(rows["train"], w)),
-                                     lambda w: mean_loss(rows["held_out"], w), weights, betas, eta, m.radius)
-        return (yield from requests(m.hypergradient, weights, betas, eta, m.radius, lambda part, at, of: Ask(
-            rows[part], at, of, same_noise=part == "train")))
+                return hypergradient(m.hypergradient, same_noise(lambda w: loop.mean_loss(batches["train"], w)),
+                                     lambda w: loop.mean_loss(batches["held_out"], w), weights, betas, eta, m.radius)
+        noise = Noise()
+        return hypergradient_by_passes(m.hypergradient, lambda part, at, of: loop.gradient(
+            batches[part], at, of, noise if part == "train" else None), weights, betas, eta, m.radius)
 
     def ranks(self) -> dict[str, int]:
         """Site -> rank, from the selection weights as they are now."""
@@ -214,29 +209,25 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
     if kind == "unrolled":
         inner = torch.autograd.grad(train_loss(weights), list(weights.values()), create_graph=True)
         return list(torch.autograd.grad(held_out_loss(virtual_step(weights, inner, eta)), betas))
-    losses, found = {"train": train_loss, "held_out": held_out_loss}, None
-    wanted = requests(kind, weights, betas, eta, radius, lambda part, at, of: (losses[part](at), list(of)))
-    while True:
-        try:
-            loss, of = wanted.send(found)  # type: ignore[arg-type]
-        except StopIteration as end:
-            return end.value
-        found = torch.autograd.grad(loss, of)
+    losses = {"train": train_loss, "held_out": held_out_loss}
+    return list(hypergradient_by_passes(kind, lambda part, at, of: torch.autograd.grad(losses[part](at), list(of)),
+                                        weights, betas, eta, radius))
 
 
-def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float, radius: float,
-             ask: Callable[[str, Weights, Gradients], T]) -> Generator[T, Gradients, list[Tensor]]:
-    """`hypergradient`, but for "unrolled", as a generator: yields requests, is sent gradients, returns ∇_β.
+def hypergradient_by_passes(kind: str, gradient: Callable[[str, Weights, Sequence[Tensor]], Sequence[Tensor]],
+                            weights: Weights, betas: list[nn.Parameter], eta: float, radius: float
+                            ) -> Sequence[Tensor]:
+    """`hypergradient` of every kind but "unrolled", which needs no graph through two losses.
 
-    ask: makes a request of which loss ("train" or "held_out"), at which weights, by which tensors.
+    gradient: of which loss ("train" or "held_out"), at which weights, by which tensors -> a gradient for each.
     """
     if kind == "first_order":
-        return list((yield ask("held_out", weights, betas)))
+        return gradient("held_out", weights, betas)
     one_sided = kind == "forward_difference"
-    inner = yield ask("train", weights, [*weights.values(), *(betas if one_sided else ())])
+    inner = gradient("train", weights, [*weights.values(), *(betas if one_sided else ())])
     inner, here = inner[:len(weights)], inner[len(weights):]
     virtual = {n: w.detach().requires_grad_() for n, w in virtual_step(weights, inner, eta).items()}
-    both = yield ask("held_out", virtual, [*virtual.values(), *betas])
+    both = gradient("held_out", virtual, [*virtual.values(), *betas])
     v, direct = both[:len(virtual)], both[len(virtual):]
     norm = torch.stack([g.norm() for g in v]).norm().clamp_min(1e-12)
     epsilon = radius / norm.double()  # a tensor: where the norm is infinite, nan comes out and the loop refuses it
@@ -244,8 +235,8 @@ def requests(kind: str, weights: Weights, betas: list[nn.Parameter], eta: float,
     def moved(sign: int) -> Weights:
         return {n: w.detach() + sign * epsilon * g for (n, w), g in zip(weights.items(), v, strict=True)}
 
-    plus = yield ask("train", moved(+1), betas)
-    minus = here if one_sided else (yield ask("train", moved(-1), betas))
+    plus = gradient("train", moved(+1), betas)
+    minus = here if one_sided else gradient("train", moved(-1), betas)
     factor = (1.0 if kind == "betty" else eta) / ((1 if one_sided else 2) * epsilon)
     return [d - factor * (p - m) for d, p, m in zip(direct, plus, minus, strict=True)]
 

@@ -8,7 +8,7 @@ optimizer step. The training loop calls the rule's hooks and never asks which me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -290,6 +290,23 @@ class Invariant:
     says: str
 
 
+class Noise:
+    """Torch's random state as it is now, to be used again."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw the same numbers each time in here, and leave torch's own state as it is."""
+        with torch.random.fork_rng():
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None:
+                torch.cuda.set_rng_state_all(self.cuda)
+            yield
+
+
 class Loop(Protocol):
     """What the training loop offers to a rule."""
 
@@ -314,6 +331,14 @@ class Loop(Protocol):
         ...
 
     def held_out(self) -> list[dict[str, Tensor]]: ...
+
+    def gradient(self, batches: list[dict[str, Tensor]], at: dict[str, Tensor], of: Sequence[Tensor],
+                 noise: Noise | None = None) -> Sequence[Tensor]:
+        """Differentiate `mean_loss(batches, at)` by the tensors `of`; replicas do it in the pass they share.
+
+        noise: the random state that dropout draws from, for losses that must differ in the weights alone.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -484,11 +509,6 @@ class Rule(Attachments):
 
     def before_step(self, clock: Clock) -> None: ...
 
-    def asks(self, clock: Clock) -> Asks:
-        """`before_step`, with the gradients it needs asked for one by one; none, where it needs none."""
-        self.before_step(clock)
-        yield from ()
-
     def penalty(self) -> Tensor | None:
         """Added to the task loss, once per optimizer step; None for nothing."""
         return None
@@ -534,58 +554,3 @@ def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> I
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
     return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "
                                        f"{tolerance:g}: the function should have stayed the same")
-
-
-# ---- gradients that a rule asks for ------------------------------------------------------------------------
-# Gradients that a rule asks for before its step, one request at a time.
-#
-# A rule whose step needs passes of its own (AutoLoRA's) says which as a generator: it yields an `Ask` and is sent the
-# gradients. `answer` serves one rule from its own loop; replicas serve the asks of many rules in one pass.
-@dataclass(frozen=True)
-class Ask:
-    """∂ of the mean loss over some rows.
-
-    batches: micro-batches.  at: tensors in the place of the parameters they name.  of: what is differentiated by.
-    same_noise: draw the dropout masks that the step's first such ask drew.
-    """
-
-    batches: list[dict[str, Tensor]]
-    at: dict[str, Tensor]
-    of: Sequence[Tensor]
-    same_noise: bool = False
-
-
-Asks = Generator[Ask, Sequence[Tensor], None]
-
-
-def answer(asks: Asks, loop: Loop) -> None:
-    """Serve all asks of one rule, each in a pass of its own."""
-    noise = Noise()
-    try:
-        ask = next(asks)
-        while True:
-            with noise.again(ask.same_noise):
-                found = torch.autograd.grad(loop.mean_loss(ask.batches, ask.at), list(ask.of))
-            ask = asks.send(found)
-    except StopIteration:
-        return
-
-
-class Noise:
-    """Torch's random state as it is now, to be used again."""
-
-    def __init__(self) -> None:
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-
-    @contextmanager
-    def again(self, same: bool = True) -> Iterator[None]:
-        """What is drawn in here is the same each time, and torch's own state does not move; unless same is False."""
-        if not same:
-            yield
-            return
-        with torch.random.fork_rng():
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state_all(self.cuda)
-            yield

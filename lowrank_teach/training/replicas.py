@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import accumulate
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +27,13 @@ from torch.optim import AdamW
 
 from ..adaptable import modes_kept
 from ..adapters import Adapters
+from ..errors import DivergedError
 from ..lowrank import Adapted, LowRank
-from ..methods.base import Ask, Asks, Noise
+from ..methods.base import Rule
 from ..precision import product, to_multiply, under_autocast
 from .batches import interrupt_between_steps, loss_from, shares
 from .callbacks import Outcome
-from .trainer import Batch, Trainer
+from .trainer import Batch, Request, Trainer
 
 
 # ---- clipping and AdamW over the tensors of all runs -------------------------------------------------------
@@ -351,13 +354,51 @@ class ReplicaState:
         except Exception as error:
             self.error = error
 
-    def next(self, asks: Asks, found: Sequence[Tensor] | None, loss: Tensor | None = None) -> Ask | None:
-        """What its rule asks for next, given what it asked for last; None when it asks no more."""
-        with self.alone(), suppress(StopIteration):
-            if loss is not None:
-                self.trainer.refuse_non_finite(loss, "loss")
-            return asks.send(found)  # type: ignore[arg-type]
-        return None
+
+class BeforeStep:
+    """`before_step` of one replica's rule, halted at each gradient that it asks for.
+
+    It runs in a thread of its own so that the pass that answers can be shared. The two threads take turns: one
+    always waits for the other.
+    """
+
+    def __init__(self, lane: ReplicaState) -> None:
+        self.lane = lane
+        self.asked: SimpleQueue[Request | BaseException | None] = SimpleQueue()
+        self.answered: SimpleQueue[Sequence[Tensor] | BaseException] = SimpleQueue()
+        self.request: Request | None = None   # what waits for its gradients; None at the end
+        lane.trainer.answers = self._ask
+        threading.Thread(target=self._run, daemon=True).start()
+        self._wait()
+
+    def answer(self, gradients: Sequence[Tensor] | BaseException) -> None:
+        """Let the rule go on, to its next request or to its end; an error is raised where it asked."""
+        self.answered.put(gradients)
+        self._wait()
+
+    def _run(self) -> None:
+        trainer, end = self.lane.trainer, None
+        try:
+            trainer.rule.before_step(trainer.clock)
+        except BaseException as error:
+            end = error
+        trainer.answers = None
+        self.asked.put(end)
+
+    def _ask(self, request: Request) -> Sequence[Tensor]:
+        self.asked.put(request)
+        found = self.answered.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _wait(self) -> None:
+        self.request = None
+        with self.lane.alone():
+            found = self.asked.get()
+            if isinstance(found, BaseException):
+                raise found
+            self.request = found
 
 
 class Shared:
@@ -369,22 +410,22 @@ class Shared:
         self.first = lanes[0].trainer
         self.model = conductor([lane.trainer.adapters for lane in lanes], self.instead)
 
-    def gradients(self, asks: Sequence[Ask]) -> list[tuple[Tensor, Sequence[Tensor]]]:
+    def gradients(self, requests: Sequence[Request]) -> list[tuple[Tensor, Sequence[Tensor]]]:
         """The loss and the gradients that each replica asks for, in one pass a micro-batch."""
-        self.instead[:] = [ask.at for ask in asks]
-        weights = [shares(ask.batches, self.first.adapters.model) for ask in asks]
+        self.instead[:] = [request.at for request in requests]
+        weights = [shares(request.batches, self.first.adapters.model) for request in requests]
         nothing = torch.zeros((), dtype=torch.float32, device=self.first.accelerator.device)
-        totals: list[Tensor] = [nothing for _ in asks]
+        totals: list[Tensor] = [nothing for _ in requests]
         try:
             for j in range(len(weights[0])):
-                losses = self.losses([ask.batches[j] for ask in asks])
+                losses = self.losses([request.batches[j] for request in requests])
                 totals = [t + loss * w[j] for t, loss, w in zip(totals, losses, weights, strict=True)]
             # one replica's loss depends on no other's tensors, so the gradient of the sum is that of each
-            found = torch.autograd.grad(torch.stack(totals).sum(), [tensor for ask in asks for tensor in ask.of])
+            found = torch.autograd.grad(torch.stack(totals).sum(), [tensor for one in requests for tensor in one.of])
         finally:
-            self.instead[:] = [{} for _ in asks]
-        ends = accumulate(len(ask.of) for ask in asks)
-        return [(t, found[end - len(ask.of):end]) for t, ask, end in zip(totals, asks, ends, strict=True)]
+            self.instead[:] = [{} for _ in requests]
+        ends = accumulate(len(request.of) for request in requests)
+        return [(t, found[end - len(one.of):end]) for t, one, end in zip(totals, requests, ends, strict=True)]
 
     def losses(self, batches: Sequence[Batch]) -> list[Tensor]:
         """The mean task loss of each replica on its own batch; all batches are of one shape, lane by lane."""
@@ -499,24 +540,36 @@ class BatchedPass:
                 lane.stopped = lane.trainer.conclude_step(found)
 
     def _before(self, lanes: list[ReplicaState]) -> None:
-        """What each rule does before the step, and the gradients they ask for: those of like rows in one pass."""
-        asking = [(lane, lane.trainer.rule.asks(lane.trainer.clock)) for lane in lanes]
-        pending = [(lane, asks, lane.next(asks, None)) for lane, asks in asking]
-        if all(ask is None for _, _, ask in pending):
-            return
-        noise = Noise()
-        while pending := [(lane, asks, ask) for lane, asks, ask in pending if ask is not None]:
-            alike: dict[tuple, list[tuple[ReplicaState, Asks, Ask]]] = {}
-            for one in pending:
-                ask = one[2]
-                shapes = tuple(tuple(value.shape) for batch in ask.batches for value in batch.values())
-                alike.setdefault((ask.same_noise, shapes), []).append(one)
-            pending = []
-            for (same_noise, _), group in alike.items():
-                with noise.again(same_noise):
-                    answers = self.of([lane for lane, _, _ in group]).gradients([ask for _, _, ask in group])
-                pending += [(lane, asks, lane.next(asks, found, loss))
-                            for (lane, asks, _), (loss, found) in zip(group, answers, strict=True)]
+        """Run each rule's `before_step`; gradients asked for on batches of one shape come from one pass."""
+        waiting = [BeforeStep(lane) for lane in lanes if type(lane.trainer.rule).before_step is not Rule.before_step]
+        try:
+            while any(one.request for one in waiting):
+                alike: dict[tuple, list[BeforeStep]] = {}
+                for one in waiting:
+                    if request := one.request:
+                        shapes = tuple(tuple(value.shape) for batch in request.batches for value in batch.values())
+                        alike.setdefault((request.noise is None, shapes), []).append(one)
+                for group in alike.values():
+                    self._answer(group)
+        except BaseException as error:
+            for one in waiting:   # let no thread wait for ever
+                if one.request is not None:
+                    one.answer(error)
+            raise
+
+    def _answer(self, group: list[BeforeStep]) -> None:
+        """Serve one request of each, all of one shape; a loss that is not finite ends its replica."""
+        requests = [one.request for one in group if one.request is not None]
+        noise = requests[0].noise
+        with noise.again() if noise else nullcontext():   # one random state serves the rows of all
+            found = self.of([one.lane for one in group]).gradients(requests)
+        for one, (loss, gradients) in zip(group, found, strict=True):
+            try:
+                one.lane.trainer.refuse_non_finite(loss, "loss")
+            except DivergedError as error:
+                one.answer(error)
+            else:
+                one.answer(gradients)
 
     def _descend(self, lanes: list[ReplicaState]) -> list[float]:
         """Gradients of all task losses, in one backward pass a micro-batch; the losses."""

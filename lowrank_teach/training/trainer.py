@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..adaptable import modes_kept, plain_name
 from ..adapters import Adapters, require_adapters
 from ..errors import DivergedError, LivenessError, require, require_kind, require_seed, shown
-from ..methods.base import Clock, Rule
+from ..methods.base import Clock, Noise, Rule
 from ..precision import short_parameters
 from .batches import (
     activations_kept,
@@ -52,6 +52,15 @@ from .distributed import Team
 Batch = dict[str, Tensor]
 
 
+class Request(NamedTuple):
+    """The arguments of `RuleLoop.gradient`."""
+
+    batches: list[Batch]
+    at: dict[str, Tensor]
+    of: Sequence[Tensor]
+    noise: Noise | None
+
+
 class RuleLoop:
     """The side of a training loop that a rule sees (`methods.base.Loop`), and the checks around a step."""
 
@@ -73,6 +82,7 @@ class RuleLoop:
     schedules: list[str]      # of each group: "linear" or "constant"
     peaks: list[float]
     team = Team()             # the processes of this run
+    answers: Callable[[Request], Sequence[Tensor]] | None = None  # who answers `gradient`, where replicas share it
 
     # -- what a rule may ask for
 
@@ -93,6 +103,14 @@ class RuleLoop:
         weights = self.team.shares(batches, self.adapters.model)
         losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, weights, strict=True)]
         return self.refuse_non_finite(torch.stack(losses).sum(), "loss")
+
+    def gradient(self, batches: list[Batch], at: dict[str, Tensor], of: Sequence[Tensor],
+                 noise: Noise | None = None) -> Sequence[Tensor]:
+        """Differentiate the loss over several micro-batches; see `methods.base.Loop`."""
+        if self.answers is not None:
+            return self.answers(Request(batches, at, of, noise))
+        with noise.again() if noise else nullcontext():
+            return torch.autograd.grad(self.mean_loss(batches, at), list(of))
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
