@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from . import style
@@ -39,13 +39,9 @@ def rank_heatmaps(ranks: Mapping[str, Mapping[str, float]], *, max_rank: float, 
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
         if np.nanmax(table) > max_rank:
             raise ValueError(f"{name or 'here'}: rank {np.nanmax(table):g} is above max_rank {max_rank:g}")
-        image = ax.imshow(table, cmap="cividis", vmin=0, vmax=max_rank, aspect="auto")
+        mesh = _rank_table(ax, table, rows, layers, max_rank)
         style.dress(ax, "Layer", "Matrix", name)
-        ax.grid(False)
-        style.layer_ticks(ax, layers)
-        ax.set_yticks(range(len(rows)), [style.site_label(m) for m in rows])
-        _annotate(ax, table, image)
-    fig.colorbar(image, ax=axes, ticks=MaxNLocator(5, integer=True), pad=0.02).set_label(label, fontsize=10)
+    fig.colorbar(mesh, ax=axes, ticks=MaxNLocator(5, integer=True), pad=0.02, label=label)
     if any(np.isnan(table).any() for table in tables.values()):
         style.legend(fig, [Patch(label="not adapted", **MISSING)])
     return fig
@@ -54,12 +50,13 @@ def rank_heatmaps(ranks: Mapping[str, Mapping[str, float]], *, max_rank: float, 
 MISSING: dict[str, Any] = {"fc": "#E0E0E0", "ec": style.GREY, "hatch": "////", "linewidth": 0}
 
 
-def _annotate(ax: Axes, table: np.ndarray, image: AxesImage) -> None:
-    known = table[~np.isnan(table)]
-    digits = int((known % 1 != 0).any())   # 4 for a run, 4.2 for a mean over seeds
-    style.cell_texts(ax, image, np.where(np.isnan(table), "", np.char.mod(f"%.{digits}f", table)), 9 - digits)
-    for i, j in np.argwhere(np.isnan(table)):
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **MISSING))
+def _rank_table(ax: Axes, table: np.ndarray, rows: Sequence[str], layers: Sequence[str], top: float) -> QuadMesh:
+    digits = int((table[~np.isnan(table)] % 1 != 0).any())   # 4 for a run, 4.2 for a mean over seeds
+    ax.patch.set(**MISSING)   # is seen where a cell is empty
+    mesh = style.heatmap(ax, table, [style.site_label(m) for m in rows], annot=True, fmt=f".{digits}f",
+                         size=9 - digits, cmap="cividis", vmin=0, vmax=top)
+    style.layer_ticks(ax, layers, 0.5)
+    return mesh
 
 
 def rank_heatmap(ranks: Mapping[str, float], *, max_rank: float, title: str | None = None,
@@ -101,11 +98,12 @@ def gates_closing(steps: Numbers, kept: Mapping[str, Numbers], density: Numbers,
     """
     rows, layers = style.site_grid([dict.fromkeys(kept, 0.0)])
     total = np.sum([np.asarray(values) for values in kept.values()], axis=0)
-    fig = Figure(figsize=(7.6, 3.7), dpi=style.DPI, layout="constrained")
-    grid = fig.add_gridspec(2, 2, width_ratios=(1, 1.15))
+    with style.themed():
+        fig = Figure(figsize=(7.6, 3.7), dpi=style.DPI, layout="constrained")
+        panels = fig.subplot_mosaic("CG;λG", width_ratios=(1, 1.15))
     lines = []
     for row, (values, name, color) in enumerate(((density, "Density C", style.GREEN), (lam, "λ", style.ORANGE))):
-        ax = fig.add_subplot(grid[row, 0])
+        ax = panels["Cλ"[row]]
         style.dress(ax, "Step" if row else "", name)
         ax.axvspan(*window, color=style.PALE, alpha=0.35, linewidth=0)
         ax.set_xlim(0, steps[-1])
@@ -114,21 +112,16 @@ def gates_closing(steps: Numbers, kept: Mapping[str, Numbers], density: Numbers,
         if not row:
             ax.axhline(target, color=style.BLACK, linestyle=":", linewidth=1)
             ax.text(steps[-1], target, f"target {target:g} ", ha="right", va="top", fontsize=9)
-    ax = fig.add_subplot(grid[:, 1])
-    style.dress(ax, "Layer", "", "Open gates, by matrix and layer")
-    ax.grid(False)
-    style.layer_ticks(ax, layers)
-    ax.set_yticks(range(len(rows)), [style.site_label(matrix) for matrix in rows])
-    image = ax.imshow(np.zeros((len(rows), len(layers))), cmap="cividis", vmin=0, vmax=r, aspect="auto")
 
     def update(i: int) -> None:
         for line, values in zip(lines, (density, lam), strict=True):
             line.set_data(steps[:i + 1], values[:i + 1])
-        table = style.site_table({site: values[i] for site, values in kept.items()}, rows, layers)
-        image.set_data(table)
-        for text in list(ax.texts):
-            text.remove()
-        _annotate(ax, table, image)
+        ax = panels["G"]
+        for artist in (*ax.collections, *ax.texts):
+            artist.remove()
+        _rank_table(ax, style.site_table({site: values[i] for site, values in kept.items()}, rows, layers), rows,
+                    layers, r)
+        style.dress(ax, "Layer", "", "Open gates, by matrix and layer")
         fig.suptitle(f"SaLoRA, step {steps[i]:>3} of {steps[-1]}: {total[i]:.0f} of {r * len(kept)} gates open",
                      fontsize=12)
 
@@ -170,32 +163,24 @@ def chain_length(series: Mapping[str, Mapping[int, Numbers]], *, ylabel: str, ti
     where there are three seeds or more; every seed is a dot; half: name -> length -> half an error bar, such as
     what the number of test rows leaves open of a single seed. Raises ValueError for another band.
     """
-    if band not in ("std", "range"):
+    if band not in (bands := {"std": style.spread, "range": _range}):
         raise ValueError(f'band is "std" or "range", not {band!r}')
     fig, (ax,) = style.panels(1, 1, 3.6, title, width=7.5)
     for i, (name, look) in enumerate(style.looks(series).items()):
-        x = np.array(sorted(series[name]), dtype=float)
-        runs = [np.asarray(series[name][length], dtype=float) for length in sorted(series[name])]
-        ax.plot(x, [run.mean() for run in runs], **look)
-        low, high = np.array([_band(run, band) for run in runs]).T
-        ax.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        shift = 0.012 * (i - (len(series) - 1) / 2) * (np.ptp(x) or 1)   # two names must not hide each other
+        runs = series[name]
+        shift = 0.012 * (i - (len(series) - 1) / 2) * (np.ptp(list(runs)) or 1)   # two names must not hide each other
+        style.seed_curve(ax, runs, look, errorbar=bands[band], shift=shift)
         if half:
-            ax.errorbar(x, [run.mean() for run in runs], [half[name][length] for length in sorted(series[name])],
+            ax.errorbar(list(runs), [np.mean(run) for run in runs.values()], [half[name][length] for length in runs],
                         fmt="none", ecolor=look["color"], alpha=0.6, capsize=4)
-        for length, run in zip(x, runs, strict=True):
-            ax.plot(np.full(len(run), length + shift), run, ".", color=look["color"], alpha=0.6, markersize=5)
     ax.set_xticks(sorted({length for one in series.values() for length in one}))
     style.dress(ax, xlabel, ylabel)
     style.legend(fig)
     return fig
 
 
-def _band(run: np.ndarray, band: str) -> tuple[float, float]:
-    if len(run) < 3:
-        return np.nan, np.nan   # two seeds have no spread worth a band
-    spread = run.std(ddof=1)
-    return (run.min(), run.max()) if band == "range" else (run.mean() - spread, run.mean() + spread)
+def _range(run: Numbers) -> tuple[float, float]:
+    return (min(run), max(run)) if len(run) > 2 else (np.nan, np.nan)
 
 
 def spectra(values: Mapping[str, Numbers], *, energy: Mapping[str, Numbers] | None = None,

@@ -1,17 +1,21 @@
-"""What every picture shares: colours, line styles, panels, legend; `show` for a notebook, `save` for a file.
+"""What every picture shares: theme, colours, line styles, panels, legend; `show` for a notebook, `save` for a file.
 
-`cividis` for size; the colour-blind palette with line style and marker as further channels; nothing under
-8 points at 1000 pixels. Figures are built directly, without pyplot: no global state, nothing left open.
-The pictures themselves stand in `plots.py`. Used by every notebook.
+seaborn gives the theme and draws what is statistical: heatmaps, strips of seeds, means with bands. It is imported
+where it draws, since that takes half a second. `cividis` for size; the colour-blind palette with line style and
+marker as further channels; nothing under 8 points at 1000 pixels. Figures are built directly, without pyplot's
+current figure: no global state, nothing left open. The pictures themselves stand in `plots.py`. Used by every
+notebook.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ import numpy as np
 from matplotlib.animation import PillowWriter
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import Collection
+from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -79,8 +83,9 @@ def panels(count: int, columns: int, height: float, title: str | None, width: fl
            sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A Figure with `count` axes in rows of `columns`; height of a row and width of the figure in inches."""
     rows = math.ceil(count / columns)
-    fig = Figure(figsize=(width, rows * height + 0.5), dpi=DPI, layout="constrained")
-    axes = list(fig.subplots(rows, columns, squeeze=False, sharey=sharey).ravel())
+    with themed():
+        fig = Figure(figsize=(width, rows * height + 0.5), dpi=DPI, layout="constrained")
+        axes = list(fig.subplots(rows, columns, squeeze=False, sharey=sharey).ravel())
     for spare in axes[count:]:
         spare.remove()
     if title:
@@ -88,15 +93,27 @@ def panels(count: int, columns: int, height: float, title: str | None, width: fl
     return fig, axes[:count]
 
 
+def themed() -> AbstractContextManager[None]:
+    """Give every panel that is made inside it the theme; a reader's own settings stay as they are."""
+    return matplotlib.rc_context(_theme())
+
+
+@functools.cache
+def _theme() -> Any:
+    """Sizes, ticks and a light grid as rcParams: seaborn's, for a page that is 990 pixels wide."""
+    import seaborn
+
+    return {**seaborn.plotting_context("paper", font_scale=1.05),
+            **seaborn.axes_style("ticks", {"axes.grid": True, "grid.color": "#E5E5E5", "axes.axisbelow": True,
+                                           "axes.spines.top": False, "axes.spines.right": False}),
+            "grid.linewidth": 0.6}
+
+
 def dress(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Names, sizes and a light grid; set here and not in rcParams, so that a reader's own stay."""
-    ax.set_xlabel(xlabel, fontsize=10)
-    ax.set_ylabel(ylabel, fontsize=10)
+    """Name the axes and the panel."""
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    ax.tick_params(labelsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color=PALE, alpha=0.4, linewidth=0.6)
-    ax.set_axisbelow(True)
 
 
 def legend(fig: Figure, extra: Sequence[Artist] = ()) -> None:
@@ -120,12 +137,71 @@ def text_color(rgb: Sequence[float]) -> str:
     return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
 
 
-def cell_texts(ax: Axes, image: AxesImage, words: np.ndarray, size: float = 9) -> list[Text]:
-    """Write words (rows, columns) into the cells of an image, each in black or white; "" for none."""
-    cells = np.asarray(image.get_array())
-    return [ax.text(j, i, word, ha="center", va="center", fontsize=size,
-                    color=text_color(tuple(image.to_rgba(cells[i, j]))))
-            for (i, j), word in np.ndenumerate(words) if word]
+Names = Sequence[str] | int
+Values = Sequence[float] | np.ndarray
+
+
+def heatmap(ax: Axes, table: np.ndarray, rows: Names = 0, columns: Names = 0, *,
+            annot: np.ndarray | bool = False, fmt: str = "", size: float = 9, **look: Any) -> QuadMesh:
+    """Draw a table (R, C) by `seaborn.heatmap`, with its numbers in black or white; NaN stays empty.
+
+    Args: rows, columns: their names, or n to number every n-th, 0 none; annot: True, or words (R, C) in place of
+    the numbers; fmt, size: of what is written; look: colour map and its limits.
+    """
+    import seaborn
+
+    seaborn.heatmap(table, ax=ax, annot=annot, fmt=fmt, annot_kws={"size": size}, cbar=False, xticklabels=columns,
+                    yticklabels=rows, **look)
+    ax.tick_params(rotation=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(True)   # cells near zero are white
+    mesh, = (artist for artist in ax.collections if isinstance(artist, QuadMesh))
+    if ax.texts:   # seaborn's own black and white leave some cells with a contrast under 4.5
+        for text, color in zip(ax.texts, mesh.to_rgba(table[~np.isnan(table)]), strict=True):
+            text.set_color(text_color(color))
+    return mesh
+
+
+def seed_strip(ax: Axes, values: Mapping[Any, Values], *, color: str = BLUE, label: str = "one seed",
+               errorbar: Callable[[Values], tuple[float, float]] | None = None, upright: bool = False) -> None:
+    """Draw a dot a seed and a stroke at their mean, a row a name, by seaborn's `stripplot` and `pointplot`.
+
+    Args: name -> one value a seed; errorbar: seeds -> its ends, such as `spread`; upright: a column a number instead
+    of a row a name, at its place on the axis.
+    """
+    import seaborn
+
+    names = [name for name, runs in values.items() for _ in runs]
+    points = [point for runs in values.values() for point in runs]
+    both = {"ax": ax, "legend": False, **({"x": names, "y": points, "native_scale": True} if upright else
+                                          {"x": points, "y": names})}
+    seaborn.stripplot(**both, jitter=False, size=6, color=color, alpha=0.7, edgecolor="white", linewidth=0.5,
+                      label=label, zorder=4)   # seen on the error bar
+    seaborn.pointplot(**both, errorbar=errorbar, capsize=0.2, err_kws={"linewidth": 1.2}, color=BLACK, zorder=3,
+                      linestyle="none", label="mean", marker="_" if upright else "|", markersize=16,
+                      markeredgewidth=2)
+
+
+def seed_curve(ax: Axes, values: Mapping[Any, Values], look: Mapping[str, Any], *,
+               errorbar: Callable[[Values], tuple[float, float]] | None = None, shift: float = 0.0) -> None:
+    """Draw the means over seeds as a line with a band by `seaborn.lineplot`, and each of several seeds as a dot.
+
+    Args: x -> one value a seed; look: of the line; errorbar: seeds -> ends of the band, `spread` for None; shift: of
+    the dots, so that two curves do not hide each other's.
+    """
+    import seaborn
+
+    x = np.repeat(list(values), [len(runs) for runs in values.values()])
+    y = np.concatenate([np.asarray(runs, dtype=float) for runs in values.values()])
+    seaborn.lineplot(x=x, y=y, errorbar=errorbar or spread, err_kws={"alpha": 0.15, "linewidth": 0}, ax=ax,
+                     legend=False, markeredgecolor=look["color"], **look)
+    ax.plot(x + shift, y, ".", color=look["color"], alpha=0.6, markersize=5)
+
+
+def spread(runs: Values) -> tuple[float, float]:
+    """One standard deviation to either side of the mean; two seeds have no spread worth a band."""
+    mean, deviation = np.mean(runs), np.std(runs, ddof=1) if len(runs) > 2 else np.nan
+    return float(mean - deviation), float(mean + deviation)
 
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of rows
@@ -158,11 +234,11 @@ def site_table(values: Mapping[str, float], rows: Sequence[str], layers: Sequenc
                     dtype=float)
 
 
-def layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
-    """The layers along x; names like "enc.3" stand upright, of many only some."""
+def layer_ticks(ax: Axes, layers: Sequence[str], start: float = 0.0) -> None:
+    """The layers along x, the first at `start`; names like "enc.3" stand upright, of many only some."""
     upright = any("." in layer for layer in layers)
     every = 1 if upright else -(-len(layers) // 16)
-    ax.set_xticks(range(0, len(layers), every), layers[::every], rotation=90 * upright,
+    ax.set_xticks(start + np.arange(0, len(layers), every), layers[::every], rotation=90 * upright,
                   fontsize=9 if len(layers) <= 12 else 8)
 
 
@@ -228,7 +304,8 @@ def png_bytes(fig: Figure) -> bytes:
     page has many.
     """
     buffer, small = io.BytesIO(), io.BytesIO()
-    colors = 256 if any(ax.images for ax in fig.axes) else 96 if fig.images else 128
+    mapped = any(isinstance(artist, AxesImage | QuadMesh) for ax in fig.axes for artist in ax.get_children())
+    colors = 256 if mapped else 96 if fig.images else 128
     fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     full = Image.open(buffer).convert("RGB")
     few = full.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -278,7 +355,7 @@ def _seen(artist: Artist, ax: Axes) -> bool:
         return False
     if isinstance(artist, Line2D):
         return bool(np.isfinite(np.asarray(artist.get_ydata(), dtype=float)).any())
-    if isinstance(artist, AxesImage):
+    if isinstance(artist, AxesImage | QuadMesh):
         return bool(np.isfinite(np.ma.filled(artist.get_array(), np.nan)).any())  # type: ignore[arg-type]
     if isinstance(artist, Rectangle):
         return bool(np.isfinite([artist.get_width(), artist.get_height()]).all())

@@ -204,12 +204,11 @@ def own_result(yours: np.ndarray | None, wanted: np.ndarray) -> Figure:
                     transform=ax.transAxes, fontsize=10, color=style.GREY)
             ax.set(xticks=[], yticks=[])
         else:
-            image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size, aspect="auto")
-            ax.set(xticks=range(0, values.shape[1], -(-values.shape[1] // 8)),
-                   yticks=range(0, values.shape[0], -(-values.shape[0] // 8)))
+            every = (-(-n // 8) for n in values.shape)
+            mesh = style.heatmap(ax, values, *every, cmap="RdBu_r", vmin=-size, vmax=size)
         ax.set_title(title if values is None else f"{title}  ({values.shape[0]} × {values.shape[1]})", fontsize=10)
         ax.tick_params(labelsize=8)
-    fig.colorbar(image, ax=axes, pad=0.02, extend="both")
+    fig.colorbar(mesh, ax=axes, pad=0.02, extend="both")
     return fig
 
 

@@ -56,13 +56,12 @@ class Picture:
     height = HEIGHT
 
     def __init__(self) -> None:
-        self.fig, self.axes = style.panels(self.count, self.count, self.height - 0.5, None, width=WIDTH)
-        self.canvas = FigureCanvasAgg(self.fig)
         self.draw(**self.start())
 
     def draw(self, **state: Any) -> None:
         """Draw everything anew, and keep what stands still as pixels."""
-        self.fig.set_layout_engine("constrained")
+        self.fig, self.axes = style.panels(self.count, self.count, self.height - 0.5, None, width=WIDTH)
+        self.canvas = FigureCanvasAgg(self.fig)
         self.moving = self.build()
         self.update(self.arrays(**state))
         self.canvas.draw()

@@ -638,7 +638,7 @@ style.show(
         pairs, xlabel="Difference in test loss (below 0: Delta-LoRA is better)"
     ),
     "First row: the paper's comparison. Below: arms that may take larger steps, too.",
-    "Six rows of paired differences around a zero line: dots are seeds, diamonds means.",
+    "Six rows of paired differences around a zero line: dots are seeds, strokes means.",
 )
 
 # %%

@@ -555,7 +555,7 @@ metric = next(iter(study.records[0]["test"]))
 scores = study.values(metric)
 style.show(
     autolora.arms(scores, xlabel=f"Test {metric} (stored study)", first="AutoLoRA"),
-    "A dot is a seed, a square the mean, the line one standard deviation (from three "
+    "A dot is a seed, a stroke the mean, the line one standard deviation (from three "
     "seeds on). Which arms are apart by more than their seeds?",
     "Six rows of dots: "
     + ", ".join(f"{arm} {np.mean(values):.3f}" for arm, values in scores.items())

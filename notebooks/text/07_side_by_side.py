@@ -408,8 +408,8 @@ style.show(
         {arm: place[arm].to_numpy() for arm in five},
         xlabel="Place among the five on a task (1 is best); a dot a task",
     ),
-    "The square is the mean place. Does a method keep its place from task to task?",
-    "Five rows of dots between places one and five, with a square at each mean.",
+    "The stroke is the mean place. Does a method keep its place from task to task?",
+    "Five rows of dots between places one and five, with a stroke at each mean.",
 )
 assert np.allclose(place.sum(axis=1), 15), "five places are shared out on each task"
 uneven = friedmanchisquare(*(place[arm] for arm in five)).pvalue

@@ -413,7 +413,7 @@ f1_of, token_of = stored.values("entity_f1"), stored.values("token_accuracy")
 lowest, highest = (pick(map(pick, f1_of.values())) for pick in (min, max))
 style.show(
     tagging.two_scores(f1_of, token_of, stored.saying_o()),
-    "A dot is a seed, a square the mean. Dashed: saying O at every word. The same runs, "
+    "A dot is a seed, a stroke the mean. Dashed: saying O at every word. The same runs, "
     "twice: which score tells them apart?",
     "Two panels of dots, one row a method: token accuracies close together above the "
     f"dashed line, entity F1 from {lowest:.2f} to {highest:.2f}.",

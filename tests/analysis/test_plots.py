@@ -1,4 +1,4 @@
-"""Pictures: what was put in is drawn, at its place; readable, reproducible, without torch or pyplot."""
+"""Pictures: what was put in is drawn, at its place; readable, reproducible, without torch or a figure of pyplot's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from matplotlib import colors
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from lowrank_teach.analysis import plots, style
@@ -92,6 +92,13 @@ def test_a_long_legend_stays_inside(count):
     assert box.x1 <= fig.bbox.width
 
 
+def test_pyplot_and_a_readers_settings_are_left_alone():
+    before = dict(matplotlib.rcParams)
+    all_figures()
+    assert plt.get_fignums() == []
+    assert dict(matplotlib.rcParams) == before
+
+
 # ---- colours and styles -----------------------------------------------------------------------------------
 
 
@@ -138,23 +145,26 @@ def test_heatmap_places_and_writes_every_rank():
     ranks = {"2.up": 5, "0.q": 0, "0.v": 3, "2.q": 8, "1.v": 1}
     fig = plots.rank_heatmap(ranks, max_rank=8)
     ax = fig.axes[0]
-    image = np.ma.filled(ax.images[0].get_array(), np.nan)
+    mesh, = ax.collections
     expected = [[0, np.nan, 8], [3, 1, np.nan], [np.nan, np.nan, 5]]       # q, v, up by layers 0, 1, 2
-    np.testing.assert_array_equal(image, expected)
-    assert ax.images[0].get_clim() == (0, 8)
+    np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan), expected)
+    assert mesh.get_clim() == (0, 8)
+    assert ax.yaxis_inverted()                                             # the first row is on top
+    np.testing.assert_allclose(ax.get_xticks(), [0.5, 1.5, 2.5])           # in the middle of a cell
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"]
     assert [t.get_text() for t in ax.get_yticklabels()] == [style.site_label(m) for m in ("q", "v", "up")]
-    written = {tuple(map(int, text.get_position()))[::-1]: text.get_text() for text in ax.texts}
+    written = {tuple(int(at) for at in text.get_position())[::-1]: text.get_text() for text in ax.texts}
     assert written == {(i, j): f"{v:.0f}" for (i, j), v in np.ndenumerate(expected) if not np.isnan(v)}
     for text in ax.texts:
-        rgba = ax.images[0].to_rgba(float(text.get_text()))
+        rgba = mesh.to_rgba(float(text.get_text()))
         assert contrast(text.get_color(), rgba) >= 4.5
 
 
 def test_what_is_not_adapted_is_hatched_not_zero():
     fig = plots.rank_heatmap({"0.q": 0, "2.q": 4}, max_rank=8)
-    hatched = [p for p in fig.axes[0].patches if isinstance(p, Rectangle) and p.get_hatch()]
-    assert [p.get_xy() for p in hatched] == [(0.5, -0.5)]                  # layer 1 only
+    mesh, = fig.axes[0].collections
+    np.testing.assert_array_equal(np.ma.getmaskarray(mesh.get_array()), [[False, True, False]])   # layer 1 only
+    assert fig.axes[0].patch.get_hatch()                                   # what is seen there
     assert labels(fig) == ["not adapted"]
     assert [t.get_text() for t in fig.axes[0].texts] == ["0", "4"]
     assert not plots.rank_heatmap({"0.q": 0, "1.q": 4}, max_rank=8).legends
@@ -164,8 +174,9 @@ def test_heatmaps_share_rows_scale_and_order():
     fig = plots.rank_heatmaps({"q only": {"0.q": 1, "1.q": 2}, "mean": {"0.q": 1.5, "0.v": 4.0}}, max_rank=4)
     first, second = fig.axes[:2]
     assert (first.get_title(), second.get_title()) == ("q only", "mean")
-    assert first.images[0].get_array().shape == second.images[0].get_array().shape == (2, 2)
-    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 4)
+    (one,), (other,) = first.collections, second.collections
+    assert one.get_array().shape == other.get_array().shape == (2, 2)
+    assert one.get_clim() == other.get_clim() == (0, 4)
     assert [t.get_text() for t in second.texts] == ["1.5", "4.0"]
 
 
@@ -235,8 +246,8 @@ def test_chain_length_bands_need_three_seeds(band, expected):
     corners = ax.collections[0].get_paths()[0].vertices
     assert corners[:, 0].max() == 2                                         # two seeds: no band at 3
     assert (corners[:, 1].min(), corners[:, 1].max()) == expected
-    dots = [line for line in ax.lines if line.get_marker() == "."]
-    assert sum(len(dot.get_ydata()) for dot in dots) == 8                   # every seed is shown
+    dots, = (line for line in ax.lines if line.get_marker() == ".")
+    assert list(dots.get_ydata()) == [1, 2, 3, 1, 2, 3, 5, 6]               # every seed is shown
     assert list(ax.get_xticks()) == [1, 2, 3]
     with pytest.raises(ValueError, match="band"):
         plots.chain_length({}, ylabel="", band="sem")
@@ -298,6 +309,16 @@ def test_pareto_front_and_error_bars():
     assert set(labels(fig)) == {"not beaten in both", "head only", "LoRA", "worse", "full fine-tuning"}
 
 
+def test_a_row_of_seeds_shows_each_their_mean_and_their_spread():
+    _, (ax,) = style.panels(1, 1, 2.0, None)
+    style.seed_strip(ax, {"two": [1.0, 3.0], "three": [1.0, 2.0, 3.0]}, errorbar=style.spread)
+    assert [dots.get_offsets().tolist() for dots in ax.collections] == [[[1, 0], [3, 0]], [[1, 1], [2, 1], [3, 1]]]
+    means, *bars = ax.lines
+    np.testing.assert_allclose(means.get_xydata(), [[2, 0], [2, 1]])
+    found = [bar.get_xdata() for bar in bars if np.isfinite(bar.get_xdata()).any()]
+    assert [(min(x), max(x)) for x in found] == [(1, 3)]                    # two seeds have none
+
+
 # ---- into a file, into a notebook -------------------------------------------------------------------------
 
 
@@ -344,7 +365,7 @@ def test_show_puts_caption_and_alt_text(monkeypatch):
 
 @pytest.mark.parametrize("values", [[], [float("nan")] * 3])
 def test_an_empty_panel_is_refused(values):
-    """Lines or bars without a number."""
+    """Lines, bars or a heatmap without a number."""
     fig, (full, empty) = style.panels(2, 2, 2.0, None)
     full.plot([1, 2, 3], [1, 2, 3])
     empty.plot(range(len(values)), values)
@@ -358,3 +379,6 @@ def test_an_empty_panel_is_refused(values):
     assert style.empty_panels(fig) == [1]
     ax.bar([0], [1.0])
     assert style.empty_panels(fig) == []
+    fig, (ax,) = style.panels(1, 1, 2.0, None)
+    style.heatmap(ax, np.array([[np.nan]]), vmin=0, vmax=1)
+    assert style.empty_panels(fig) == [1]

@@ -214,9 +214,9 @@ def test_a_table_shows_every_difference_and_frames_the_clear_ones():
     ax = fig.axes[0]
     assert [text.get_text() for text in ax.texts] == ["+1.0", "-2.0", "+0.5", "+0.0"]
     assert [text.get_bbox_patch() is not None for text in ax.texts] == [False, True, False, False]
-    assert ax.images[0].get_clim() == (-2.0, 2.0)
+    assert ax.collections[0].get_clim() == (-2.0, 2.0)
     limited = side_by_side.difference_table(means, clear, "ab", "cd", "points", limit=1.5)
-    assert limited.axes[0].images[0].get_clim()[1] == 1.5
+    assert limited.axes[0].collections[0].get_clim()[1] == 1.5
     side_by_side.difference_table(np.zeros((1, 1)), np.zeros((1, 1), bool), "a", "b", "")
 
 

@@ -163,17 +163,9 @@ def arms(values: Mapping[str, Numbers], *, xlabel: str, first: str = "") -> Figu
     first: an arm whose mean is drawn through all rows.
     """
     fig, (ax,) = style.panels(1, 1, 0.6 + 0.42 * len(values), None, width=8.0)
-    names = list(values)[::-1]
-    for y, name in enumerate(names):
-        runs = np.asarray(values[name], dtype=float)
-        if len(runs) >= 3:
-            ax.errorbar(runs.mean(), y, xerr=runs.std(ddof=1), color=style.BLUE, capsize=4, linewidth=1.5)
-        ax.plot(runs, np.full(len(runs), y - 0.22), ".", color=style.GREY, markersize=7)
-        ax.plot(runs.mean(), y, "s", color=style.BLUE, markersize=7)
+    style.seed_strip(ax, values, errorbar=style.spread)
     if first:
         ax.axvline(float(np.mean(values[first])), color=style.ORANGE, linestyle="--", linewidth=1.5)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.6, len(names) - 0.4)
     ax.margins(x=0.1)
     style.dress(ax, xlabel, "")
     return fig
@@ -183,13 +175,9 @@ def correlations(table: np.ndarray, names: Sequence[str]) -> Figure:
     """Correlations (n, n) between rank lists, centred at 0; the diagonal is left out."""
     fig, (ax,) = style.panels(1, 1, 0.9 + 0.3 * len(names), None, width=2.8 + 0.58 * len(names))
     shown = np.where(np.eye(len(names), dtype=bool), np.nan, table)
-    image = ax.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    style.cell_texts(ax, image, np.where(np.isnan(shown), "", np.char.mod("%+.2f", shown)), 8)
-    ax.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0)
-    ax.set_yticks(range(len(names)), names)
-    style.dress(ax, "", "")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, pad=0.02).set_label("Correlation", fontsize=10)
+    mesh = style.heatmap(ax, shown, names, names, annot=True, fmt="+.2f", size=8, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.tick_params("x", rotation=45 if max(map(len, names)) > 3 else 0)
+    fig.colorbar(mesh, ax=ax, pad=0.02, label="Correlation")
     return fig
 
 

@@ -65,20 +65,13 @@ def rank_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], *, f
 
 
 def paired_differences(values: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
-    """One row a comparison: a dot a seed, a diamond for the mean, a dashed line where nothing differs.
+    """One row a comparison: a dot a seed, a stroke at the mean, a dashed line where nothing differs.
 
     Args: name -> one difference a seed.
     """
     fig, (ax,) = style.panels(1, 1, 0.7 + 0.42 * len(values), None, width=8.5)
-    names = list(values)[::-1]
-    for row, name in enumerate(names):
-        ax.plot(values[name], np.full(len(values[name]), row), "o", color=style.BLUE, alpha=0.55, markersize=6,
-                label="one seed")
-        ax.plot(np.mean(values[name]), row, "D", color=style.ORANGE, markersize=8, markeredgecolor=style.BLACK,
-                label="mean")
+    style.seed_strip(ax, values)
     ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.6, len(names) - 0.4)
     style.dress(ax, xlabel, "")
     style.legend(fig)
     return fig

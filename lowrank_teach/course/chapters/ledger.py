@@ -31,6 +31,8 @@ LOOKS = {"holds": (style.BLUE, "o"), "opposite": (style.ORANGE, "X"), "not separ
 def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Interval, stretched: Interval,
                      names: tuple[str, str], unit: str = "points") -> Figure:
     """Scores paired by seed, their differences, and the resampled means (R,) with two intervals."""
+    import seaborn
+
     fig, (pairs, dots, hist) = style.panels(3, 3, 3.3, None)
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
         pairs.plot([0, 1], [b, a], color=style.GREY, marker="o", markersize=5, linewidth=1)
@@ -42,7 +44,7 @@ def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Int
     dots.plot(d, range(len(d)), "o", color=style.BLUE)
     dots.axvline(d.mean(), color=style.BLUE, linestyle="-", label="mean difference")
     dots.set_yticks(range(len(d)))
-    hist.hist(means, bins=40, color=style.PALE)
+    seaborn.histplot(means, bins=40, color=style.PALE, linewidth=0, ax=hist)
     top = hist.get_ylim()[1]
     for height, (low, high), color, name in ((0.3, plain, style.ORANGE, "percentile"),
                                              (0.6, stretched, style.BLUE, "stretched, used here")):

@@ -55,13 +55,10 @@ def score_grid(table: np.ndarray, rows: Sequence[float], columns: Sequence[float
                ylabel: str = "Rank r", xlabel: str = "α") -> Figure:
     """One number a cell: table (rows, columns); label names the number."""
     fig, (ax,) = style.panels(1, 1, 2.6, None, width=5.6)
-    image = ax.imshow(table, cmap="cividis", aspect="auto")
+    mesh = style.heatmap(ax, table, [f"{r:g}" for r in rows], [f"{c:g}" for c in columns], annot=True, fmt=".3f",
+                         size=10, cmap="cividis")
     style.dress(ax, xlabel, ylabel)
-    ax.grid(False)
-    ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
-    ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
-    style.cell_texts(ax, image, np.char.mod("%.3f", table), 10)
-    fig.colorbar(image, ax=ax, pad=0.02).set_label(label, fontsize=10)
+    fig.colorbar(mesh, ax=ax, pad=0.02, label=label)
     return fig
 
 

@@ -147,8 +147,6 @@ class RunBrowser(Picture):
     def frame(self, **state: Any) -> np.ndarray:
         if self.collections and (there := self.pick(**state)[0]) != self.shown:
             self.shown = there
-            for ax in self.axes:
-                ax.clear()
             self.draw(**state)
         return super().frame(**state)
 

@@ -31,10 +31,9 @@ def sum_of_directions(U: np.ndarray, s: np.ndarray, Vh: np.ndarray, count: int =
         sign = "" if j == 0 else "+ "
         for ax, values, name in ((axes[j], one, f"{sign}direction {j + 1}, σ = {s[j]:.1f}"),
                                  (axes[count + j], total, f"sum so far: rank {j + 1}")):
-            image = ax.imshow(values, cmap="RdBu_r", vmin=-size, vmax=size)
-            ax.set_title(name, fontsize=10)
-            ax.set(xticks=[], yticks=[])
-    fig.colorbar(image, ax=axes, pad=0.02).set_label("Value of a cell", fontsize=10)
+            mesh = style.heatmap(ax, values, square=True, cmap="RdBu_r", vmin=-size, vmax=size)
+            style.dress(ax, "", "", name)
+    fig.colorbar(mesh, ax=axes, pad=0.02, label="Value of a cell")
     return fig
 
 
@@ -44,25 +43,18 @@ def scores_by_rank(scores: Mapping[str, Mapping[str, float | Sequence[float]]], 
 
     Args:
         scores: name -> rank as it is to be read ("0", "8", "all") -> a score, or one a seed (S,). Ranks stand
-            evenly spaced, in the order of the longest. Three seeds or more: every seed a dot, and a band of one
+            evenly spaced, in the order of the longest. Every seed is a dot; three or more have a band of one
             standard deviation.
         half: rank -> half an error bar, such as what the number of test rows leaves open.
     """
     fig, (ax,) = style.panels(1, 1, 3.6, None, width=8.0)
     order = max((list(one) for one in scores.values()), key=len)
     for (name, look), marker in zip(style.looks(scores).items(), "os^D", strict=False):
-        at = [order.index(rank) for rank in scores[name]]
-        seeds = [np.atleast_1d(np.asarray(values, dtype=float)) for values in scores[name].values()]
-        means = np.array([values.mean() for values in seeds])
-        ax.plot(at, means, **{**look, "marker": marker})
-        if len(seeds[0]) >= 3:
-            spread = np.array([values.std(ddof=1) for values in seeds])
-            ax.fill_between(at, means - spread, means + spread, color=look["color"], alpha=0.15, linewidth=0)
-            for x, values in zip(at, seeds, strict=True):
-                ax.plot(np.full(len(values), x), values, ".", color=look["color"], alpha=0.6, markersize=5)
+        seeds = {order.index(rank): np.atleast_1d(values) for rank, values in scores[name].items()}
+        style.seed_curve(ax, seeds, {**look, "marker": marker})
         if half:
-            ax.errorbar(at, means, [half[rank] for rank in scores[name]], fmt="none", ecolor=look["color"],
-                        alpha=0.6, capsize=4)
+            ax.errorbar(list(seeds), [values.mean() for values in seeds.values()],
+                        [half[rank] for rank in scores[name]], fmt="none", ecolor=look["color"], alpha=0.6, capsize=4)
     ax.set_xticks(range(len(order)), order)
     style.dress(ax, xlabel, ylabel)
     style.legend(fig)

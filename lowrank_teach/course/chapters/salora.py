@@ -85,14 +85,16 @@ def gate_histogram(log_theta: Numbers, *, edge: float) -> Figure:
 
     Args: log_theta (n,); edge: the deterministic gate is zero up to it.
     """
+    import seaborn
+
     fig, (ax,) = style.panels(1, 1, 2.9, None, width=7.5)
     values, width = np.asarray(log_theta, dtype=float), 0.2
     below, above = (int(np.ceil(reach / width)) for reach in (edge - values.min(), values.max() - edge))
-    counts, edges = np.histogram(values, edge + width * np.arange(-max(below, 1), max(above, 1) + 1))
-    middle = (edges[1:] + edges[:-1]) / 2
-    for side, label, color, hatch in ((middle < edge, "dropped", style.ORANGE, "///"),
-                                      (middle > edge, "kept", style.BLUE, "")):
-        ax.bar(middle[side], counts[side], width, edgecolor="white", label=label, color=color, hatch=hatch)
+    bins = edge + width * np.arange(-max(below, 1), max(above, 1) + 1)
+    for side, label, color, hatch in ((values < edge, "dropped", style.ORANGE, "///"),
+                                      (values >= edge, "kept", style.BLUE, "")):
+        seaborn.histplot(values[side], bins=bins, ax=ax, alpha=1, edgecolor="white", label=label, color=color,
+                         hatch=hatch)
     ax.axvline(edge, color=style.BLACK, linestyle="--", label=f"log θ = {edge:.3f}")
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     style.dress(ax, "log θ when the window closed", "Gates")
@@ -122,12 +124,10 @@ def density_sweep(scores: Mapping[float, Numbers], reached: Mapping[str, Mapping
     Args: target b -> one score a seed, LoRA's at 1; name -> b -> one density a seed; score: the score's name.
     """
     fig, (left, right) = style.panels(2, 2, 2.9, None)
-    for b, values in scores.items():
-        name, color = ("LoRA", style.BLUE) if b == 1 else ("SaLoRA", style.GREEN)
-        left.plot(np.full(len(values), b), values, "o", color=color, alpha=0.6, markersize=5, label=name)
-        left.plot([b], [np.mean(values)], "_", color=style.BLACK, markersize=16, markeredgewidth=2, label="mean")
+    for name, color, at in (("SaLoRA", style.GREEN, set(scores) - {1}), ("LoRA", style.BLUE, {1})):
+        style.seed_strip(left, {b: scores[b] for b in sorted(at)}, color=color, label=name, upright=True)
     for name, look in style.looks(reached).items():
-        right.plot(list(reached[name]), [np.mean(values) for values in reached[name].values()], **look)
+        style.seed_curve(right, reached[name], look)
     style.dress(left, "Target density b (LoRA: 1)", score)
     style.dress(right, "Target density b", "Density at the end")
     style.legend(fig)
@@ -142,17 +142,11 @@ def dots_by_arm(columns: Mapping[str, Mapping[str, Numbers]], *, lines: Mapping[
     arms = list(next(iter(columns.values())))
     fig, axes = style.panels(len(columns), len(columns), 0.9 + 0.34 * len(arms), None, sharey=True)
     for ax, (name, values) in zip(axes, columns.items(), strict=True):
-        for row, arm in enumerate(arms):
-            ax.plot(values[arm], np.full(len(values[arm]), row), "o", color=style.BLUE, alpha=0.6, markersize=5,
-                    label="one seed")
-            ax.plot([np.mean(values[arm])], [row], "|", color=style.BLACK, markersize=16, markeredgewidth=2,
-                    label="mean")
+        style.seed_strip(ax, {arm: values[arm] for arm in arms})
         if lines and name in lines:
             ax.axvline(lines[name], color=style.ORANGE, linestyle="--", label=f"target {lines[name]:g}")
         ax.margins(x=0.12)
         style.dress(ax, name, "")
-    axes[0].set_yticks(range(len(arms)), arms, fontsize=10)
-    axes[0].set_ylim(len(arms) - 0.5, -0.5)
     style.legend(fig)
     return fig
 

@@ -158,16 +158,12 @@ def difference_table(means: np.ndarray, clear: np.ndarray, methods: Sequence[str
     """
     top = limit or float(np.abs(means).max()) or 1.0
     fig, (ax,) = style.panels(1, 1, 0.8 + 0.36 * len(methods), None, width=3.4 + 0.7 * len(tasks))
-    image = ax.imshow(means, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-    for text, framed in zip(style.cell_texts(ax, image, np.char.mod("%+.1f", means)), np.ravel(clear), strict=True):
+    mesh = style.heatmap(ax, means, methods, tasks, annot=True, fmt="+.1f", cmap="RdBu_r", vmin=-top, vmax=top)
+    for text, framed in zip(ax.texts, np.ravel(clear), strict=True):
         if framed:
             text.set_bbox({"boxstyle": "square,pad=0.25", "fill": False, "edgecolor": text.get_color()})
-    ax.set_xticks(range(len(tasks)), tasks)
-    ax.set_yticks(range(len(methods)), methods)
     style.dress(ax, "Task", "")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, pad=0.02, extend="both" if top < np.abs(means).max() else "neither").set_label(
-        label, fontsize=10)
+    fig.colorbar(mesh, ax=ax, pad=0.02, extend="both" if top < np.abs(means).max() else "neither", label=label)
     return fig
 
 

@@ -146,15 +146,13 @@ def confusion_table(table: np.ndarray, kinds: Sequence[str]) -> Figure:
     n = len(kinds)
     fig, (ax,) = style.panels(1, 1, 1.2 + 0.38 * n, None, width=3.4 + 0.62 * n)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     counts = np.char.mod("%d", table)
     counts[n, n] = ""   # what is neither annotated nor predicted is not counted
-    style.cell_texts(ax, image, counts)
-    ax.set_xticks(range(n + 1), [*kinds, "missed"], rotation=35, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n + 1), [*kinds, "invented"])
+    mesh = style.heatmap(ax, shares, [*kinds, "invented"], [*kinds, "missed"], annot=counts, cmap="cividis", vmin=0,
+                         vmax=1)
+    ax.set_xticks(ax.get_xticks(), [*kinds, "missed"], rotation=35, ha="right", rotation_mode="anchor")
     style.dress(ax, "Predicted", "Annotated")
-    ax.grid(False)
-    fig.colorbar(image, ax=ax, pad=0.02).set_label("Share of the row", fontsize=10)
+    fig.colorbar(mesh, ax=ax, pad=0.02, label="Share of the row")
     return fig
 
 
@@ -202,17 +200,12 @@ def f1_by_kind(scores: Mapping[str, np.ndarray], kinds: Sequence[str], sizes: Se
 def two_scores(entity: Mapping[str, Numbers], token: Mapping[str, Numbers], floor: float) -> Figure:
     """Left token accuracy, right entity F1 of the same runs, a row an arm; floor: the accuracy of saying only O."""
     fig, axes = style.panels(2, 2, 0.7 + 0.36 * len(entity), None, width=9.0, sharey=True)
-    names = list(entity)[::-1]
+    looks = style.looks(entity)
     for ax, values, xlabel in zip(axes, (token, entity), ("Token accuracy", "Entity F1"), strict=True):
-        for y, name in enumerate(names):
-            runs = np.asarray(values[name], dtype=float)
-            ax.plot(runs, np.full(len(runs), y - 0.2), ".", color=style.GREY, markersize=7)
-            ax.plot(runs.mean(), y, "s", color=style.BLUE, markersize=7)
-        ax.set_ylim(-0.6, len(names) - 0.4)
+        style.seed_strip(ax, {looks[name]["label"]: values[name] for name in entity})
         ax.set_xlim(0, 1)
         style.dress(ax, xlabel, "")
     axes[0].axvline(floor, color=style.ORANGE, linestyle="--", linewidth=1.5)
-    axes[0].set_yticks(range(len(names)), [style.METHOD_STYLE.get(name, (name,))[0] for name in names])
     return fig
 
 
