@@ -230,6 +230,7 @@ STOPS = [
     ("train lora --set eval_every=8", "evaluation", "stopped in the evaluation after step 8 of 24; run the same"),
     ("compare", "rows", "no step was kept yet: run the same line again to begin anew; 0 of 7 runs are done and kept"),
     ("sweep --processes 0 --seeds 2", "evaluation", "stopped with 0 of 2 runs done; run the same again to go on"),
+    ("study chain --folder studies", "loading", "run the same line again to "),
 ]
 
 
@@ -237,6 +238,8 @@ STOPS = [
 def test_an_interrupt_ends_in_one_sentence(lined_up, place, monkeypatch, tmp_path, line, place_, says):
     words, run = lined_up
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    line = [*line.split(), *(words[1:] if "study" not in line else ())]
 
     def interrupted(*arguments: object, **options: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -244,14 +247,14 @@ def test_an_interrupt_ends_in_one_sentence(lined_up, place, monkeypatch, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(AT_WORK[place_], interrupted)
-        status, out, err = run(*line.split(), *words[1:])
+        status, out, err = run(*line)
     assert status == 130
     said = err.splitlines()[-1]
     assert said.startswith("lowrank-teach: ")
     assert says in said
     assert "Traceback" not in err + out
-    if line.startswith("train"):   # the same line goes on
-        status, out, err = run(*line.split(), *words[1:], "--json")
+    if line[0] == "train":   # the same line goes on
+        status, out, err = run(*line, "--json")
         assert status == 0, err
         assert json.loads(out)["metrics"]["test"]
 
@@ -285,21 +288,16 @@ from lowrank_teach import cli; from lowrank_teach.experiments import fit as expe
 def hang(*arguments, **options):
     print("go", flush=True)
     time.sleep(600)
-experiment.{name} = hang
+experiment.evaluate = hang
 cli.main()
 """
 
 
-@pytest.mark.parametrize(("line", "name"), [("compare", "evaluate"), ("study chain", "load_for")])
-def test_an_interrupt_of_a_process(place, tmp_path, line, name):
+def test_an_interrupt_of_a_process(place, tmp_path):
     """SIGINT once it is at work."""
-    words = line.split()
-    if line == "compare":
-        words += ["--backbone", str(place / "tiny"), "--profile", "tiny", *FAST]
-    else:
-        words += ["--folder", str(tmp_path / "studies")]
+    words = ["compare", "--backbone", str(place / "tiny"), "--profile", "tiny", *FAST]
     env = {**environment(place), "LOWRANK_TEACH_RUNS": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", HANGS.format(name=name), *words], env=env, text=True,
+    process = subprocess.Popen([sys.executable, "-c", HANGS, *words], env=env, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for said in process.stdout:
         if said.strip() == "go":
