@@ -58,15 +58,26 @@ def same(left: lt.Run, right: lt.Run) -> None:
         assert (a @ b - c @ d).abs().max() < 1e-4
 
 
-def test_records_are_those_of_single_runs(made, stores):
-    alone, shared = stores
-    configs = made(METHODS, seeds=2)
-    found = fit_many(configs, store=shared, say=None)
+def like_single_runs(configs, stores, **options) -> list[lt.Run]:
+    """What `fit_many` gives, once it was compared with what `fit` gives."""
+    found = fit_many(configs, store=stores[1], **{"say": None, **options})
     for config, run in zip(configs, found, strict=True):
-        same(config.fit(store=alone, progress=False), run)
-        same(shared.get(config.key), run)
+        same(config.fit(store=stores[0], progress=False), run)
+    return found
+
+
+@pytest.mark.parametrize(("methods", "changes", "sizes"), [
+    (METHODS, {"seeds": 2}, [12]),
+    ([lt.LoRA(r=4), lt.FullFineTuning(), lt.DeltaLoRA(r=4, K=3, lam_end=0.0), lt.Houlsby(m=4)], {}, [1, 1, 1, 1]),
+    (["lora"], {"n_train": [48, 96], "n_test": [8, 16]}, [4])],
+    ids=["every method", "what writes into W has a network of its own", "each has its own rows"])
+def test_records_are_those_of_single_runs(methods, changes, sizes, made, stores):
+    configs = made(methods, **changes)
+    assert [len(group) for group in fit_many_module.groups(configs)] == sizes
+    for config, run in zip(configs, like_single_runs(configs, stores), strict=True):
+        same(stores[1].get(config.key), run)
         assert 0 < run.seconds["training"] <= run.seconds["total"]
-    assert not list(shared.folder.glob("*checkpoint*"))
+    assert not list(stores[1].folder.glob("*checkpoint*"))
 
 
 def test_what_is_stored_is_found_and_what_stands_twice_is_trained_once(made, stores, monkeypatch):
@@ -79,15 +90,6 @@ def test_what_is_stored_is_found_and_what_stands_twice_is_trained_once(made, sto
     assert [run.config["seed"] for run in found] == [0, 1, 2, 2]
     assert len(lines) == 1
     assert lines[0].startswith("1 run on ")
-
-
-def test_what_writes_into_W_gets_a_network_of_its_own(made, stores):
-    """Beside full fine-tuning the others still train over pretrained weights."""
-    alone, shared = stores
-    methods = [lt.LoRA(r=4), lt.FullFineTuning(), lt.DeltaLoRA(r=4, K=3, lam_end=0.0), lt.Houlsby(m=4)]
-    configs = made(methods)
-    for config, run in zip(configs, fit_many(configs, store=shared, say=None), strict=True):
-        same(config.fit(store=alone, progress=False), run)
 
 
 def test_passes_of_a_given_size(made, stores, monkeypatch):
@@ -112,9 +114,7 @@ def test_a_pass_that_does_not_fit_is_split(made, stores, monkeypatch):
         return together(trainers)
 
     monkeypatch.setattr(fit_many_module, "train_together", narrow)
-    configs = made(["lora"], seeds=4)
-    for config, run in zip(configs, fit_many(configs, store=stores[1], say=lines.append), strict=True):
-        same(config.fit(store=stores[0], progress=False), run)
+    like_single_runs(made(["lora"], seeds=4), stores, say=lines.append)
     assert sizes == [4, 2, 2]
     assert "from here 2 at once" in lines[1]
 
@@ -132,26 +132,19 @@ def test_the_plan_follows_the_memory_that_is_free(made, monkeypatch):
     assert fit_many_module._added(wider) == fit_many_module._added(wider[1:]) > fit_many_module._added(wider[:1])
 
 
-def test_who_shares(made):
-    def sizes(configs: list[RunConfig]) -> list[int]:
-        return [len(group) for group in fit_many_module.groups(configs)]
-
-    assert sizes(made(METHODS, seeds=2, lr=[1e-2, 1e-3], weight_decay=[0.0, 0.1])) == [48]
-    assert sizes(made(["lora"], batch_size=[8, 16])) == [1, 1]
-    assert sizes(made(["lora", "full"], seeds=2)) == [2, 1, 1]
-    assert sizes(made(["lora"], mixed_precision=["no", "bf16"])) == [1, 1]
-    assert sizes(made(["lora"], accumulation=[1, 2])) == [1, 1]
-    assert sizes(made(["lora"], max_length=[16, 32])) == [1, 1]
-    model = made(["lora"])[0].backbone
-    assert sizes(grid("lora", ["cola", "sst2", "mnli", "stsb"], model, **QUICK)) == [2, 1, 1]   # 2, 2, 3 and 1 scores
+@pytest.mark.parametrize(("methods", "changes", "sizes"), [
+    (METHODS, {"seeds": 2, "lr": [1e-2, 1e-3], "weight_decay": [0.0, 0.1]}, [48]),
+    (["lora", "full"], {"seeds": 2}, [2, 1, 1]),
+    *((["lora"], {name: values}, [1, 1]) for name, values in {
+        "batch_size": [8, 16], "mixed_precision": ["no", "bf16"], "accumulation": [1, 2], "max_length": [16, 32]
+      }.items())])
+def test_who_shares(methods, changes, sizes, made):
+    assert [len(group) for group in fit_many_module.groups(made(methods, **changes))] == sizes
 
 
-def test_runs_that_share_a_pass_keep_rows_of_their_own(made, stores):
-    alone, shared = stores
-    configs = made(["lora"], n_train=[48, 96], n_test=[8, 16])
-    assert [len(group) for group in fit_many_module.groups(configs)] == [4]
-    for config, run in zip(configs, fit_many(configs, store=shared, say=None), strict=True):
-        same(config.fit(store=alone, progress=False), run)
+def test_heads_of_one_size_share(made):
+    configs = grid("lora", ["cola", "sst2", "mnli", "stsb"], made(["lora"])[0].backbone, **QUICK)
+    assert [len(group) for group in fit_many_module.groups(configs)] == [2, 1, 1]   # 2, 2, 3 and 1 scores
 
 
 def test_a_split_that_is_drawn_by_the_seed_is_drawn_for_each(made, stores, monkeypatch):
@@ -159,10 +152,7 @@ def test_a_split_that_is_drawn_by_the_seed_is_drawn_for_each(made, stores, monke
         return {split: frame.sample(frac=0.5, random_state=seed) for split, frame in frames.items()}
 
     monkeypatch.setitem(TASKS, "rt", replace(TASKS["rt"], resplit=by_seed))
-    alone, shared = stores
-    configs = made(["lora"], seeds=2)
-    for config, run in zip(configs, fit_many(configs, store=shared, say=None), strict=True):
-        same(config.fit(store=alone, progress=False), run)
+    like_single_runs(made(["lora"], seeds=2), stores)
 
 
 def test_without_the_cache_all_is_trained_again(made, stores):
@@ -183,15 +173,11 @@ def test_what_fails_is_told_and_the_others_are_kept(made, stores):
     assert isinstance(found[1], DivergedError)
     assert isinstance(found[2], ValueError)
     assert [shared.get(config.key) is None for config in configs] == [False, True, True]
-
-
-def test_what_fails_alone_is_told_too(made, stores):
-    (only,) = fit_many(made(["lora"], lr=1e30, max_grad_norm=0.0), store=stores[1], say=None)
+    only, = fit_many(configs[1:2], store=shared, say=None)
     assert isinstance(only, DivergedError)
 
 
 def test_a_callback_stops_one_and_the_same_call_goes_on(made, stores):
-    alone, shared = stores
     configs = made(["lora"], seeds=2)
 
     class StopAt(lt.Callback):
@@ -200,12 +186,10 @@ def test_a_callback_stops_one_and_the_same_call_goes_on(made, stores):
 
         def on_eval(self, clock, metrics): ...
 
-    found = fit_many(configs, store=shared, say=None, callbacks=lambda c: [StopAt()] if c.seed == 0 else [])
+    found = fit_many(configs, store=stores[1], say=None, callbacks=lambda c: [StopAt()] if c.seed == 0 else [])
     assert isinstance(found[0], StoppedError)
     assert isinstance(found[1], lt.Run)
-    again = fit_many(configs, store=shared, say=None)
-    for config, run in zip(configs, again, strict=True):
-        same(config.fit(store=alone, progress=False), run)
+    like_single_runs(configs, stores)
 
 
 @pytest.mark.parametrize(("autosave", "most"), [(0.0, 2), (math.inf, 0)])
@@ -225,8 +209,6 @@ def test_checkpoints_are_written_as_often_as_asked(made, stores, autosave, most)
 def test_tasks_with_like_heads_share_a_pass(made, stores, shared_data, tmp_path, monkeypatch):
     """Different tasks of two classes, in one pass."""
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(shared_data))
-    model = made(["lora"])[0].backbone
-    configs = grid("lora", ["cola", "mrpc", "sst2"], model, profile="tiny", **QUICK)
+    configs = grid("lora", ["cola", "mrpc", "sst2"], made(["lora"])[0].backbone, profile="tiny", **QUICK)
     assert [len(group) for group in fit_many_module.groups(configs)] == [3]
-    for config, run in zip(configs, fit_many(configs, store=stores[1], say=None), strict=True):
-        same(config.fit(store=stores[0], progress=False), run)
+    like_single_runs(configs, stores)
