@@ -25,7 +25,7 @@ from killed_process import ENDLESS, Lethal, lives, steps, until
 from tiny_models import command, place_in
 
 import lowrank_teach as lt
-from lowrank_teach.cli import several
+from lowrank_teach.cli import read_values
 from lowrank_teach.console import Screen
 from lowrank_teach.experiments import sweep as engine
 from lowrank_teach.experiments.fit import RunConfig, grid
@@ -644,12 +644,12 @@ def test_the_estimate_is_drawn_from_runs_like_these(small):
 
 
 def test_values_to_try_are_parted_by_commas():
-    assert several("lr=1e-3,2e-3") == ("lr", [0.001, 0.002])
-    assert several("sites=qv,all") == ("sites", ["qv", "all"])
-    assert several("knots=[4,8],[6]") == ("knots", [(4, 8), (6,)])
-    assert several("r=4") == ("r", [4])
+    assert read_values("lr=1e-3,2e-3") == ("lr", [0.001, 0.002])
+    assert read_values("sites=qv,all") == ("sites", ["qv", "all"])
+    assert read_values("knots=[4,8],[6]") == ("knots", [(4, 8), (6,)])
+    assert read_values("r=4") == ("r", [4])
     with pytest.raises(ValueError, match="name=value"):
-        several("lr")
+        read_values("lr")
 
 
 def test_the_command(small, place, monkeypatch, capsys):
