@@ -1,4 +1,4 @@
-"""`LowRankTrainer`: every method of this package inside `transformers.Trainer`.
+"""Train every method of this package with `transformers.Trainer`.
 
     args = TrainingArguments("out", max_steps=500, learning_rate=1e-3, per_device_train_batch_size=16)
     adapters = lt.adapt(model, lt.COLA(r=8, sites="qv"))
@@ -12,9 +12,10 @@
         trainer = lt.LowRankTrainer(adapters, args, train_dataset=rows, data_collator=collate)
         trainer.train()
 
-transformers brings the data, the logging, the evaluation and the callbacks. The optimizer's groups, the schedule and
-the hooks around each optimizer step are those of `train.Trainer`: on the same rows in the same order the result is
-the same. Two things differ from the stock Trainer: all groups decay alike, and the rate is not 0 in the first step.
+transformers provides the data, the logging, the evaluation and the callbacks. The parameter groups, the schedule and
+the hooks around each optimizer step are those of our `Trainer`: the same examples in the same order give the same
+result. Two things differ from transformers' Trainer: all groups have one weight decay, and the first step's learning
+rate is not 0.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ from ..training.trainer import Batch, RuleLoop, start_from
 from .peft_format import ExportError, save_peft, why_not
 
 
-# ---- TrainingArguments that are refused --------------------------------------------------------------------
-# What `LowRankTrainer` makes of transformers' TrainingArguments: refusals, lengths, rows, a TrainConfig.
 class TrainerError(Refusal, ValueError):
-    """The arguments ask for something that a method cannot be trained with; the message says what to change."""
+    """A method cannot be trained with these arguments; the message says what to change."""
 
+
+# ---- from TrainingArguments to lengths, examples and a TrainConfig ---------------------------------------------
 
 def refuse(args: TrainingArguments, others: dict[str, Any], own_schedule: bool) -> None:
-    """Refuse what would be trained otherwise than the method says, or not at all.
+    """Refuse arguments with which a method would train differently or not at all.
 
     Raises:
-        TrainerError: names the argument, and what to change.  ValueError: `args` is of another type.
+        TrainerError: names the argument and the remedy.  ValueError: `args` has a wrong type.
     """
     require_kind("args", args, TrainingArguments, "the transformers.TrainingArguments of this training")
     several = args.world_size > 1 or args.n_gpu > 1
     refused = {
-        "train_dataset": (others.get("train_dataset") is None, "give the rows to train on"),
+        "train_dataset": (others.get("train_dataset") is None, "give the examples to train on"),
         "more than one device": (several, "a method changes parameters between steps: make one device visible"),
         "deepspeed or fsdp": (bool(args.deepspeed or args.fsdp), "a method changes parameters between steps"),
         "fp16": (args.fp16, "a skipped step would still be counted: use bf16"),
@@ -81,7 +82,10 @@ def refuse(args: TrainingArguments, others: dict[str, Any], own_schedule: bool) 
 
 
 def lengths(method: Method, args: TrainingArguments, rows: Any, held_out: Any) -> tuple[Clock, TrainingArguments]:
-    """Steps in all and in a pass over what the method leaves to train on, and arguments that say so."""
+    """Return a clock with the numbers of steps in all and in an epoch, and arguments with that max_steps.
+
+    The epoch is over the examples without the share that the method holds out.
+    """
     share = method.held_out if held_out is None else 0.0
 
     def steps(n: int) -> int:
@@ -91,21 +95,21 @@ def lengths(method: Method, args: TrainingArguments, rows: Any, held_out: Any) -
     n = len(rows) if hasattr(rows, "__len__") else 0
     left, size = n - round(share * n), args.per_device_train_batch_size
     if hasattr(rows, "__len__") and (left < size if args.dataloader_drop_last else not n):
-        raise TrainerError(f"train_dataset: {left} rows make no batch of {size}, so nothing would be trained; give "
-                           "more rows, or a smaller per_device_train_batch_size without dataloader_drop_last")
+        raise TrainerError(f"train_dataset: {left} examples make no batch of {size}, so nothing would be trained; "
+                           "give more, or a smaller per_device_train_batch_size without dataloader_drop_last")
     if not n and (args.max_steps <= 0 or share):
-        raise TrainerError("train_dataset has no length: set max_steps, and hold no rows out of it")
+        raise TrainerError("train_dataset has no length: set max_steps, and hold no examples out of it")
     total = method.steps(args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps(n)))
     args = copy.copy(args)
     args.max_steps = total
     return Clock(0, total, steps(left) if n else total), args
 
 
-def look_at_labels(batches: Sequence[dict[str, Tensor]], model: Any, rows: Any, collate: Callable) -> None:
-    """Before the first step, whose micro-batches these are: whether its labels can teach what is asked for.
+def check_labels(batches: Sequence[dict[str, Tensor]], model: Any, rows: Any, collate: Callable) -> None:
+    """Check the labels before the first step, whose micro-batches these are.
 
     Raises:
-        ValueError: not one label of all rows counts (where they have a length, and can be looked through).
+        ValueError: no label of any example counts (checked if the dataset has a length).
     """
     _warn_of_masked_ends(batches, model)
     if not any(int(counted(batch, model)) for batch in batches) and hasattr(rows, "__len__"):
@@ -115,9 +119,9 @@ def look_at_labels(batches: Sequence[dict[str, Tensor]], model: Any, rows: Any, 
 
 
 def _warn_of_masked_ends(batches: Sequence[dict[str, Tensor]], model: Any) -> None:
-    """Warn where a causal model is asked for no token that ends a text, though the rows have some.
+    """Warn if the labels of a causal model mask every end token of the examples.
 
-    A collator that masks pads by their number does so where the pad token is the end token, too.
+    A collator that masks the pad token does this if pad and end token are the same.
     """
     ends = next((end for name in ("generation_config", "config")
                  if (end := getattr(getattr(model, name, None), "eos_token_id", None)) is not None), None)
@@ -128,24 +132,24 @@ def _warn_of_masked_ends(batches: Sequence[dict[str, Tensor]], model: Any) -> No
     for batch in batches:
         ids, labels = batch["input_ids"], batch["labels"]
         ended = torch.isin(ids, torch.tensor(ends, device=ids.device)) & batch["attention_mask"].bool()
-        ended[:, 0] = False  # some texts begin with it
+        ended[:, 0] = False  # some texts begin with this token
         if labels.shape != ids.shape:
             return
         found, learned = found + int(ended.sum()), learned + int((ended & (labels != -100)).sum())
     if found and not learned:
         warnings.warn("the labels leave out the token that ends a text (eos), so the model will not learn to stop: "
-                      "give the tokenizer a pad token of its own, or use a collator that masks pads by the "
-                      "attention mask", stacklevel=2)
+                      "give the tokenizer a separate pad token, or use a collator that masks pads by the attention "
+                      "mask", stacklevel=2)
 
 
 def streams(method: Method, rows: Any, held_out: Any, seed: int) -> tuple[Any, Any]:
-    """The rows to train on and those that the method keeps for itself.
+    """Return the examples to train on, and those that the method holds out.
 
     Raises:
-        TrainerError: rows are given that no method would read, or none.
+        TrainerError: held_out is empty, or the method does not use it.
     """
     if held_out is not None and not (method.held_out and len(held_out)):
-        why = "it is empty" if method.held_out else f"{method.name} learns from no rows besides those to train on"
+        why = "it is empty" if method.held_out else f"{method.name} learns from no examples besides train_dataset"
         raise TrainerError(f"held_out: {why}; leave it out")
     if held_out is not None or not method.held_out:
         return rows, held_out
@@ -154,7 +158,7 @@ def streams(method: Method, rows: Any, held_out: Any, seed: int) -> tuple[Any, A
 
 
 def config_of(args: TrainingArguments, total: int, head_lr: float | None) -> TrainConfig:
-    """transformers' arguments in this package's words."""
+    """Return the TrainConfig with the meaning of transformers' arguments."""
     size, pieces = args.per_device_train_batch_size, args.gradient_accumulation_steps
     return TrainConfig(
         steps=total, batch_size=size * pieces, accumulation=pieces, lr=args.learning_rate, head_lr=head_lr,
@@ -164,27 +168,27 @@ def config_of(args: TrainingArguments, total: int, head_lr: float | None) -> Tra
                                     or getattr(args, "gradient_checkpointing", False)))
 
 
-# ---- the trainer -------------------------------------------------------------------------------------------
+# ---- the trainer ---------------------------------------------------------------------------------------------
 
 class LowRankTrainer(RuleLoop, transformers.Trainer):
     """A `transformers.Trainer` of one method on one model.
 
+    After `train()`, `outcome.history` has (step, site, name, value) for every step, and `following` is the method to
+    train next from the pretrained weights, or None. The Trainer's log also has the rule's values, those of a site as
+    "name/site". Evaluation is skipped while the model does not yet have its final form.
+
     Args:
-        adapters: from `adapt`; the model is theirs. Where that was given no seed they start from args.seed.
-        args: transformers' own. `lr_scheduler_type` "linear" and "constant" are known, with warm-up.
-        held_out: rows that the method learns from besides (AutoLoRA); None takes its share of train_dataset.
-        head_lr: the head's rate, `learning_rate` where None.
-        schedule: (step 1 … length, length) -> factor of the peak rate, for any other schedule. A method may run
-            it over a part of the training.
-        others: of `transformers.Trainer`: data_collator, train_dataset, eval_dataset, processing_class,
+        adapters: the return value of `adapt`. If that had no seed, the branches start from args.seed.
+        args: transformers' arguments; `lr_scheduler_type` may be "linear" or "constant", both with warm-up.
+        held_out: further examples that the method learns from (AutoLoRA); None takes a share of train_dataset.
+        head_lr: learning rate of the head; None is `learning_rate`.
+        schedule: any other schedule, as a function (step 1 … length, length) -> factor of the peak learning rate. A
+            method may apply it to a part of the training.
+        others: arguments of `transformers.Trainer`: data_collator, train_dataset, eval_dataset, processing_class,
             compute_metrics, callbacks, preprocess_logits_for_metrics.
 
-    After `train()`: `outcome.history` has (step, site, name, value) for every step, `following` the method to train
-    next from the pretrained weights, or None. At its logging steps the Trainer's log has the rule's values too, a
-    site's as "name/site". Evaluation is skipped while the model does not have the form that will be used.
-
     Raises:
-        TrainerError: the arguments ask for more than one device, float16, another optimizer than AdamW, or the like.
+        TrainerError: a method cannot be trained with the arguments (several devices, float16, not AdamW …).
     """
 
     def __init__(self, adapters: Adapters, args: TrainingArguments, *, held_out: Any = None,
@@ -202,25 +206,25 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         super().__init__(adapters.model, self.args, **others)
         self.streams = {"held_out": held_out}
         self.collate = self._get_collator_with_removed_columns(self.data_collator, "held-out")
-        self.best: None = None  # transformers keeps the best checkpoint itself
+        self.best: None = None  # transformers itself keeps the best checkpoint
         self.identity = json.dumps([adapters.method.to_dict(), self.total], sort_keys=True)
         self._stored: Stored | None = None
-        self.pass_began, self._learned = -1, False  # steps before this pass over the rows; if a label counted
+        self.pass_began, self._learned = -1, False  # steps before this epoch; whether a label has counted
         start_from(adapters, args.seed)
 
     @property
     def following(self) -> Method | None:
-        """What to train next, from the pretrained weights; None but after a search."""
+        """The method to train next from the pretrained weights, after a search of ranks; else None."""
         return self.outcome.following
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `transformers.Trainer.train`, once. True resumes from the newest checkpoint that is whole.
+        """Train once, as `transformers.Trainer.train`. True resumes from the newest complete checkpoint.
 
         Raises:
             LivenessError: an invariant of the method does not hold.  DivergedError: a loss is not finite.
-            TrainerError, ValueError: there is no whole step to make, or no label that counts.
-            RuntimeError: gradients are switched off, or it has trained already.
-            CheckpointError: there is nothing to resume from in that folder, or it is another run's.
+            TrainerError, ValueError: the examples do not fill a step, or no label counts.
+            RuntimeError: gradients are switched off, or this trainer has trained already.
+            CheckpointError: the folder has no checkpoint of this run to resume from.
         """
         require_gradients()
         if self.outcome.step:
@@ -232,10 +236,10 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         with modes_kept(self.adapters.model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    # -- the optimizer and its rates
+    # -- the optimizer and its learning rates
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW on the rule's groups, the head and pretrained weights that train."""
+        """Return AdamW over the rule's groups, the head and the pretrained weights that train."""
         a, groups = self.args, self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=a.learning_rate, betas=(a.adam_beta1, a.adam_beta2),
                                            eps=a.adam_epsilon, weight_decay=a.weight_decay,
@@ -244,7 +248,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The rates of `train.Trainer`; the rule is started first, since it says which stretch they run over."""
+        """Return the learning rates of `training.Trainer`; start the rule first, which may restart the schedule."""
         self.start_rule(self.outcome.step)
         self.lr_scheduler: Any = _Rates(self)
         self._created_lr_scheduler = True
@@ -255,35 +259,35 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
             return self.schedule(step, length)
         return 1.0 if self.args.lr_scheduler_type == "constant" else super().factor(step, length)
 
-    # -- one optimizer step, from its first micro-batch to what follows the optimizer
+    # -- one optimizer step
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Batch], None]:
-        """The micro-batches of one optimizer step; none where it is not made: too few are left, or no step is."""
+        """Return the micro-batches of one optimizer step, or none if too few are left or all steps are done."""
         try:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         except ValueError as error:
             if "does not contain any data" not in str(error):
                 raise
-            batches = []  # what accelerate says of a pass over nothing
+            batches = []  # accelerate's error for an empty epoch
         whole = len(batches) == num_batches and self.outcome.step < self.total
         if not (whole or self.outcome.step):
             raise TrainerError(f"train_dataset: it gave {len(batches)} batches, and the first step takes "
-                               f"{num_batches}, so nothing would be trained; give more rows, or take smaller steps")
+                               f"{num_batches}, so nothing would be trained; give more examples, or smaller steps")
         self.micro_batches = [self._prepare_inputs(batch) for batch in batches] if whole else []
         if not self.outcome.step:
-            look_at_labels(self.micro_batches, self.adapters.model, self.train_dataset,
-                           self._get_collator_with_removed_columns(self.data_collator, "training"))
+            check_labels(self.micro_batches, self.adapters.model, self.train_dataset,
+                         self._get_collator_with_removed_columns(self.data_collator, "training"))
         return self.micro_batches, None
 
     def begin_step(self) -> None:
-        """What comes before the first micro-batch."""
+        """Prepare the step before its first micro-batch."""
         self.clock = Clock(self.outcome.step + 1, self.total, self.clock.per_epoch)
         self.model.train()
         self._shares, self._values = shares(self.micro_batches, self.adapters.model), {"loss": 0.0}
         self.rule.before_step(self.clock)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
-        """Backward of one micro-batch, and of the rule's penalty after the last one; the loss without it."""
+        """Run the backward pass of a micro-batch, and after the last one of the penalty; return the task loss."""
         model.train()
         loss = self.refuse_non_finite(self.loss(inputs) * self._shares.pop(0), "loss")
         self.backward(loss)
@@ -308,7 +312,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         return norm
 
     def end_step(self) -> None:
-        """What comes after the optimizer."""
+        """Run the rule after the optimizer, check the invariants and log."""
         self.rule.after_step(self.clock)
         self.outcome.step = self.clock.step
         self.rule.trained = True
@@ -318,14 +322,14 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         self._log({**self._values, **self.rule_log})
 
     def end_training(self) -> None:
-        """Prune and fold, unless a callback stopped the training before the model had its form."""
-        if not self.outcome.step:  # a callback stopped it even before its first step
+        """Let the rule finish (prune, fold), unless a callback stopped the training too early for that."""
+        if not self.outcome.step:  # a callback stopped the training before its first step
             return
         if not self._learned:
             require_labels((), self.adapters.model)
         if self.outcome.step == self.pass_began < self.total:
-            warnings.warn(f"train_dataset ended after step {self.outcome.step} of {self.total}, so the rates did not "
-                          "come to their end: give rows that can be read again, or a smaller max_steps", stacklevel=2)
+            warnings.warn(f"train_dataset ended after step {self.outcome.step} of {self.total}, so the schedule did "
+                          "not reach its end: give data that can be read again, or a smaller max_steps", stacklevel=2)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
             warnings.warn(f"load_best_model_at_end: no evaluation gave a number for {self.args.metric_for_best_model}"
                           ", so none was best, and the weights are those of the last step", stacklevel=2)
@@ -333,7 +337,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
             self.outcome.finished, self.outcome.following = True, self.rule.finish()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's log, with the rule's values beside the training loss."""
+        """Log as transformers' Trainer, and add the rule's values to the training loss."""
         if "loss" in logs:
             for name, value in self.rule_log.items():
                 sites = value if isinstance(value, dict) else {"": value}
@@ -343,10 +347,10 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
     # -- checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Branches in peft's format; a model without branches as `save_pretrained` writes it.
+        """Save the branches in peft's format, or a model without branches with its `save_pretrained`.
 
         Raises:
-            ExportError: peft's format cannot hold them (a checkpoint of the training goes without, then).
+            ExportError: peft's format cannot hold the branches (checkpoints are then saved without them).
         """
         reason = why_not(self.adapters) if self.adapters.owners or self.adapters.extra_names else ""
         if reason and not _internal_call:
@@ -360,7 +364,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         try:
             save_peft(self.adapters, folder, tokenizer=self.processing_class)
-        except ExportError:  # every site closed: the state beside it has all
+        except ExportError:  # every site has rank 0; the state in the same folder is complete
             if not self.is_in_train:
                 raise
             if self.processing_class is not None:
@@ -385,7 +389,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
 
 
 class _Rates(torch.optim.lr_scheduler.LRScheduler):
-    """transformers' handle on the rates: after n of its steps they are those of step n + 1."""
+    """The learning rates as transformers' scheduler: after n of its steps they are those of step n + 1."""
 
     def __init__(self, loop: LowRankTrainer) -> None:
         self.loop = loop
@@ -395,7 +399,7 @@ class _Rates(torch.optim.lr_scheduler.LRScheduler):
         return list(self.loop._rates(self.last_epoch + 1))
 
     def go_to(self, steps: int) -> None:
-        """As if so many steps were done."""
+        """Set the learning rates as after this many steps."""
         self.last_epoch = steps
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -403,14 +407,14 @@ class _Rates(torch.optim.lr_scheduler.LRScheduler):
 
 
 class _Hooks(TrainerCallback):
-    """Calls the trainer at the moments that it offers to callbacks only."""
+    """Call the trainer at moments that transformers offers to callbacks only."""
 
     def __init__(self, loop: LowRankTrainer) -> None:
         self.loop = loop
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.pass_began = self.loop.outcome.step
-        control.should_training_stop |= self.loop.outcome.step == self.loop.total  # taken up at its end
+        control.should_training_stop |= self.loop.outcome.step == self.loop.total  # resumed after the last step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loop.begin_step()

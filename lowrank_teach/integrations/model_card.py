@@ -1,4 +1,4 @@
-"""The model card of an exported adapter: what it is, who can read it, and the few lines that load it."""
+"""Write the model card of an exported adapter: what it is, which tools read it, and the code that loads it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ UNEVEN = ("Ranks or scales differ from matrix to matrix (`rank_pattern`, `alpha_
 
 def write_card(folder: Path, adapters: Adapters, config: Mapping[str, Any], ranks: Mapping[str, int],
                rows: tuple[int, int] | None, tokenizer: Any, scores: Mapping[str, float]) -> None:
-    """Write README.md, unless there is one that somebody else wrote.
+    """Write README.md, unless the folder has one that was not written by this function.
 
     Args:
-        config: as adapter_config.json has it.  ranks: module -> rank in the file.
-        rows: of the embedding here and in the base, where the vocabulary was resized.
+        config: the content of adapter_config.json.  ranks: module -> rank in the file.
+        rows: rows of the embedding here and in the base, if the vocabulary was resized.
     """
     if (folder / CARD).exists() and MARK not in (folder / CARD).read_text(encoding="utf-8", errors="replace"):
         return
@@ -52,7 +52,7 @@ def _front(base: str | None, model: Any) -> str:
 
 
 def _ranks(adapters: Adapters, ranks: Mapping[str, int]) -> str:
-    """A table of the ranks in the file by the last part of each module's name."""
+    """Return a table of the ranks in the file by the last part of each module's name."""
     by_kind: dict[str, list[int]] = {}
     for path, r in ranks.items():
         by_kind.setdefault(path.rpartition(".")[2], []).append(r)
@@ -71,7 +71,7 @@ def _scores(scores: Mapping[str, float]) -> str:
 
 def _code(folder: str, model: Any, config: Mapping[str, Any], rows: tuple[int, int] | None,
           tokenizer: Any) -> str:
-    """Lines of Python that give the model back, run where the folder stands."""
+    """Return Python code that loads the model, to run in the folder's parent."""
     base, task, mapping = (config[name] for name in ("base_model_name_or_path", "task_type", "auto_mapping"))
     by_hand = rows is not None and not resizes(rows, tokenizer)
     labels = f", num_labels={model.config.num_labels}" if task in ("SEQ_CLS", "TOKEN_CLS") else ""

@@ -1,7 +1,7 @@
-"""What peft's Auto classes must be told of the base: its class, its name, and what differs from its checkpoint.
+"""Describe the base model for peft's Auto classes: its class, its name, and what differs from its checkpoint.
 
 `AutoPeftModelFor…` reads task_type, loads base_model_name_or_path with the class of that task, and puts a head of the
-usual name under modules_to_save. `AutoPeftModel` wants no task_type, and takes the class from auto_mapping.
+usual name under modules_to_save. `AutoPeftModel` needs no task_type, and takes the class from auto_mapping.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import sentence
 from ..lowrank import Adapted
 from ..models.backbones import quiet
 
-# task_type -> its class by model_type, what peft's class is called, and the modules that peft takes for the head
+# task_type -> (its class by model_type, the end of the name of peft's class, the modules that peft takes as the head)
 TASKS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "SEQ_CLS": (auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "SequenceClassification",
                 ("classifier", "score")),
@@ -33,7 +33,7 @@ TASKS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
 
 
 def task_type(model: nn.Module, adapted: list[str]) -> str | None:
-    """The task by which peft loads this class; None where it has none, or would train whole what is adapted here.
+    """Return the task by which peft loads this class, or None if there is none, or an adapted matrix is in its head.
 
     adapted: paths of the matrices that carry a LoRA.
     """
@@ -44,7 +44,7 @@ def task_type(model: nn.Module, adapted: list[str]) -> str | None:
 
 
 def head_of(model: nn.Module, task: str | None) -> list[str]:
-    """The modules that peft puts under modules_to_save by itself for this task, the outermost of each."""
+    """Return the outermost modules that peft itself puts under modules_to_save for this task."""
     found: list[str] = []
     for path, _ in model.named_modules():
         path = plain_name(path)
@@ -54,7 +54,7 @@ def head_of(model: nn.Module, task: str | None) -> list[str]:
 
 
 def auto_mapping(model: nn.Module, task: str | None) -> dict[str, str] | None:
-    """Where `AutoPeftModel` finds the class, as peft says it; None where a task does, or nothing can be loaded."""
+    """Return where `AutoPeftModel` finds the class, or None if the task gives it or the class cannot be loaded."""
     kind = type(model)
     if task or not hasattr(kind, "from_pretrained"):
         return None
@@ -62,20 +62,19 @@ def auto_mapping(model: nn.Module, task: str | None) -> dict[str, str] | None:
 
 
 def base_name(model: nn.Module, given: str | None) -> str | None:
-    """The base's name as the file says it; warns where nothing but a folder of this machine is known."""
+    """Return the base's name for the file; warn if only a folder of this machine is known."""
     known = getattr(model, "name_or_path", None)
     name = given or (known if isinstance(known, str) else None) or None
     if given is None and name and is_folder(name, model):
         warnings.warn(sentence(f"the base is known only as the folder {name}, where another machine will not find "
-                               "it: say its name on the hub, or the path there, with base_name="),
-                      stacklevel=4)
+                               "it: give its name on the hub, or its path there, as base_name="), stacklevel=4)
     return name
 
 
 def is_folder(name: str, model: Any) -> bool:
-    """Whether a base's name is a place in a file system, and not one on the hub: "name" or "owner/name".
+    """Return whether a base's name is a path, and not a name on the hub: "name" or "owner/name".
 
-    What came from the hub knows of which commit it is. The name of a folder may look alike, seen from elsewhere.
+    A relative path can look like a hub name, but only a model from the hub knows its commit.
     """
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or Path(name).exists():
         return True
@@ -84,12 +83,11 @@ def is_folder(name: str, model: Any) -> bool:
 
 
 def differing(model: Any, name: str | None) -> tuple[list[str], tuple[int, int] | None]:
-    """What the base's checkpoint does not have as it is here: parameters, and the rows of the vocabulary.
+    """Return the parameters that the base's checkpoint lacks, and the numbers of rows if the vocabulary was resized.
 
-    The parameters are those that `from_pretrained` had to fill in, without those that are tied to others. The rows
-    are (of the embedding here, in the checkpoint) where the vocabulary was resized, else None. The checkpoint is read
-    where the model was loaded from, else where `name` says, without the network; where neither can be looked at, a
-    warning says so.
+    The parameters are those that `from_pretrained` had to initialize, except tied ones. The rows are those of the
+    embedding here and in the checkpoint. The checkpoint is read from where the model was loaded, or from `name`,
+    without the network. If neither can be read, a warning says so.
     """
     sources = [source for source in (getattr(model, "name_or_path", ""), name) if isinstance(source, str) and source]
     if not sources or not hasattr(type(model), "from_pretrained"):
@@ -99,9 +97,8 @@ def differing(model: Any, name: str | None) -> tuple[list[str], tuple[int, int] 
             return _compared(model, source)
         except (OSError, ValueError, AttributeError, RuntimeError, SafetensorError, ImportError):
             continue
-    warnings.warn(sentence(f"the checkpoint of the base, {sources[0]}, could not be looked at, so weights that it "
-                           "lacks are not written, nor a resized vocabulary: give its folder as base_name="),
-                  stacklevel=3)
+    warnings.warn(sentence(f"the checkpoint of the base, {sources[0]}, could not be read, so weights that it lacks "
+                           "and a resized vocabulary are not written: give its folder as base_name="), stacklevel=3)
     return [], None
 
 
@@ -115,14 +112,14 @@ def _compared(model: Any, source: str) -> tuple[list[str], tuple[int, int] | Non
     with quiet():
         _, found = type(model).from_pretrained(
             source, config=copy.deepcopy(model.config), device_map="meta", local_files_only=True,
-            ignore_mismatched_sizes=True, output_loading_info=True)  # of the files, their headers are enough
+            ignore_mismatched_sizes=True, output_loading_info=True)  # on the meta device, which reads headers only
     other = [] if rows else [key for key, *_ in found["mismatched_keys"]]
     missing = {*found["missing_keys"], *other}
     return [key for key in _pretrained_names(model) if key in missing], rows
 
 
 def _pretrained_names(model: nn.Module) -> list[str]:
-    """The names of the parameters as they were before `adapt`."""
+    """Return the names of the parameters as they were before `adapt`."""
     wrapped = [plain_name(path) for path, module in model.named_modules() if isinstance(module, Adapted)]
     names = [plain_name(key) for key, _ in model.named_parameters()]
     return [f"{path}.{name.removeprefix(f'{path}.base.')}" if path else name for name in names
@@ -130,7 +127,7 @@ def _pretrained_names(model: nn.Module) -> list[str]:
 
 
 def embeddings(model: Any) -> dict[str, nn.Module]:
-    """The input and the output embedding, by their paths in the file."""
+    """Return the input and the output embedding by their paths in the file."""
     given = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
@@ -141,21 +138,21 @@ def embeddings(model: Any) -> dict[str, nn.Module]:
 
 
 def embedding_tensors(model: Any) -> dict[str, Tensor]:
-    """What `peft` saves of a resized vocabulary: the tensors of both embeddings, those that are tied once."""
+    """Return what `peft` saves of a resized vocabulary: the tensors of both embeddings, tied ones once."""
     named = {f"{path}.{plain_name(key)}": value for path, module in embeddings(model).items()
              for key, value in module.state_dict(keep_vars=True).items()}
     return dict({id(value): (name, value) for name, value in reversed(named.items())}.values())
 
 
 def warn_of_resized(rows: tuple[int, int], tokenizer: Any) -> None:
-    """Say what a reader has to do where peft's Auto classes cannot resize the base by the tokenizer beside it."""
+    """Warn that a reader must resize the base, if peft's Auto classes cannot do so by the saved tokenizer."""
     now, before = rows
     if not resizes(rows, tokenizer):
-        warnings.warn(f"the vocabulary was resized from {before} to {now}, so the embeddings are written too: who "
-                      f"loads this must call base.resize_token_embeddings({now}) first, unless a tokenizer of {now} "
-                      "tokens stands beside it (tokenizer=)", stacklevel=4)
+        warnings.warn(f"the vocabulary was resized from {before} to {now}, so the embeddings are saved too: call "
+                      f"base.resize_token_embeddings({now}) before loading this adapter, or save a tokenizer of "
+                      f"{now} tokens with it (tokenizer=)", stacklevel=4)
 
 
 def resizes(rows: tuple[int, int], tokenizer: Any) -> bool:
-    """Whether peft's Auto classes will resize the base as needed: they do it for a tokenizer of more tokens."""
+    """Return whether peft's Auto classes will resize the base as needed, which they do for a longer tokenizer."""
     return hasattr(tokenizer, "__len__") and len(tokenizer) == rows[0] > rows[1]

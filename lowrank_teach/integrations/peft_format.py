@@ -1,4 +1,4 @@
-"""`save_peft`: what was learned here, in the format of Hugging Face's `peft`, which needs nothing of this package.
+"""Save adapters in the format of Hugging Face's `peft`, and load adapters that `peft` saved.
 
     adapters = lt.adapt(model, lt.SaLoRA(r=8))
     ...                                              # train
@@ -8,10 +8,10 @@
     PeftModel.from_pretrained(base, "out/")          # base: the pretrained model, loaded anew; the same logits
     AutoPeftModelForSequenceClassification.from_pretrained("out/")   # or another task's class: it loads the base
 
-What a site has learned is always a product of two thin factors (`LowRank.factors`), relative to the pretrained W,
-wherever it is kept now. So each site becomes one plain LoRA pair of its own rank: a chain's links side by side,
-Delta-LoRA's merged_share as a second pair, gates folded into B, sites without a direction left out. `peft` scales by
-lora_alpha / r: that is s where the pair is A and B as they are, and 1 where s is folded into B.
+The total update of a site relative to the pretrained W has two factors (`LowRank.factors`), so each site becomes one
+LoRA of its own rank: the links of a chain side by side, Delta-LoRA's merged share beside the live factors, gates
+multiplied into B, and sites of rank 0 left out. `peft` scales by lora_alpha / r, which is s if A and B are saved
+unchanged, and 1 if s is multiplied into B.
 """
 
 from __future__ import annotations
@@ -52,23 +52,20 @@ from .peft_base import (
 )
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
-# names inside peft's own layers; a head called "out" would be found in the second, so it is written ".out"
+# Names inside peft's layers. A head "out" would match the end of "lora_dropout", so it is written as ".out".
 INNER = ("base_layer", "lora_dropout", "lora_A", "lora_B", "lora_embedding_A", "lora_magnitude_vector", "default")
 
 
 class ExportError(Refusal, ValueError):
-    """What was learned has no form in peft's format; the message says why and what to do instead."""
+    """An adapter cannot be written in peft's format, or read from it; the message names the reason and the remedy."""
 
-    def __init__(self, says: str) -> None:
-        super().__init__(sentence(says))
+    def __init__(self, message: str) -> None:
+        super().__init__(sentence(message))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One LoRA of one matrix, as `peft` holds it: ΔW = (alpha / r) B A.
-
-    A (r, k), B (d, r).
-    """
+    """One LoRA of one matrix in peft's form: ΔW = (alpha / r) B A, with A (r, k) and B (d, r)."""
 
     A: Tensor
     B: Tensor
@@ -81,27 +78,27 @@ class Pair:
 
 def save_peft(adapters: Adapters, folder: str | Path, *, compress: bool = False, uniform: bool = False,
               base_name: str | None = None, tokenizer: Any = None, scores: Mapping[str, float] | None = None) -> Path:
-    """Write adapter_config.json, adapter_model.safetensors and README.md for stock `peft`; the model stays as it is.
+    """Write adapter_config.json, adapter_model.safetensors and README.md for `peft`; the model is not changed.
+
+    Modules that the base's checkpoint lacks are written whole. If the vocabulary was resized, both embeddings are
+    written too, as by `peft`. A warning says if the checkpoint could not be read.
 
     Args:
         adapters: of LoRA, COLA, SaLoRA, Delta-LoRA, AutoLoRA or a composition of them, merged or not.
-        folder: made where it is not there. A README.md in it that somebody else wrote is kept.
-        compress: replace each site's factors by the fewest directions that give the same product (a singular
-            value decomposition, cut where float rounding begins). A chain whose links overlap gets smaller; A
-            and B are then no longer the trained ones.
-        uniform: bring all matrices to one rank and one scale, with rows of zeros, for tools that read only `r` and
-            `lora_alpha` at the top of the configuration. The function is the same.
-        base_name: what readers find the pretrained model by, a name on the hub or a path of theirs; None takes the
-            name that it was loaded by, with a warning where that is a folder.
-        tokenizer: written beside the adapter.
+        folder: made if it does not exist. A README.md in it that this function did not write is kept.
+        compress: replace each site's factors by those of smallest rank with the same product (a singular value
+            decomposition, cut at float rounding). Chains with overlapping links become smaller; A and B are then
+            not the trained ones.
+        uniform: give all matrices one rank (with rows of zeros) and one scale, for tools that read only `r` and
+            `lora_alpha` of the configuration. The function is the same.
+        base_name: the base's name on the hub, or its path for the readers; None takes the name that the model was
+            loaded by, with a warning if that is a folder.
+        tokenizer: saved in the same folder.
         scores: name -> number, for the model card.
 
-    Modules that the base's checkpoint lacks are written whole. Where the vocabulary is another size than there, both
-    embeddings are written too, as by `peft`. A warning says where the checkpoint could not be looked at.
-
     Raises:
-        ExportError: the change is not low-rank or not finite, or nothing was put on any matrix.
-        ValueError: an argument is of another type.
+        ExportError: the update is not low-rank or not finite, or no matrix is adapted.
+        ValueError: an argument has a wrong type.
     """
     require_adapters(adapters)
     _require_arguments(folder, base_name, tokenizer, scores)
@@ -157,7 +154,7 @@ def _write(folder: Path, adapters: Adapters, config: dict[str, Any], pairs: dict
 
 
 def why_not(adapters: Adapters) -> str:
-    """Why these adapters have no form in peft's format, in a sentence; "" where they have one."""
+    """Return why these adapters cannot be written in peft's format, or "" if they can."""
     if adapters.state not in ("adapted", "merged"):
         return f"the adapters are {adapters.state}, so there is nothing to write; save before merge_and_unload()"
     if adapters.extra_names:
@@ -180,7 +177,7 @@ def why_not(adapters: Adapters) -> str:
 
 @torch.no_grad()
 def _of_site(branch: LowRank, compress: bool) -> Pair:
-    """A branch as one pair: A and B as they are where it holds nothing else, else all its factors side by side."""
+    """Return a branch as one pair: its A and B unchanged if these are the whole update, else all its factors."""
     gate = branch.settled_gate()
     is_open, m = gate != 0, branch.fixed_left.shape[1]
     r = int(is_open.sum())
@@ -197,7 +194,7 @@ def _of_site(branch: LowRank, compress: bool) -> Pair:
 
 
 def _fewest(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of the same product, of its own rank."""
+    """Return factors of the same product whose number of directions is its rank."""
     U, s, Vh = factor_svd(left, right)
     n = numerical_rank(s, 4 * torch.finfo(left.dtype).eps)
     root = s[:n].sqrt()
@@ -206,7 +203,7 @@ def _fewest(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _of_layer(owner: Adapted, compress: bool) -> Pair | None:
-    """All branches of a layer as one pair: those on slices of its output (GPT-2's q and v) as blocks of B."""
+    """Return all branches of a layer as one pair; branches on slices (GPT-2's q and v) become blocks of B."""
     parts = [(owner.rows[name], pair) for name, branch in owner.branches.items()
              if (pair := _of_site(branch, compress)).r]
     if not parts:
@@ -224,14 +221,14 @@ def _of_layer(owner: Adapted, compress: bool) -> Pair | None:
 
 
 def _common_scale(pairs: Iterable[Pair], r: int) -> float:
-    """The scale of all pairs, where they have one and α of rank r says it exactly; else 1, the rest in each B."""
+    """Return the common scale of all pairs if α / r gives it exactly at rank r; else 1, to multiply each B."""
     scales = {pair.alpha / pair.r for pair in pairs}
     common = scales.pop() if len(scales) == 1 else 1.0
     return common if common * r / r == common else 1.0
 
 
 def _uniform(pairs: dict[str, Pair]) -> dict[str, Pair]:
-    """The same products at the largest rank and at one scale: rows of zeros below A, columns of zeros beside B."""
+    """Return the same products at the largest rank and one scale, with rows of zeros in A and columns in B."""
     r = max(pair.r for pair in pairs.values())
     s = _common_scale(pairs.values(), r)
     return {path: Pair(pad(pair.A, (0, 0, 0, r - pair.r)),
@@ -244,7 +241,7 @@ def _config(adapters: Adapters, pairs: dict[str, Pair], given_name: str | None, 
     r = Counter(pair.r for pair in pairs.values()).most_common(1)[0][0]
     alpha = Counter(pair.alpha for pair in pairs.values()).most_common(1)[0][0]
     conv = [is_conv1d(adapters.owners[path].base) for path in pairs]
-    anchored = {path: f"^{re.escape(path)}" for path in pairs}  # read as a pattern; without ^ a suffix would do
+    anchored = {path: f"^{re.escape(path)}" for path in pairs}  # peft matches patterns; without ^ also at the end
     task = task_type(model, list(pairs))
     return {
         "peft_type": "LORA", "task_type": task, "auto_mapping": auto_mapping(model, task), "inference_mode": True,
@@ -263,20 +260,20 @@ def _short(number: float) -> float | int:
 
 
 def _targets(model: nn.Module, paths: list[str]) -> list[str] | str:
-    """Full paths; as one pattern where a path is also the end of another module's, which peft would take too."""
+    """Return the full paths, or one pattern if peft would match another module whose path ends in one of them."""
     ends = tuple(f".{path}" for path in paths)
     others = [path for path in _paths(model) if path not in paths and path.endswith(ends)]
     return "|".join(map(re.escape, paths)) if others else paths
 
 
 def _head_modules(adapters: Adapters, task: str | None, fresh: list[str]) -> list[str]:
-    """The modules that peft must save whole: of the head, each as far up as all below it belongs to the head.
+    """Return the modules that peft must save whole, each the outermost one whose parameters all belong to the head.
 
-    Those that the base's checkpoint lacks are among them, and those that peft takes for the head of such a task,
-    whether they trained or not: a reader who loads the base anew would have other values there.
+    Included are those that the base's checkpoint lacks, and those that peft takes as the head of the task, trained or
+    not, since a base that is loaded again would have other values there.
 
     Raises:
-        ExportError: peft could not save or load one of them as it is here.
+        ExportError: peft cannot save or load one of them.
     """
     model = unwrapped(adapters.model)
     names = dict.fromkeys([*adapters.head_names, *getattr(model, "lowrank_new_parameters", ()), *fresh])
@@ -291,7 +288,7 @@ def _head_modules(adapters: Adapters, task: str | None, fresh: list[str]) -> lis
 
 
 def _require_whole(adapters: Adapters, path: str) -> None:
-    """Refuse a module that peft would save whole and could not, or that would not be all that changed."""
+    """Refuse a module that shares a trained weight with another one, or contains an adapted layer."""
     model = unwrapped(adapters.model)
     trained = {id(model.get_parameter(name)) for name in adapters.head_names}
     shared = [name for name in tied_outside(model, path) if id(model.get_parameter(name)) in trained]
@@ -305,7 +302,7 @@ def _require_whole(adapters: Adapters, path: str) -> None:
 
 
 def _outermost(model: nn.Module, name: str, names: Collection[str]) -> str:
-    """The module of a parameter, as far up as all the parameters below it are among the names."""
+    """Return the outermost module around a parameter whose parameters are all among the names."""
     def whole(path: str) -> bool:
         below = model.get_submodule(path).named_parameters()
         return all(f"{path}.{plain_name(inside)}" in names for inside, _ in below)
@@ -324,57 +321,52 @@ def _paths(model: nn.Module) -> list[str]:
 
 
 def _wrapped_by_peft(model: nn.Module, heads: list[str]) -> list[str]:
-    """Every module that peft takes for one of modules_to_save: it compares the ends of names."""
+    """Return every module that peft takes as one of modules_to_save, since it compares the ends of names."""
     return [path for path in _paths(model) if heads and f".{path}".endswith(tuple(heads))]
 
 
 def tied_outside(model: nn.Module, path: str) -> list[str]:
-    """Names outside a module under which one of its parameters is known too."""
+    """Return the names of parameters outside a module that are tied to one of its parameters."""
     own = {id(parameter) for parameter in model.get_submodule(path).parameters()}
     return [name for name, parameter in model.named_parameters(remove_duplicate=False)
             if id(parameter) in own and not plain_name(name).startswith(f"{path}.")]
 
 
-# ---- reading an adapter ------------------------------------------------------------------------------------
-# `load_peft`: an adapter that `peft` trained (or `save_peft` wrote) as adapters of this package, trainable further.
-#
-#     adapters = lt.load_peft(model, "out/")           # model: the pretrained model, with the head that was trained
-#     adapters.ranks(), adapters["3.q"].delta()        # all of this package applies to it
-#     lt.save_peft(adapters, "again/")
-#
-# Which modules carry a LoRA, and of what rank, is read off the tensors themselves; the configuration gives α, by the
-# same patterns as in `peft`. Only JSON and safetensors are read. What LoRA alone cannot say is refused by name.
+# ---- reading an adapter --------------------------------------------------------------------------------------
+# The tensors give the modules and their ranks; the configuration gives α, by the same patterns as in `peft`. Only
+# JSON and safetensors are read, and everything beyond LoRA is refused by name.
+
 FACTOR = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
-# what torch.compile and DataParallel put before names
+# parts that torch.compile and DataParallel add to names
 COMPILED = re.compile(r"_orig_mod\.")
 PARALLEL = re.compile(rf"(?:^|(?<={re.escape(PREFIX)}))module\.")
-# starts that leave W alone; of the others (PiSSA, OLoRA, LoftQ, CorDA …) the file holds only a part of the change
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
+# initializations that do not change W; for others (PiSSA, OLoRA, LoftQ, CorDA …) the file lacks a part of the update
+PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 READ = {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "modules_to_save"}
-# said by the tensors, or of no effect on the function
-BESIDE = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+# settings that the tensors imply, or that do not affect the function
+IGNORED = {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
           "inference_mode", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
           "fan_in_fan_out", "init_lora_weights", "bias", "megatron_core", "qalora_group_size", "loftq_config",
           "eva_config", "corda_config", "lora_ga_config", "runtime_config", "ensure_weight_tying"}
 
 
 def load_peft(model: nn.Module, folder: str | Path, *, seed: int | None = None) -> Adapters:
-    """Put a LoRA adapter in peft's format on a model: adapters with a LoRA method, merged nowhere, trainable.
+    """Put a LoRA adapter in peft's format on a model, as trainable adapters of a LoRA method.
+
+    A LoRA of a fused layer (GPT-2's c_attn) becomes branches on q, k and v if each of its directions writes to only
+    one of them, else one branch on the whole layer, named by its path. A rank above min(d, k) becomes min(d, k), with
+    the same product. A direction of zeros in both factors, which could never train, is left out. Embeddings of a
+    resized vocabulary are loaded into the model's own.
 
     Args:
-        model: the pretrained model; changed in place, or left as it was where something is refused.
-        folder: with adapter_config.json and adapter_model.safetensors.
-        seed: of the method's own noise, as in `adapt`.
-
-    A LoRA of a fused layer (GPT-2's c_attn) becomes branches on q, k and v where each of its directions writes to
-    one of them only, and one branch on the whole layer, named by its path, otherwise. A rank above min(d, k) becomes
-    min(d, k), with the same product, and a direction of zeros in both factors, which could never train, is left out.
-    Embeddings of a resized vocabulary, which `peft` and `save_peft` write too, are put into the model as its own.
+        model: the pretrained model with the head that was trained; changed in place unless an error is raised.
+        folder: a folder with adapter_config.json and adapter_model.safetensors.
+        seed: seed of the method's own noise, as in `adapt`.
 
     Raises:
         ExportError: the files are missing or damaged, the adapter is more than LoRA, or it does not fit the model.
-        ValueError: a module is not in the model (with near misses), the model is adapted already, or an argument
-            is of another type.
+        ValueError: a module is not in the model (the nearest names are given), the model is adapted already, or an
+            argument has a wrong type.
     """
     model = to_adapt(model)
     require_kind("folder", folder, (str, Path), "the path of a folder that save_peft or peft wrote")
@@ -433,7 +425,7 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_alpha(value: Any) -> bool:
-    return type(value) in (int, float) and 1 / LARGEST <= value <= LARGEST  # no nan, which is below nothing
+    return type(value) in (int, float) and 1 / LARGEST <= value <= LARGEST  # False for nan
 
 
 def _is_pattern(key: Any) -> bool:
@@ -452,7 +444,7 @@ def _are_names(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(item, str) and item for item in value))
 
 
-# what the file may say of each setting that is read, and how a person would put it
+# the check of each setting that is read, and its description
 FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "r": (_is_rank, "a whole number above 0"),
     "lora_alpha": (_is_alpha, "a finite number above 0"),
@@ -467,7 +459,7 @@ FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _refuse_odd(config: Any) -> None:
-    """Refuse a configuration that `peft` does not write, before anything of it is used."""
+    """Refuse a configuration that `peft` cannot have written."""
     if not isinstance(config, dict):
         raise ExportError(f"{CONFIG} holds {shown(config)} and no object of settings: copy the one that peft wrote")
     for name, (fits, takes) in FITS.items():
@@ -485,11 +477,11 @@ def _refuse_more_than_lora(config: dict[str, Any]) -> None:
         raise ExportError(f"bias = {shown(config['bias'])}: biases were trained too, and a LoRA here has none; "
                           "merge it with peft instead")
     start = config.get("init_lora_weights", True)
-    if start not in PLAIN_STARTS:
+    if start not in PLAIN_INITS:
         raise ExportError(f"init_lora_weights = {shown(start)} changes the pretrained weights too, which this file "
                           "does not hold: save it from peft as plain LoRA, with "
                           "path_initial_model_for_weight_conversion")
-    more = sorted(key for key, value in config.items() if key not in READ | BESIDE and value)
+    more = sorted(key for key, value in config.items() if key not in READ | IGNORED and value)
     if more:
         named = ", ".join(f"{key:.25}" for key in more[:4])
         raise ExportError(f"this adapter uses {named}, which is more than LoRA; run it through peft, or "
@@ -498,7 +490,7 @@ def _refuse_more_than_lora(config: dict[str, Any]) -> None:
 
 def _pairs(config: dict[str, Any], tensors: dict[str, Tensor], wrappers: list[re.Pattern[str]]
            ) -> tuple[dict[str, Pair], dict[str, Tensor]]:
-    """The LoRA of each module by its path, and what else the file holds, without the wrappers' parts of names."""
+    """Return the LoRA of each module by path, and the file's other tensors, by names without wrappers."""
     rest, factors, stored = {}, {}, {}
     for name, value in tensors.items():
         plain = _unwrapped(name, wrappers)
@@ -513,12 +505,12 @@ def _pairs(config: dict[str, Any], tensors: dict[str, Tensor], wrappers: list[re
         if (path, "A") not in factors or (path, "B") not in factors:
             raise ExportError(f"the file holds only one factor of {path}; copy it again")
         A, B = factors[path, "A"], factors[path, "B"]
-        said = _by_pattern(config.get("rank_pattern"), named[path], config.get("r", 8))
-        if not A.ndim == B.ndim == 2 or not len(A) == B.shape[1] == said:
+        r = _by_pattern(config.get("rank_pattern"), named[path], config.get("r", 8))
+        if not A.ndim == B.ndim == 2 or not len(A) == B.shape[1] == r:
             raise ExportError(f"the factors of {path} have shapes {tuple(A.shape)} and {tuple(B.shape)}, and the "
-                              f"configuration says rank {said}: no LoRA of a matrix, or not this configuration's")
+                              f"configuration says rank {r}: no LoRA of a matrix, or not this configuration's")
         alpha = _by_pattern(config.get("alpha_pattern"), named[path], config.get("lora_alpha", 8))
-        pairs[path] = _without_zeros(Pair(A, B, alpha * math.sqrt(said) if config.get("use_rslora") else alpha))
+        pairs[path] = _without_zeros(Pair(A, B, alpha * math.sqrt(r) if config.get("use_rslora") else alpha))
     if not pairs:
         raise ExportError("the file holds no lora_A and lora_B of any module")
     return pairs, rest
@@ -526,9 +518,9 @@ def _pairs(config: dict[str, Any], tensors: dict[str, Tensor], wrappers: list[re
 
 def _as_in_patterns(config: dict[str, Any], factors: dict[tuple[str, str], Tensor], stored: dict[str, str]
                     ) -> dict[str, str]:
-    """Path -> the name that patterns are matched against: the one in the file, as in `peft`.
+    """Return for each path the name to match patterns with: the name in the file, as in `peft`.
 
-    Where the ranks fit the paths alone, it was compiled after `peft` had read the patterns.
+    If only the plain paths give the right ranks, the model was compiled after `peft` read the patterns.
     """
     def fits(named: dict[str, str]) -> bool:
         return all(len(A) == _by_pattern(config.get("rank_pattern"), named[path], config.get("r", 8))
@@ -539,19 +531,19 @@ def _as_in_patterns(config: dict[str, Any], factors: dict[tuple[str, str], Tenso
 
 
 def _without_zeros(pair: Pair) -> Pair:
-    """The pair less the directions that are zeros in both factors, such as those that `uniform=True` adds."""
+    """Drop the directions that are zero in both factors, such as those that `uniform=True` adds."""
     used = pair.A.any(1) | pair.B.any(0)
     r = int(used.sum())
     return pair if r in (0, pair.r) else Pair(pair.A[used], pair.B[:, used], pair.alpha / pair.r * r)
 
 
 def _by_pattern(patterns: dict[str, Any] | None, path: str, default: Any) -> Any:
-    """The value of the first pattern that fits the path or its end, as `peft` looks it up."""
+    """Return the value of the first pattern that matches the path or its end, as in `peft`."""
     return next((v for key, v in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)
 
 
 def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What the file holds of each module that was trained whole, checked against the model."""
+    """Return the file's tensors of each module that was trained whole, checked against the model."""
     ends = tuple(config.get("modules_to_save") or ())
     heads: dict[str, dict[str, Tensor]] = {}
     for path, module in model.named_modules():
@@ -574,7 +566,7 @@ def _heads(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]) ->
 
 
 def _leave_tied(model: nn.Module, path: str, state: dict[str, Tensor]) -> None:
-    """Take out what is tied to a weight outside the module and as it is there; refuse it where it was changed."""
+    """Drop the tensors that are tied to an equal weight outside the module; refuse those that differ from it."""
     shared = {id(model.get_parameter(name)): name for name in tied_outside(model, path)}
     for key, own in model.get_submodule(path).state_dict(keep_vars=True).items():
         if id(own) in shared and not torch.equal(state.pop(key).to(own), own):
@@ -584,7 +576,7 @@ def _leave_tied(model: nn.Module, path: str, state: dict[str, Tensor]) -> None:
 
 def _vocabulary(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor]
                 ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-    """What the file holds of the embeddings, which are those of a resized vocabulary, checked against the model's."""
+    """Return the file's embeddings of a resized vocabulary, checked against the model's."""
     ends, found = tuple(config.get("modules_to_save") or ()), []
     for path, module in embeddings(model).items():
         above = path.split(".")
@@ -601,7 +593,7 @@ def _vocabulary(model: nn.Module, config: dict[str, Any], rest: dict[str, Tensor
 
 
 def _split(model: nn.Module, found: list[Site], pairs: dict[str, Pair]) -> tuple[list[Site], dict[str, Pair]]:
-    """A site and its pair for every LoRA; several where a fused layer's directions keep to one slice each."""
+    """Return the sites and pairs: one for each LoRA, or one for each slice of a fused layer, if that is possible."""
     sites: list[Site] = []
     parts: dict[str, Pair] = {}
     for path, pair in pairs.items():
@@ -622,7 +614,7 @@ def _split(model: nn.Module, found: list[Site], pairs: dict[str, Pair]) -> tuple
 
 
 def _blocks(sites: list[Site], pair: Pair) -> dict[str, Pair]:
-    """A pair taken apart by the slices of the output that its directions write to; {} where they cross."""
+    """Split a pair by the slices of the output that its directions write to; {} if one writes to several."""
     if sites[0].rows is None:
         return {sites[0].name: pair}
     writes = torch.stack([pair.B[site.rows].any(0) for site in sites])                               # (slices, r)
@@ -634,7 +626,7 @@ def _blocks(sites: list[Site], pair: Pair) -> dict[str, Pair]:
 
 
 def _narrow(pair: Pair, most: int) -> Pair:
-    """The same product with no more directions than the matrix has; the pair itself where it has fewer."""
+    """Return the same product at a rank of at most `most`."""
     if pair.r <= most:
         return pair
     U, s, Vh = factor_svd(pair.B, pair.A)
@@ -642,7 +634,7 @@ def _narrow(pair: Pair, most: int) -> Pair:
 
 
 def _method(config: dict[str, Any], parts: dict[str, Pair]) -> LoRA:
-    """The LoRA configuration that `adapt` would make the same branches from."""
+    """Return the LoRA configuration from which `adapt` would make the same branches."""
     r = Counter(pair.r for pair in parts.values()).most_common(1)[0][0]
     scales = {name: pair.alpha / pair.r for name, pair in parts.items()}
     s = Counter(scales.values()).most_common(1)[0][0]

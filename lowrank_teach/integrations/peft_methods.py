@@ -1,4 +1,4 @@
-"""Methods that run through peft: prefix tuning, prompt tuning and AdaLoRA, with the contract of our own."""
+"""Methods that peft implements, as methods of this package: prefix tuning, prompt tuning and AdaLoRA."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ from ..methods.base import (
 from ..precision import wide
 from ..sites import Site
 
+# ---- peft, imported when it is needed ------------------------------------------------------------------------
 
-# ---- peft, imported when it is needed ----------------------------------------------------------------------
-# The way to peft: imported late, with a sentence where it is missing; and its random starts, from our seeds.
 def peft() -> Any:
-    """The library.
+    """Import peft and return it.
 
     Raises:
-        ImportError: it is not installed; says how to install it.
+        ImportError: peft is not installed; says how to install it.
     """
     try:
         return import_module("peft")
@@ -49,10 +48,7 @@ def peft() -> Any:
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Let what draws from torch's own generator in here depend on ours alone, and leave torch's as it was.
-
-    Whatever the default type and device are, it is drawn in float32 on the CPU.
-    """
+    """Seed torch's default generator from `generator` for a while, and draw in float32 on the CPU by default."""
     kept = torch.get_default_dtype()
     with torch.device("cpu"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads a property that transformers has renamed
@@ -64,27 +60,24 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
             torch.set_default_dtype(kept)
 
 
-# ---- prefix and prompt tuning ------------------------------------------------------------------------------
-# Prefix and prompt tuning: vectors that are learned, in front of what the frozen model reads, through peft.
-#
-# Prompt tuning (Lester et al. 2021, EMNLP, arXiv 2104.08691) puts num_virtual_tokens word vectors in front of the
-# input. Prefix tuning (Li & Liang 2021, ACL, arXiv 2101.00190) puts as many keys and values in front of those of
-# every layer. Neither changes a matrix, so there is no ΔW, no rank and nothing to merge. The function differs from
-# the pretrained one from the start: the new positions take attention.
-DETOURED = ("forward", "generate")
+# ---- prefix and prompt tuning --------------------------------------------------------------------------------
+# Both learn vectors at virtual positions in front of the input. Neither changes a matrix, so there is no ΔW, no rank
+# and nothing to merge. The output differs from the pretrained one from the start, since the positions take attention.
+
+REDIRECTED = ("forward", "generate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTuning(Method):
-    """Keys and values in front of every layer's: 2 · layers · num_virtual_tokens · (width of keys) parameters.
+    """Train keys and values in front of those of every layer: 2 · layers · num_virtual_tokens · (width of keys).
 
-    For models whose layers take keys and values from outside: BERT and RoBERTa, all decoders, and the decoder of an
-    encoder-decoder that writes text. In GPT-2, OPT and BERT the words' positions begin behind the prefix.
+    It needs layers that accept keys and values: those of BERT and RoBERTa, of all decoders, and of the decoder of an
+    encoder-decoder that writes text. In GPT-2, OPT and BERT the words' positions start after the prefix.
 
     Args:
         num_virtual_tokens: length of the prefix.
-        prefix_projection: make it by a small network from shorter vectors, as in the paper, which trains more
-            steadily and has far more parameters; `encoder_hidden_size` is that network's width (0: the model's).
+        prefix_projection: compute the prefix with a small network from embeddings, as in the paper, which is more
+            stable and has many more parameters; `encoder_hidden_size` is the network's width (0: the model's).
     """
 
     sites: str | tuple[str, ...] = ()
@@ -105,18 +98,20 @@ class PrefixTuning(Method):
         return PromptRule(self)
 
     def settings(self) -> dict[str, Any]:
-        """What peft's configuration takes."""
+        """Return arguments of peft's configuration."""
         return {"peft_type": "PREFIX_TUNING", "prefix_projection": self.prefix_projection,
                 "encoder_hidden_size": self.encoder_hidden_size or None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTuning(Method):
-    """Word vectors in front of the input: num_virtual_tokens · (width) parameters. Wants a large rate (3e-2 or more).
+    """Train word vectors in front of the input: num_virtual_tokens · (width) parameters.
+
+    It needs a large learning rate (3e-2 or more).
 
     Args:
-        num_virtual_tokens: how many.
-        init: "vocabulary" (vectors of words drawn at random) or "random" (normal).
+        num_virtual_tokens: number of vectors.
+        init: "vocabulary" (the vectors of random words) or "random" (normal).
     """
 
     sites: str | tuple[str, ...] = ()
@@ -136,13 +131,13 @@ class PromptTuning(Method):
         return PromptRule(self)
 
     def settings(self) -> dict[str, Any]:
-        """What peft's configuration takes."""
-        return {"peft_type": "PROMPT_TUNING", "num_transformer_submodules": 1,  # none for a decoder behind an encoder
+        """Return arguments of peft's configuration."""
+        return {"peft_type": "PROMPT_TUNING", "num_transformer_submodules": 1,  # the encoder only
                 "prompt_tuning_init": {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}[self.init]}
 
 
 class PromptRule(Rule):
-    """Sends the model's `forward` and `generate` through peft's wrapper, and back."""
+    """Redirect the model's `forward` and `generate` through peft's wrapper."""
 
     method: PrefixTuning | PromptTuning
 
@@ -171,18 +166,18 @@ class PromptRule(Rule):
                                     "num_virtual_tokens": m.num_virtual_tokens, **widths(config, m.name == "prefix")}
         with seeded(self.generator):
             self.wrapper = peft().get_peft_model(model, peft().get_peft_config(settings))
-        for path, module in list(model.named_modules()):  # peft trains a copy of the head: ours trains itself
+        for path, module in list(model.named_modules()):  # peft would train a copy of the head
             if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
                 model.set_submodule(path, module.original_module)
         self.wrapper.word_embeddings = model.get_input_embeddings()  # type: ignore[operator]
         model.add_module("prompt_encoder", self.wrapper.prompt_encoder.to(wide(like.dtype)))
-        self._detour(model)
+        self._redirect(model)
         return [f"prompt_encoder.{name}" for name, _ in self.wrapper.prompt_encoder.named_parameters()]
 
-    def _detour(self, model: Any) -> None:
-        """Put functions in front of the model's own that go through the wrapper, which calls the model again."""
-        self._attributes = {name: vars(model)[name] for name in DETOURED if name in vars(model)}
-        self._own = {name: getattr(model, name) for name in DETOURED if hasattr(model, name)}
+    def _redirect(self, model: Any) -> None:
+        """Replace the model's functions by functions that call the wrapper, which calls the model's own."""
+        self._attributes = {name: vars(model)[name] for name in REDIRECTED if name in vars(model)}
+        self._own = {name: getattr(model, name) for name in REDIRECTED if hasattr(model, name)}
         for name, own in self._own.items():
             through = self._forward if name == "forward" else self._generate
             setattr(model, name, MethodType(with_arguments_of(own.__func__, partial(self._through, through)), model))
@@ -191,8 +186,8 @@ class PromptRule(Rule):
             self._own["forward"] = with_arguments_of(own, lambda *args, **kw: own(*args, **self._placed(**kw)))
 
     def _through(self, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call with the model's own functions in their places, without what was wrapped around ours meanwhile."""
-        if model is not self.adapters.model:   # a copy has these functions too, and they lead here
+        """Call a function while the model has its own `forward` and `generate`."""
+        if model is not self.adapters.model:   # a copy of the model has the redirected functions too
             raise RuntimeError(f"this model is a copy of one with {self.method.name} vectors, and would run the "
                                "original: adapt a fresh model and load the saved adapters there")
         ours = {name: vars(model)[name] for name in self._own}
@@ -204,7 +199,7 @@ class PromptRule(Rule):
 
     @staticmethod
     def _placed(**kwargs: Any) -> dict[str, Any]:
-        """Words counted from the prompt on: peft leaves positions out, and then padding on the left counts too."""
+        """Add positions that count from the prompt without padding; peft gives none, and padding would count."""
         mask, given = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
         given = kwargs.get("input_ids") if given is None else given
         if mask is not None and given is not None and mask.dim() == 2:
@@ -215,7 +210,7 @@ class PromptRule(Rule):
     def _forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         kwargs["attention_mask"] = attention_mask
         p, labels = self.method.num_virtual_tokens, kwargs.get("labels")
-        if self.method.name == "prefix" and self.kind == "SEQ_2_SEQ_LM":  # in front of what is written
+        if self.method.name == "prefix" and self.kind == "SEQ_2_SEQ_LM":  # the prefix is in the decoder
             placed = kwargs.get("decoder_input_ids") if labels is None else labels
         else:
             placed = input_ids
@@ -223,11 +218,11 @@ class PromptRule(Rule):
             self._refuse_long(placed.shape[1])
         if self.method.name == "prefix":
             return self.wrapper(input_ids=input_ids, **kwargs)
-        if self.kind == "TOKEN_CLS" and labels is not None:  # peft lengthens the labels of words, not of tags
+        if self.kind == "TOKEN_CLS" and labels is not None:  # peft does not extend labels of tokens
             kwargs["labels"] = torch.cat([labels.new_full((len(labels), p), -100), labels], 1)
         out = self.wrapper(input_ids=input_ids, **kwargs)
         if self.kind in ("TOKEN_CLS", "CAUSAL_LM"):
-            out.logits = out.logits[:, p:]  # of the words alone: (B, T, C)
+            out.logits = out.logits[:, p:]  # (B, T, C), without the virtual tokens
         return out
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -235,9 +230,9 @@ class PromptRule(Rule):
         before = [(module, set(vars(module))) for module in {model, getattr(model, "model", model)}]
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Position ids are not supported")  # they are put back below
+                warnings.filterwarnings("ignore", "Position ids are not supported")  # `_placed` adds them
                 return self.wrapper.generate(*args, **kwargs)
-        finally:  # peft leaves attributes of its own behind
+        finally:  # peft leaves attributes on the model
             for module, names in before:
                 for name in set(vars(module)) - names:
                     delattr(module, name)
@@ -253,7 +248,7 @@ class PromptRule(Rule):
                 f"{left} {(room or 0) - p}{' tokens' if written else ''}, or fewer virtual tokens")
 
     def detach(self, model: nn.Module) -> None:
-        for name in DETOURED:
+        for name in REDIRECTED:
             vars(model).pop(name, None)
         vars(model).update(self._attributes)
         del model.prompt_encoder
@@ -262,7 +257,7 @@ class PromptRule(Rule):
         super().start(clock, loop)
         recomputes = any(getattr(m, "gradient_checkpointing", False) for m in self.adapters.model.modules())
         require(self.method.name != "prefix" or not recomputes,
-                "a prefix stands in the cache of keys and values, which gradient checkpointing switches off: leave "
+                "a prefix is kept in the cache of keys and values, which gradient checkpointing switches off: leave "
                 "gradient_checkpointing out, or use PromptTuning")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -280,7 +275,7 @@ class PromptRule(Rule):
 
 
 def with_arguments_of(own: Callable[..., Any], made: Callable[..., Any]) -> Callable[..., Any]:
-    """A function for another's place, with the arguments that transformers looks for there."""
+    """Return `made` with the signature of `own`, which transformers inspects."""
     def call(*args: Any, **kwargs: Any) -> Any:
         return made(*args, **kwargs)
 
@@ -289,10 +284,10 @@ def with_arguments_of(own: Callable[..., Any], made: Callable[..., Any]) -> Call
 
 
 def task_type(model: Any) -> str:
-    """peft's name for what a model does.
+    """Return peft's name of a model's task.
 
     Raises:
-        ValueError: it neither classifies nor writes.
+        ValueError: the model neither classifies nor writes text.
     """
     name = type(model).__name__
     for ending, kind in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS")):
@@ -304,12 +299,12 @@ def task_type(model: Any) -> str:
 
 
 def takes_past(model: Any) -> bool:
-    """Whether the network under a classifier lets keys and values be put in front of its own."""
+    """Return whether the network of a classifier accepts keys and values to put in front of its own."""
     return "past_key_values" in inspect.signature(model.base_model.forward).parameters
 
 
 def widths(config: Any, prefix: bool) -> dict[str, int]:
-    """The sizes that peft does not find in every configuration; the decoder's where there are two stacks."""
+    """Return the sizes that peft does not find in every configuration; of an encoder-decoder, the decoder's."""
     layers = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", None)
     found = {"token_dim": config.hidden_size, "num_layers": layers or config.num_hidden_layers,
              "num_attention_heads": getattr(config, "decoder_attention_heads", None) or config.num_attention_heads}
@@ -318,34 +313,30 @@ def widths(config: Any, prefix: bool) -> dict[str, int]:
     return found
 
 
-# ---- AdaLoRA -----------------------------------------------------------------------------------------------
-# AdaLoRA: as LoRA with singular values, and the least important ones are dropped until a budget of ranks is met
-# (Zhang et al. 2023, ICLR, arXiv 2303.10512).
-#
-#     h  =  W x  +  s · B diag(E) A x         importance of a triplet (B column, E entry, A row): |weight · gradient|,
-#     loss = task + orth_reg_weight · R       smoothed; R = mean of ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F
-#
-# peft's layers and its allocator do this; here they are put on, called at the right moment, and read off.
-NAME = "default"  # peft's name for an adapter that was given none
-SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # importance, its mean over steps, and its uncertainty
+# ---- AdaLoRA -------------------------------------------------------------------------------------------------
+
+NAME = "default"  # peft's name of an adapter without a name
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # importance, its moving average, and its uncertainty
+FACTORS = ("lora_A", "lora_E", "lora_B")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaLoRA(Method):
-    """Start at rank r everywhere, end with target_r on average, spread by importance.
+    """Train W x + s · B diag(E) A x from rank r and drop the least important directions until the mean is target_r.
 
-    Trained again once the budget is met, the ranks found stay, and only they train. Stopped before that, the
-    importance is measured anew, and ranks start to fall from r.
+        loss = task + orth_reg_weight · R,    R = mean of ‖A Aᵀ − I‖_F and ‖Bᵀ B − I‖_F
 
-    GPT-2's fused q, k and v are one matrix to peft: they are taken together ("0.qkv") or not at all.
+    The importance of a direction is the smoothed |weight · gradient| of its column of B, entry of E and row of A
+    (Zhang et al. 2023, section 3). A second training keeps the ranks of the first one if that reached target_r;
+    otherwise the ranks fall from r again. GPT-2's fused q, k and v are one matrix ("0.qkv") here.
 
     Args:
-        r: rank at the start, above target_r.  lora_alpha: the scale is lora_alpha / r throughout.
+        r: rank at the start, above target_r.  lora_alpha: the scale s is always lora_alpha / r.
         target_r: mean rank at the end.
         tinit: steps before ranks start to fall.  tfinal: steps at the end, after the last rank has fallen.
-        deltaT: steps between two allocations. All three as steps (int) or a share of the training (float).
+        deltaT: steps between two allocations. All three are steps (int) or a share of the training (float).
         beta1, beta2: smoothing of the importance and of its uncertainty.
-        orth_reg_weight: of R (the authors' code: 0.1 to 0.5).
+        orth_reg_weight: weight of R (the authors' code: 0.1 to 0.5).
     """
 
     r: int = 12
@@ -377,7 +368,7 @@ class AdaLoRA(Method):
 
 
 class AdaLoRARule(Rule):
-    """Holds peft's tuner, and calls its allocator between the optimizer's step and the next zero_grad."""
+    """Hold peft's tuner, and call its allocator between the optimizer's step and the next zero_grad."""
 
     method: AdaLoRA
 
@@ -403,24 +394,24 @@ class AdaLoRARule(Rule):
         self.config = peft().AdaLoraConfig(
             init_r=m.r, target_r=m.target_r, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, beta1=m.beta1,
             beta2=m.beta2, orth_reg_weight=m.orth_reg_weight, target_modules=list(paths), fan_in_fan_out=fused,
-            total_step=1)  # the length is not known yet: `start` says it
+            total_step=1)  # `start` sets the length of the training
         like = next(model.parameters())
         with seeded(self.generator):
             self.tuner = peft().AdaLoraModel(model, {NAME: self.config}, NAME)
         named = {name: p for name, p in model.named_parameters() if any(f".{x}." in name for x in FACTORS)}
         for name, parameter in model.named_parameters():
-            if name in named or ".ranknum." in name:  # the rank at the start, a number that peft keeps as a parameter
+            if name in named or ".ranknum." in name:  # peft keeps the initial rank as a parameter
                 parameter.data = parameter.data.to(wide(like.dtype))
                 parameter.requires_grad_(name in named)
         self._kept: dict[str, Tensor] = {}
-        self.found = False  # an earlier training met the budget: the ranks stay
+        self.found = False  # True if an earlier training reached the budget, so that the ranks stay
         return list(named)
 
     def detach(self, model: nn.Module) -> None:
         self.tuner.unload()
 
     def layers(self) -> Iterator[tuple[str, Any]]:
-        """Site -> peft's layer."""
+        """Yield each site's name and peft's layer."""
         for name, path in self.paths.items():
             yield name, self.adapters.model.get_submodule(path)
 
@@ -429,18 +420,18 @@ class AdaLoRARule(Rule):
         m, c = self.method, self.config
         c.total_step, c.tinit, c.tfinal = clock.total, clock.resolve(m.tinit), clock.resolve(m.tfinal)
         c.deltaT = max(1, clock.resolve(m.deltaT))
-        if clock.step:  # taken up: it was looked at when it began
+        if clock.step:  # a resumed training was checked when it began
             return
         self.found = sum(self.site_ranks().values()) == m.target_r * len(self.paths)
         if self.found:
             self._keep_ranks()
             return
         require(c.tinit < c.total_step - c.tfinal > 1,
-                f"no step is left in which importance could be seen and ranks fall: tinit = {c.tinit} and tfinal = "
-                f"{c.tfinal} of {c.total_step} steps; make them smaller, or train longer")
+                f"no step is left in which importance can be measured and ranks can fall: tinit = {c.tinit} and "
+                f"tfinal = {c.tfinal} of {c.total_step} steps; make them smaller, or train longer")
 
     def _keep_ranks(self) -> None:
-        """Let peft see no step before the end of the allocation: it then masks what it has dropped."""
+        """End peft's allocation before the first step; peft then only masks the dropped directions."""
         self.config.total_step = self.config.tinit = self.config.tfinal = 0
 
     def again(self) -> None:
@@ -456,7 +447,7 @@ class AdaLoRARule(Rule):
         return [{"params": self.adapters.extra_parameters()}]
 
     def penalty(self) -> Tensor | None:
-        """orth_reg_weight · R, as peft's own forward adds it to the loss."""
+        """Return orth_reg_weight · R, which peft's own forward pass adds to the loss."""
         if not self.method.orth_reg_weight:
             return None
         factors = [f for _, layer in self.layers() for f in (layer.lora_A[NAME], layer.lora_B[NAME].t())]
@@ -470,21 +461,21 @@ class AdaLoRARule(Rule):
     def settled(self, clock: Clock) -> bool:
         return clock.step >= self.config.total_step - self.config.tfinal
 
-    # -- what it has become
+    # -- ranks, updates and state
 
-    def _open(self, path: str) -> Tensor:
-        """Which triplets are in use (r,)."""
+    def _kept_directions(self, path: str) -> Tensor:
+        """Return a mask (r,) of the directions that were not dropped."""
         pattern = self.config.rank_pattern or {}
         return torch.tensor(pattern.get(f"{path}.lora_E.{NAME}", [True] * self.method.r), device="cpu")
 
     def site_ranks(self) -> dict[str, int]:
-        return {name: int(self._open(path).sum()) for name, path in self.paths.items()}
+        return {name: int(self._kept_directions(path).sum()) for name, path in self.paths.items()}
 
     @torch.no_grad()
     def own_updates(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         found = {}
         for name, layer in self.layers():
-            keep = self._open(self.paths[name])
+            keep = self._kept_directions(self.paths[name])
             A, E, B = (getattr(layer, x)[NAME].detach() for x in FACTORS)                # (r, k), (r, 1), (d, r)
             keep = keep.to(A.device)
             scale = layer.scaling[NAME] / (layer.ranknum[NAME] + 1e-5)
@@ -499,7 +490,7 @@ class AdaLoRARule(Rule):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """From the bytes that were kept, since peft would subtract."""
+        """Copy the kept weights back, since peft would subtract the update and round."""
         for name, layer in self.layers() if self._kept else ():
             layer.get_base_layer().weight.copy_(self._kept[name])
             layer.merged_adapters.clear()
@@ -527,7 +518,7 @@ class AdaLoRARule(Rule):
                 for name, value in state.items() if name.startswith(f"{kind}.")})
 
     def invariants(self, clock: Clock) -> list[Invariant]:
-        in_use = {name: layer.lora_E[NAME][self._open(self.paths[name])] for name, layer in self.layers()}
+        in_use = {name: layer.lora_E[NAME][self._kept_directions(self.paths[name])] for name, layer in self.layers()}
         still = [name for name, E in in_use.items() if len(E) and not E.any()]
         checks = [Invariant(not still, f"after the first step no singular value has moved at {', '.join(still[:4])}: "
                                        "no gradient reaches the branch; look for a learning rate of 0")
@@ -538,11 +529,8 @@ class AdaLoRARule(Rule):
         return checks
 
 
-FACTORS = ("lora_A", "lora_E", "lora_B")
-
-
 def by_path(sites: list[Site]) -> dict[str, list[Site]]:
-    """Module -> the sites in it: more than one in a fused layer."""
+    """Group the sites by module; a fused layer has several."""
     found: dict[str, list[Site]] = {}
     for site in sites:
         found.setdefault(site.path, []).append(site)
@@ -550,6 +538,6 @@ def by_path(sites: list[Site]) -> dict[str, list[Site]]:
 
 
 def one_name(sites: list[Site]) -> str:
-    """The name of a layer: its site's; "0.qkv" for a fused one."""
+    """Return the name of a layer: that of its site, or "0.qkv" for a fused one."""
     first = sites[0].name
     return first if len(sites) == 1 else f"{first.rpartition('.')[0]}.{''.join(site.letter for site in sites)}"

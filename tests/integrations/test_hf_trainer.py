@@ -357,9 +357,9 @@ def test_save_model_of_what_peft_cannot_hold(tmp_path):
     ({"torch_compile": True}, "torch_compile: a method changes parameters"),
     ({"others": {"compute_loss_func": print}}, "compute_loss_func: the loop makes its own"),
     ({"method": METHODS["autolora, unrolled"], "rows": iter(())}, "has no length"),
-    ({"rows": make_rows(5), "dataloader_drop_last": True}, r"5 rows make no batch of 8.*dataloader_drop_last"),
-    ({"rows": []}, "0 rows make no batch"),
-    ({"held_out": make_rows(8)}, "held_out: lora learns from no rows besides"),
+    ({"rows": make_rows(5), "dataloader_drop_last": True}, r"5 examples make no batch of 8.*dataloader_drop_last"),
+    ({"rows": []}, "0 examples make no batch"),
+    ({"held_out": make_rows(8)}, "held_out: lora learns from no examples besides"),
     ({"method": METHODS["autolora, the search"], "held_out": []}, "held_out: it is empty"),
 ])
 def test_arguments_are_refused(changes, says, tmp_path):

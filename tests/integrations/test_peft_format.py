@@ -541,13 +541,13 @@ def test_a_lora_on_what_the_checkpoint_lacks_is_refused(tmp_path):
 
 
 def test_a_base_that_moved_is_found_by_its_new_name_or_missed_aloud(tmp_path):
-    """A folder at base_name is looked at in its place; without one a warning says what could not be looked at."""
+    """A folder at base_name is looked at in its place; without one a warning says what could not be read."""
     tiny("llama", head="causal").save_pretrained(tmp_path / "base")
     model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
     model.resize_token_embeddings(VOCAB + 2, mean_resizing=False)
     adapters = lt.adapt(model, lt.LoRA(r=2))
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.warns(UserWarning, match=r"could not be looked at.*base_name="):
+    with pytest.warns(UserWarning, match=r"could not be read.*base_name="):
         lt.save_peft(adapters, tmp_path / "out", base_name="owner/name")
     with pytest.warns(UserWarning, match=f"resized from {VOCAB} to {VOCAB + 2}"):
         lt.save_peft(adapters, tmp_path / "out", base_name=str(tmp_path / "moved"))

@@ -436,7 +436,7 @@ def test_texts_to_write_that_leave_no_room_for_a_prefix_are_refused():
 
 
 def test_a_prefix_and_recomputed_activations_are_refused_together():
-    with pytest.raises(ValueError, match="a prefix stands in the cache"):
+    with pytest.raises(ValueError, match="a prefix is kept in the cache"):
         train(PREFIX, gradient_checkpointing=True)
     _, outcome = train(PROMPT, gradient_checkpointing=True)
     assert outcome.finished
