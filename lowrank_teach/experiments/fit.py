@@ -38,7 +38,7 @@ from ..tasks.load import load_task
 from ..tasks.task import TaskData
 from ..tasks.tokenize import Collate, encode
 from ..training import checkpoint
-from ..training.callbacks import Callback, Outcome, ProgressLine, Row, watched
+from ..training.callbacks import Callback, LogEntry, Outcome, ProgressLine, watched
 from ..training.config import TrainConfig, default_profile, fit_to_profile, set_by_profile, train_config
 from ..training.distributed import Team
 from ..training.trainer import Trainer
@@ -249,7 +249,7 @@ class Job:
         require_config(self.config.backbone)  # before minutes of reading rows
         data = self.materials.data(self.config.task, self.config.train, self.config.seed)
         measures.reset_peak_memory()
-        history: list[Row] = []
+        history: list[LogEntry] = []
         seconds: dict[str, float] = {}
         notes = [data.source, *self.config.notes]
         stage: Method | None = self.config.adjusted

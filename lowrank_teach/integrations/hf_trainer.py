@@ -40,7 +40,7 @@ from ..errors import Refusal, require_kind
 from ..methods.base import Clock, Method
 from ..training.batches import counted, hold_out, require_gradients, require_labels, shares, shifts
 from ..training.callbacks import Outcome
-from ..training.checkpoint import STATE, Stored, load_folder, newest_whole, save_checkpoint
+from ..training.checkpoint import STATE, Checkpoint, load_folder, newest_whole, save_checkpoint
 from ..training.config import TrainConfig
 from ..training.trainer import Batch, RuleLoop, start_from
 from .peft_format import ExportError, save_peft, why_not
@@ -208,7 +208,7 @@ class LowRankTrainer(RuleLoop, transformers.Trainer):
         self.collate = self._get_collator_with_removed_columns(self.data_collator, "held-out")
         self.best: None = None  # transformers itself keeps the best checkpoint
         self.identity = json.dumps([adapters.method.to_dict(), self.total], sort_keys=True)
-        self._stored: Stored | None = None
+        self._stored: Checkpoint | None = None
         self.pass_began, self._learned = -1, False  # steps before this epoch; whether a label has counted
         start_from(adapters, args.seed)
 

@@ -1,4 +1,4 @@
-"""What a caller hangs on the training loop, what the loop leaves, and how it stops early."""
+"""Callbacks of the training loop, its outcome, and a line of progress."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from rich.progress import TaskID
 from ..console import bars, column, console
 from ..methods.base import Clock, Method
 
-Row = tuple[int, str, str, float]  # step, site ("" for the whole model), name, value
-
+LogEntry = tuple[int, str, str, float]  # step, site ("" for the whole model), name, value
 
 
 class Callback(Protocol):
-    """What a caller can hang on the loop; return True from `on_step` to stop after this step.
+    """An observer of the training loop, which stops after this step if `on_step` returns True.
 
-    `fit` also tells one that has `on_begin(label)` that rows and weights are now read, and calls `on_end()` at the
-    end, whatever it is.
+    If it has `on_begin(label)`, `fit` calls that before the examples and weights are read, and `on_end()` at the end,
+    also after an error.
     """
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> bool | None: ...
@@ -33,7 +32,7 @@ class Callback(Protocol):
 
 @contextmanager
 def watched(callbacks: Sequence[Callback], label: str) -> Iterator[None]:
-    """A run from before its rows are read to after its last evaluation; see `Callback`."""
+    """Call `on_begin` and `on_end` of the callbacks that have them; see `Callback`."""
     with ExitStack() as ends:
         for callback in callbacks:
             if hasattr(callback, "on_begin"):
@@ -44,28 +43,25 @@ def watched(callbacks: Sequence[Callback], label: str) -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """What a training leaves beside the model: rows of history, seconds in steps, whether it came to its end."""
+    """The result of a training beside the model: history, seconds spent in steps, and whether it was finished."""
 
-    history: list[Row] = field(default_factory=list)
+    history: list[LogEntry] = field(default_factory=list)
     seconds: float = 0.0
     step: int = 0
     finished: bool = False
-    following: Method | None = None  # what to train next, from the pretrained weights (after a search)
-    notes: list[str] = field(default_factory=list)  # warnings that belong in the run's record
+    following: Method | None = None  # the method to train next from the pretrained weights, after a search
+    notes: list[str] = field(default_factory=list)  # warnings for the run's record
 
 
-# ---- a line of progress ------------------------------------------------------------------------------------
-# How far a training is, in one line that is replaced and goes in the end: a bar, the loss, the time that is left.
-#
-# It is there from the start, while rows and weights are read. On a terminal a bar of rich; in a notebook a bar of the
-# browser's own, since bars of widgets leave models behind that stop a notebook from rendering on a repository page,
-# and what is gone in the end leaves nothing in it; in a file or a pipe lines now and then.
-READS, EVALUATES = "reads rows and weights", "evaluates"
-Show = Callable[[dict[str, str], str, bool], None]   # what to show, of which name, and whether it is there already
+# ---- a line of progress --------------------------------------------------------------------------------------
+# A notebook shows HTML and not a widget, whose state would stop repository pages from rendering the notebook.
+
+READING, EVALUATING = "reading examples and weights", "evaluating"
+Show = Callable[[dict[str, str], str, bool], None]   # (data by MIME type, display id, whether it is an update)
 
 
 def in_notebook() -> bool:
-    """Whether there is a kernel that can show images."""
+    """Return whether this process is a notebook's kernel, which can show images."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -75,11 +71,13 @@ def in_notebook() -> bool:
 
 
 class ProgressLine(Callback):
-    """The line.
+    """Show step, loss and remaining time in one line that is replaced, and removed at the end.
+
+    On a terminal it is a bar of rich, in a notebook the browser's bar; a file or pipe gets a line at intervals.
 
     Args:
-        every: seconds between two changes in a notebook, and five times that between two lines of a file.
-        show: how a notebook shows it, for tests; given, it counts as one.
+        every: seconds between two updates in a notebook; lines of a file come at five times that interval.
+        show: the function that shows data in a notebook, for tests.
     """
 
     def __init__(self, every: float = 1.0, show: Show | None = None) -> None:
@@ -93,15 +91,15 @@ class ProgressLine(Callback):
         self.started = self.last = 0.0
 
     def on_begin(self, label: str) -> None:
-        """From here on it is seen."""
+        """Show the line from here on."""
         self.label = label
         if self.bar:
             self.bar.start()
-        self._wait(READS)
+        self._wait(READING)
 
     def on_step(self, clock: Clock, values: dict[str, float]) -> None:
         now = time.monotonic()
-        if clock.step != self.step + 1 or clock.step == 1:  # a stage begins, or one that was interrupted goes on
+        if clock.step != self.step + 1 or clock.step == 1:  # a stage begins or is resumed
             self.first, self.started, self.last = clock.step, now, -5 * self.every
         self.step = clock.step
         if self.bar:
@@ -110,44 +108,44 @@ class ProgressLine(Callback):
             self.last = now
             done = clock.step - self.first
             left = f", {(now - self.started) / done * (clock.total - clock.step):.0f} s left" if done else ""
-            self._say(f"step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", clock.step, clock.total)
+            self._print(f"step {clock.step}/{clock.total}  loss {values['loss']:.3f}{left}", clock.step, clock.total)
         if clock.step == clock.total:
-            self._wait(EVALUATES)
+            self._wait(EVALUATING)
 
     def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:
         if not self.bar and not self.show:
             shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-            self._say(f"step {clock.step}/{clock.total}  validation {shown}")
+            self._print(f"step {clock.step}/{clock.total}  validation {shown}")
 
     def on_end(self) -> None:
-        """Where it can be taken away, it is."""
+        """Remove the line, where that is possible."""
         if self.bar:
             self.bar.stop()
         elif self.show:
             self._put({"text/plain": ""})
 
-    def _wait(self, what: str) -> None:
-        """Something that takes a while, nobody knows how long: the bar moves to and fro."""
+    def _wait(self, activity: str) -> None:
+        """Show an activity of unknown length."""
         if self.bar:
-            self._bar(0, None, what)
+            self._bar(0, None, activity)
         else:
-            self._say(f"{what} …")
+            self._print(f"{activity} …")
 
-    def _bar(self, step: int, total: int | None, words: str) -> None:
+    def _bar(self, step: int, total: int | None, text: str) -> None:
         assert self.bar is not None
-        if self.row is None or self.bar.tasks[0].total != total:   # a new clock for the time that is left
+        if self.row is None or self.bar.tasks[0].total != total:   # a new task restarts the remaining time
             if self.row is not None:
                 self.bar.remove_task(self.row)
-            self.row = self.bar.add_task(self.label, total=total, completed=max(step - 1, 0), loss=words)
-        self.bar.update(self.row, completed=step, loss=words)
+            self.row = self.bar.add_task(self.label, total=total, completed=max(step - 1, 0), loss=text)
+        self.bar.update(self.row, completed=step, loss=text)
 
-    def _say(self, words: str, step: int = 0, total: int = 0) -> None:
+    def _print(self, text: str, step: int = 0, total: int = 0) -> None:
         if self.show:
-            how_far = f' value="{step}" max="{total}"' if total else ""
-            line = f"{self.label}: {words}"
-            self._put({"text/html": f"<progress{how_far}></progress> {html.escape(line)}", "text/plain": line})
+            progress = f' value="{step}" max="{total}"' if total else ""
+            line = f"{self.label}: {text}"
+            self._put({"text/html": f"<progress{progress}></progress> {html.escape(line)}", "text/plain": line})
         else:
-            print(words, flush=True)
+            print(text, flush=True)
 
     def _put(self, data: dict[str, str]) -> None:
         assert self.show is not None
@@ -155,7 +153,7 @@ class ProgressLine(Callback):
         self.shown = True
 
 
-def _display(data: dict[str, Any], name: str, there: bool) -> None:
+def _display(data: dict[str, Any], name: str, update: bool) -> None:
     from IPython.display import display
 
-    display(data, raw=True, display_id=name, update=there)
+    display(data, raw=True, display_id=name, update=update)

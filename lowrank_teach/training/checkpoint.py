@@ -1,8 +1,8 @@
-"""An unfinished run in one file: safetensors with a JSON header, written whole or not at all.
+"""Checkpoints of an unfinished run: one safetensors file with a JSON header, written completely or not at all.
 
-Factors, gates, knots, W where it was written, Adam moments, the rule's state, the random state and the history.
-The rows' order is a function of the seed and the step, so it needs no place here. No pickle anywhere. A checksum over
-all of it is in the header, so that a file that was changed since is not taken up.
+A checkpoint has the factors, gates, knots, W if a method wrote into it, Adam's moments, the rule's state, the random
+state and the history. The order of the examples follows from seed and step. A checksum in the header shows whether
+the file was changed. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 
 FORMAT = "lowrank_teach checkpoint 3"
-STATE = "lowrank_state.safetensors"  # in a checkpoint's folder: all that a resume needs, without pickle
+STATE = "lowrank_state.safetensors"  # the file in a checkpoint folder of transformers' Trainer
 CHECKSUM = "sha256"
 UNREADABLE = (SafetensorError, OSError, struct.error, ValueError, KeyError, TypeError, RuntimeError)
 AFRESH = "call train() without resume_from_checkpoint to start afresh, or name another checkpoint"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why and what to do."""
+    """A checkpoint cannot be used; the message names the reason and the remedy."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint was not written to its end, or was damaged since; `found` is that alone, without what to do."""
+    """A checkpoint is incomplete or damaged; `found` is the message without the remedy."""
 
     def __init__(self, found: str, remedy: str = "") -> None:
         super().__init__(sentence(f"{found}; {remedy}") if remedy else found)
@@ -53,10 +53,10 @@ class DamagedError(CheckpointError):
 
 
 @dataclass
-class Stored:
-    """A checkpoint as read: tensors under "part.name", plain values by part.
+class Checkpoint:
+    """A checkpoint that was read: tensors by "part.name", and plain values by part.
 
-    name, remedy: what a refusal calls it, and says to do.
+    name, remedy: the file's name and the remedy for the message of an error.
     """
 
     tensors: dict[str, Tensor]
@@ -68,10 +68,10 @@ class Stored:
         return {key.removeprefix(name + "."): t for key, t in self.tensors.items() if key.startswith(name + ".")}
 
     def into_adapters(self, adapters: Adapters) -> None:
-        """Put the adapters where they were; this comes before the optimizer is made.
+        """Load the state of the adapters, before the optimizer is made.
 
         Raises:
-            CheckpointError: they are of another head or another model. The adapters are then as they were.
+            CheckpointError: the checkpoint is of another head or model; the adapters are then unchanged.
         """
         with self._refusing():
             self._into_adapters(adapters)
@@ -101,7 +101,7 @@ class Stored:
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Whatever else does not fit is refused like the rest."""
+        """Turn other errors of loading into a CheckpointError."""
         try:
             yield
         except (CheckpointError, Refusal):
@@ -111,20 +111,16 @@ class Stored:
                                            f"({_reason(error)}); {self.remedy}")) from error
 
     def refuse_longer(self, total: int) -> None:
-        """Refuse what has more steps behind it than the training has.
-
-        Raises:
-            CheckpointError: names both.
-        """
+        """Raise CheckpointError if the checkpoint has more steps than the training."""
         if self.values["step"] > total:
             raise CheckpointError(sentence(f"the checkpoint {self.name} is of step {self.values['step']}, and this "
                                            f"training has {total}; {self.remedy}"))
 
     def into(self, trainer: Trainer) -> None:
-        """Put everything but the adapters where it was.
+        """Load everything except the adapters.
 
         Raises:
-            CheckpointError: it is of another optimizer or rule.
+            CheckpointError: the checkpoint is of another optimizer or rule.
         """
         with self._refusing():
             self._into(trainer)
@@ -155,15 +151,15 @@ class Stored:
 
 
 def random_state() -> dict[str, Tensor]:
-    """Torch's own random state, of the CPU and of the GPU where there is one."""
+    """Return the state of torch's default generators, of the CPU and, if there is one, of the GPU."""
     state = {"cpu": torch.get_rng_state()}
     return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
 
 
 def save_checkpoint(path: Path, trainer: Trainer, random: Sequence[dict[str, Tensor]] = ()) -> None:
-    """Write the state between two steps; the file is complete or the old one stays.
+    """Write the state between two steps; if that fails, the old file stays.
 
-    random: of each process its random state; of this one where it is left out.
+    random: the random state of each process; empty takes that of this process.
 
     Raises:
         OSError: the folder cannot be written or is full.
@@ -189,7 +185,7 @@ def save_checkpoint(path: Path, trainer: Trainer, random: Sequence[dict[str, Ten
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """A safetensors file with a checksum in its header, complete or not at all; `read` looks at that.
+    """Write a safetensors file with a checksum in its header, completely or not at all.
 
     Raises:
         OSError: the folder cannot be written or is full.
@@ -201,24 +197,24 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
         save_file(plain, scratch, {**header, CHECKSUM: _checksum(plain, header)})
         os.replace(scratch, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"the checkpoint could not be written to {path.parent}: {error}; free some room or choose "
+        raise OSError(f"the checkpoint could not be written to {path.parent}: {error}; free some space or choose "
                       "another folder with LOWRANK_TEACH_RUNS") from error
     finally:
-        with suppress(OSError):  # as where the folder could not be made
+        with suppress(OSError):  # the folder may not exist
             scratch.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str], bool]:
-    """Tensors and header of such a file, and whether they are as they were written.
+    """Return the tensors and the header of such a file, and whether its checksum is right.
 
     Raises:
-        UNREADABLE: it is no safetensors file, or was cut off.
+        UNREADABLE: the file is not safetensors, or is cut off.
     """
     with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
         header = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    said = header.pop(CHECKSUM, None)
-    return tensors, header, said == _checksum(tensors, header)
+    checksum = header.pop(CHECKSUM, None)
+    return tensors, header, checksum == _checksum(tensors, header)
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
@@ -234,10 +230,10 @@ SCHEMA: dict[str, Any] = {"adapters": dict, "rule": dict, "step": int, "seconds"
 
 
 def _values_of(text: str) -> dict[str, Any]:
-    """The plain values of a checkpoint.
+    """Return the plain values of a checkpoint.
 
     Raises:
-        ValueError, TypeError, RecursionError: they are not what is written there.
+        ValueError, TypeError, RecursionError: they are not as `save_checkpoint` writes them.
     """
     values = json.loads(text)
     wrong = [name for name, kind in SCHEMA.items() if not isinstance(values[name], kind)]
@@ -246,13 +242,13 @@ def _values_of(text: str) -> dict[str, Any]:
     return values
 
 
-def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "") -> Stored | None:
-    """The checkpoint at `path`, or None where there is none.
+def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "") -> Checkpoint | None:
+    """Return the checkpoint at `path`, or None if there is none; the file is never changed.
 
-    Args: name, remedy: what a refusal calls it, and says to do; else the file's own name, and to delete it.
+    name, remedy: the file's name and the remedy for the message of an error; by default to delete the file.
 
     Raises:
-        CheckpointError: it is cut off (`DamagedError`), not one of ours, or another run's. The file is left as it is.
+        CheckpointError: the file is cut off (`DamagedError`), has another format, or belongs to another run.
     """
     if not path.exists():
         return None
@@ -265,7 +261,7 @@ def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "")
             raise CheckpointError(sentence(f"the checkpoint {name} belongs to another run; {remedy}"))
         if not whole:
             raise ValueError("its content is not what was written")
-        return Stored(tensors, _values_of(header["values"]), name, remedy)
+        return Checkpoint(tensors, _values_of(header["values"]), name, remedy)
     except CheckpointError:
         raise
     except UNREADABLE as error:
@@ -274,12 +270,11 @@ def load_checkpoint(path: Path, identity: str, name: str = "", remedy: str = "")
 
 # ---- a checkpoint of transformers' Trainer: a folder with such a file ----------------------------------------
 
-
-def load_folder(folder: str | Path, identity: str) -> Stored:
-    """What a folder holds that `LowRankTrainer` wrote.
+def load_folder(folder: str | Path, identity: str) -> Checkpoint:
+    """Return the checkpoint in a folder that `LowRankTrainer` wrote.
 
     Raises:
-        DamagedError: it was not written to its end, or cut off since.  CheckpointError: as `load_checkpoint`.
+        DamagedError: the folder is incomplete or damaged.  CheckpointError: as for `load_checkpoint`.
     """
     name = Path(folder).name
     stored = load_checkpoint(Path(folder) / STATE, identity, f"{name}/{STATE}", AFRESH)
@@ -287,21 +282,21 @@ def load_folder(folder: str | Path, identity: str) -> Stored:
         raise DamagedError(f"{name} holds no {STATE} (none is written with save_only_model), so there is nothing to "
                            "resume from", AFRESH)
     try:
-        _look_at_state(Path(folder) / "trainer_state.json", stored.values["step"])
-        _look_at_random(Path(folder) / "rng_state.pth")
+        _check_state(Path(folder) / "trainer_state.json", stored.values["step"])
+        _check_random(Path(folder) / "rng_state.pth")
     except (*UNREADABLE, RecursionError) as error:
         found = f"{name} was not written to its end, or changed since ({_reason(error)})"
         raise DamagedError(found, AFRESH) from error
     return stored
 
 
-def _look_at_state(path: Path, step: int) -> None:
-    """Refuse a state of transformers' Trainer that it would fail on, or one of another step.
+def _check_state(path: Path, step: int) -> None:
+    """Refuse a state of transformers' Trainer that it could not read, or that is of another step.
 
     Raises:
-        OSError, ValueError, RecursionError: what is wrong with which file.
+        OSError, ValueError, RecursionError: names the file and the fault.
     """
-    from transformers import TrainerState  # late: a run of our own loop needs none of it
+    from transformers import TrainerState  # slow to import, and not needed by our own Trainer
 
     numbers = [field.name for field in fields(TrainerState) if isinstance(field.default, int | float)]
     kinds: dict[str, Any] = dict.fromkeys([*numbers, "train_batch_size"], (int, float))
@@ -318,11 +313,11 @@ def _look_at_state(path: Path, step: int) -> None:
         raise ValueError(f"{path.name} says step {held['global_step']}, and {STATE} {step}")
 
 
-def _look_at_random(path: Path) -> None:
-    """Refuse the random state, where there is one, if its checksums say that it changed.
+def _check_random(path: Path) -> None:
+    """Refuse a file of the random state whose checksums are wrong; the file may be missing.
 
     Raises:
-        ValueError: it is not as it was written.
+        ValueError: the file is cut off or damaged.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -336,18 +331,18 @@ def _look_at_random(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be read, in few words and without its folder."""
+    """Return why a file could not be read, in at most 80 characters and without its folder."""
     if isinstance(error, OSError) and error.filename:
         return f"{Path(error.filename).name}: {error.strerror}"
-    said = str(error)
-    return said if len(said) <= 80 else f"{said[:79]}…"
+    text = str(error)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def newest_whole(folder: str, identity: str) -> str | None:
-    """The newest checkpoint in a folder that can be resumed from; None where there is none at all.
+    """Return the newest complete checkpoint in a folder, or None if there are no checkpoints.
 
     Raises:
-        DamagedError: not one is whole.  CheckpointError: the newest whole one is another run's.
+        DamagedError: no checkpoint is complete.  CheckpointError: the newest complete one is of another run.
     """
     steps = {path: int(path.name.rpartition("-")[2]) for path in Path(folder).glob("checkpoint-*")
              if path.name.rpartition("-")[2].isdecimal()}

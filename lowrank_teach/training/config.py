@@ -1,8 +1,7 @@
-"""How long and how fast a run trains: one validated configuration, three profiles.
+"""The training configuration, and three profiles of it.
 
-`tiny` is what the tests run (seconds), `laptop` what a reader runs (half a minute a method on two cores), `gpu`
-the papers' budget. A profile also sets the few method values that depend on the length of training, where they
-were left alone; whatever was asked for stays, be it the paper's own value.
+`tiny` is for tests (seconds), `laptop` for readers (half a minute a method, two cores), `gpu` has the papers' budget.
+A profile also sets the few method values that depend on the length of training, unless the user gave them.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ BASE_DTYPES = ("float32", "bfloat16", "4bit")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training.
+    """The configuration of one training.
 
     Args:
-        steps: optimizer steps; `epochs` sets them from the rows instead, when above 0.
-        batch_size: rows an optimizer step, over all micro-batches.  accumulation: micro-batches a step.
-        lr: peak rate of A, B and whatever else trains; head_lr: the head's, lr where None.
-        warmup: share of the steps over which the rate rises; it then falls linearly.
+        steps: optimizer steps; if `epochs` is above 0, it determines the steps instead.
+        batch_size: examples in an optimizer step, over all micro-batches.  accumulation: micro-batches in a step.
+        lr: peak learning rate of A, B and other parameters; head_lr: that of the head, lr if None.
+        warmup: share of the steps over which the learning rate rises; it then falls linearly.
         max_grad_norm: gradient clipping; 0 switches it off.
-        max_length: tokens a row.  n_train, n_validation, n_test: rows taken, all where None.
-        eval_every: steps between evaluations on the validation rows; 0 evaluates at the end only.
-        best: end with the weights of the best evaluation rather than the last ones.
-        n_written: inputs that a text is written for and scored at an evaluation (slow), all where None.
-        validation_from_train: where the published test rows have no labels (GLUE), cut validation rows out of train
-            and test on the published validation rows; for whatever is chosen on validation rows.
-        num_beams, length_penalty, no_repeat_ngram_size: how it is written; see `tasks.generation.Generation`.
+        max_length: tokens in an example.  n_train, n_validation, n_test: examples to use, all if None.
+        eval_every: steps between evaluations on the validation examples; 0 evaluates only at the end.
+        best: keep the weights of the best evaluation instead of the last ones.
+        n_written: inputs whose text is generated and scored at an evaluation (slow), all if None.
+        validation_from_train: if the published test examples have no labels (GLUE), take validation examples from
+            the training set and test on the published validation set, so that values can be tuned on the former.
+        num_beams, length_penalty, no_repeat_ngram_size: see `tasks.generation.Generation`.
         mixed_precision: "no" or "bf16".  gradient_checkpointing: recompute activations in the backward pass.
-        base_dtype: how the frozen weights are held: "float32", "bfloat16", or "4bit" (NF4 through bitsandbytes,
-            on a GPU). Branches and a new head are float32 whatever this says.
-        label_smoothing: ε in [0, 1): the share of the training loss that asks for every class or word alike.
-        checkpoint_every: steps between checkpoints; an interrupt always leaves one.
+        base_dtype: type of the frozen weights: "float32", "bfloat16", or "4bit" (NF4 of bitsandbytes, on a GPU).
+            Branches and a new head are always float32.
+        label_smoothing: ε in [0, 1), the share of the training loss that is uniform over classes or tokens.
+        checkpoint_every: steps between checkpoints; an interrupt always writes one.
 
     Raises:
         ValueError: a value is out of range.
@@ -79,12 +78,12 @@ class TrainConfig:
                                                                     f"{MOST_EPOCHS:,}")
         require(self.batch_size > 0 and self.accumulation > 0, "batch_size and accumulation must be above 0")
         require(self.accumulation <= self.batch_size, f"accumulation = {self.accumulation} is more micro-batches "
-                                                      f"than the {self.batch_size} rows of a batch")
+                                                      f"than the {self.batch_size} examples of a batch")
         require(self.lr > 0 and (self.head_lr is None or self.head_lr > 0), "lr and head_lr must be above 0")
         require(0 <= self.warmup < 1, f"warmup = {self.warmup} must be a share of the steps in [0, 1)")
         require(self.max_grad_norm >= 0 and self.weight_decay >= 0, "max_grad_norm and weight_decay must be ≥ 0")
         require(max(self.lr, self.head_lr or 0) * self.weight_decay <= LARGEST,
-                "lr · weight_decay is no number that a weight can be multiplied by; lower one")
+                "lr · weight_decay is too large to multiply a weight by; lower one of them")
         require(self.mixed_precision in ("no", "bf16"),
                 f"mixed_precision {shown(self.mixed_precision)} must be 'no' or 'bf16'")
         require(self.base_dtype in BASE_DTYPES, f"base_dtype {shown(self.base_dtype)} must be one of "
@@ -94,18 +93,18 @@ class TrainConfig:
         require(self.max_length > 0, "max_length must be above 0")
         for name in ("n_train", "n_validation", "n_test"):
             n = getattr(self, name)
-            require(n is None or n > 0, f"{name} = {n}; ask for at least one row, or None for all")
+            require(n is None or n > 0, f"{name} = {n}; ask for at least one example, or None for all")
         require(self.num_beams > 0 and self.no_repeat_ngram_size >= 0, "num_beams must be above 0 and "
                                                                        "no_repeat_ngram_size 0 or more")
         require(self.eval_every >= 0 and self.checkpoint_every >= 0, "eval_every and checkpoint_every must be ≥ 0")
         require(not self.best or self.eval_every > 0, "best needs evaluations on the way: set eval_every")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a record."""
+        """Return the values as a dict for JSON."""
         return dataclasses.asdict(self)
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps for a training set of this many rows."""
+        """Return the number of optimizer steps for a training set of this many examples."""
         return max(1, round(self.epochs * self.steps_per_epoch(rows))) if self.epochs else self.steps
 
     def steps_per_epoch(self, rows: int) -> int:
@@ -119,7 +118,7 @@ PROFILES: dict[str, TrainConfig] = {
     "gpu": TrainConfig(steps=2000, batch_size=32, lr=4e-4, max_length=128, eval_every=200),
 }
 
-# method values that depend on how long a profile trains; the papers' own stay in the methods' files
+# method values that depend on the length of a profile's training; the methods' files have the papers' values
 SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {"salora": {"eta_c": 0.15, "t_start": 0.0, "t_end": 0.9},
              "autolora": {"search_steps": 0.4, "eta_beta": 0.01}},
@@ -127,19 +126,19 @@ SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
                "autolora": {"search_steps": 0.25, "eta_beta": 0.01}},
     "gpu": {},
 }
-BY_LINK = ("eta_c",)  # rates that must reach their end within one link
+BY_LINK = ("eta_c",)  # learning rates to multiply by the number of links of a chain
 
 
 def default_profile() -> str:
-    """The profile named by LOWRANK_PROFILE, else "laptop"."""
+    """Return the profile that the environment variable LOWRANK_PROFILE names, by default "laptop"."""
     return os.environ.get("LOWRANK_PROFILE", "laptop")
 
 
 def train_config(profile: str | None = None, **overrides: Any) -> TrainConfig:
-    """A profile's training with some values changed.
+    """Return a profile's configuration with some values changed.
 
     Raises:
-        ValueError: unknown profile or unknown value, with the ones there are.
+        ValueError: the profile or a value is unknown; lists the known ones.
     """
     require(isinstance(profile, str | None), f"unknown profile {shown(profile)}: give its name")
     name = profile or default_profile()
@@ -152,10 +151,9 @@ def train_config(profile: str | None = None, **overrides: Any) -> TrainConfig:
 
 
 def fit_to_profile(method: Method, profile: str | None = None) -> Method:
-    """The method with the values that this profile's length of training asks for, where they were left alone.
+    """Return the method with the values for this profile's length of training, except those that the user gave.
 
-    In a composition each member gets its own; a link of a chain has a share of the steps only, so that the rate
-    of its gates is as many times higher as there are links.
+    A link of a chain has only a share of the steps, so learning rates of gates are multiplied by the number of links.
     """
     wanted = set_by_profile(method, profile)
     members = getattr(method, "members", (method,))
@@ -163,7 +161,7 @@ def fit_to_profile(method: Method, profile: str | None = None) -> Method:
 
 
 def set_by_profile(method: Method, profile: str | None = None) -> dict[str, dict[str, Any]]:
-    """What `fit_to_profile` sets: name of the method, or of the member -> its values."""
+    """Return what `fit_to_profile` sets: name of the method, or of each member -> its values."""
     table, links = SHORT_TRAINING.get(profile or default_profile(), {}), getattr(method, "links", 1)
     wanted = {m.name: {key: value * links if key in BY_LINK else value
                        for key, value in table.get(m.name, {}).items() if key not in m.given}

@@ -1,15 +1,14 @@
-"""One run on several processes: who does what, and the sums over all of them.
+"""Train one run on several processes (ranks), with sums over all of them.
 
     accelerate launch --num_processes 2 -m lowrank_teach.cli train salora --task rt     # on two GPUs
     torchrun --nproc_per_node 2 -m lowrank_teach.cli train salora --task rt             # there, or on a CPU
 
-`batch_size` is of one process, so a step's batch is `size` times as large: it is the batch that one process with that
-`batch_size` would take, row for row, and every process takes its part. Each weighs its loss by its share of the
-batch's rows (or words), so that the gradients of all add up to those of one process. The penalty is added after that,
-since every process has the whole of it. All else is the same on all of them: weights, gates (their noise comes from
-the method's own generator), knots, what Delta-LoRA writes into W, AutoLoRA's β. Only dropout differs. The first
-process alone evaluates, calls callbacks and writes. Gradients are summed here and not by a wrapper around the model
-(DistributedDataParallel), which could not follow parameters that are replaced at a knot or when gates are pruned.
+`batch_size` is that of one process, so the batch of a step is `size` times as large, with the same examples that one
+process with that batch size would take. Each process weights its loss by its share of the batch's labels, so that the
+gradients add up to those of one process. The penalty is added after the sum, since every process computes all of it.
+Weights, gates (whose noise comes from the method's own generator), knots, W and AutoLoRA's β are the same on every
+process; only dropout differs. Only rank 0 evaluates, calls callbacks and writes files. Gradients are summed here and
+not by DistributedDataParallel, which cannot follow parameters that are replaced at a knot or when gates are pruned.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from .batches import counted, interrupt_between_steps, shares
 from .config import TrainConfig
 
 T = TypeVar("T")
-LONGEST = timedelta(hours=6)   # that the others wait while the first process evaluates
+LONGEST = timedelta(hours=6)   # how long the other processes wait while rank 0 evaluates
 Batch = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Team:
-    """The processes of one run; alone, every method is what one process would do.
+    """The processes of one run, as seen by one of them; the default is a single process.
 
-    rank: this one's number.  size: how many.  device: where its tensors are.
+    rank: number of this process, from 0.  size: number of processes.  device: device of this process's tensors.
     """
 
     rank: int = 0
@@ -49,31 +48,31 @@ class Team:
     @staticmethod
     def here(cpu: bool = False) -> Team:
         """Return the team that this process was started in."""
-        # PartialState joins processes of a CPU only when it is told that there is nothing else
+        # PartialState joins processes on a CPU only if cpu=True
         state = PartialState(cpu=cpu or not torch.accelerator.is_available(), timeout=LONGEST)
         return Team(state.process_index, state.num_processes, state.device)
 
     @property
     def is_main(self) -> bool:
-        """Say whether this is the process that evaluates, calls callbacks and writes: rank 0."""
+        """Return whether this is rank 0, which evaluates, calls callbacks and writes files."""
         return self.rank == 0
 
     def own_seed(self, seed: int) -> int:
-        """Return this process's seed for dropout, of 32 bits, of which torch's generator of the CPU takes no more."""
+        """Return this process's seed for dropout, which has 32 bits, the most that torch's CPU generator takes."""
         return (seed + 2_654_435_761 * self.rank) % 2**32
 
     # -- the batch of a step
 
     def whole(self, config: TrainConfig) -> TrainConfig:
-        """Return the training as one process would do it: with the batch of all."""
+        """Return the configuration with the batch size of all processes together."""
         return config if self.size == 1 else dataclasses.replace(config, batch_size=self.size * config.batch_size)
 
     def shard(self, rows: list[T]) -> list[T]:
-        """Return this process's rows of a step; all of them, if they are fewer than the processes."""
+        """Return this process's examples of a step, or all of them if there are fewer examples than processes."""
         return rows[self.rank::self.size] if len(rows) >= self.size else rows
 
     def pieces(self, rows: int, accumulation: int) -> int:
-        """Return the number of micro-batches of a step of so many rows, which is the same on every process."""
+        """Return the number of micro-batches in a step of this many examples, the same on every process."""
         return min(accumulation, rows // self.size or rows)
 
     def shares(self, batches: Sequence[Batch], model: Any) -> list[float]:
@@ -109,7 +108,7 @@ class Team:
     def joined(self, model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return parameters by name for a loss whose gradients, of any order, are summed over all processes.
 
-        given: tensors in the place of the model's own; the others that train are joined to them.
+        given: tensors to use in place of the model's parameters; its other trainable parameters are added.
         """
         if self.size == 1:
             return dict(given)
@@ -123,16 +122,16 @@ class Team:
         """Run `make` on rank 0, and return its result, or raise its error, on every rank."""
         if self.size == 1:
             return make()
-        said: list[Any] = [None, None]
+        result: list[Any] = [None, None]  # the value and the error
         if self.is_main:
             try:
-                said[0] = make()
-            except Exception as error:  # else the others would wait for ever
-                said[1] = error
-        broadcast_object_list(said)
-        if said[1] is not None:
-            raise said[1]
-        return said[0]
+                result[0] = make()
+            except Exception as error:  # else the other processes would wait for ever
+                result[1] = error
+        broadcast_object_list(result)
+        if result[1] is not None:
+            raise result[1]
+        return result[0]
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank."""
@@ -140,7 +139,7 @@ class Team:
 
     @contextmanager
     def interrupts(self) -> Iterator[threading.Event]:
-        """Let Ctrl-C, and with several processes the launcher's SIGTERM after it, wait for the end of the step."""
+        """Let Ctrl-C, and the launcher's SIGTERM after it, wait for the end of the step; see `batches`."""
         if self.size == 1 or threading.current_thread() is not threading.main_thread():
             with interrupt_between_steps() as asked:
                 yield asked
@@ -155,7 +154,7 @@ class Team:
 
 
 def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Sum each tensor over all processes, in one exchange a type of number; every process gets the same bits."""
+    """Sum each tensor over all processes, with one exchange for each dtype; every process gets the same bits."""
     found: dict[int, Tensor] = {}
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         places = [i for i, t in enumerate(tensors) if t.dtype == dtype]
@@ -166,7 +165,7 @@ def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Spread(torch.autograd.Function):
-    """Tensors that are the same on all processes, into a loss that is each one's own: gradients are summed."""
+    """Pass on tensors that are equal on all processes; the backward pass sums their gradients over the processes."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -178,7 +177,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, and from there on the same on all: the adjoint of `_Spread`."""
+    """Sum over all processes; the adjoint of `_Spread`."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:

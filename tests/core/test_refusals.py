@@ -81,7 +81,7 @@ VALUES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("salora", {"t_start": 1, "t_end": 50}, {}, "the gate window, steps 1 to 50, must .*end within the 12 steps"),
     ("autolora", {"hypergradient": "exact"}, {}, "hypergradient 'exact' must be one of first_order"),
     ("lora", {}, {"steps": True}, "steps = True must be a whole number"),
-    ("lora", {}, {"accumulation": 9}, "accumulation = 9 is more micro-batches than the 8 rows"),
+    ("lora", {}, {"accumulation": 9}, "accumulation = 9 is more micro-batches than the 8 examples"),
     ("lora", {}, {"best": True}, "best needs evaluations on the way: set eval_every"),
     ("lora", {}, {"rate": 1}, "rate"),
 ]

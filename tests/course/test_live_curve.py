@@ -52,13 +52,13 @@ def test_a_line_of_progress_in_a_notebook_is_there_at_once_and_gone_in_the_end()
     shown = []
     line = ProgressLine(every=0.0, show=lambda *parts: shown.append(parts))
     with suppress(ZeroDivisionError), watched([line], '<b>&"'):   # also after an error
-        assert shown[0][0]["text/html"] == '<progress></progress> &lt;b&gt;&amp;&quot;: reads rows and weights …'
+        assert shown[0][0]["text/html"].endswith("> &lt;b&gt;&amp;&quot;: reading examples and weights …")
         for step in (1, 2, 3):
             line.on_step(Clock(step, 3, 3), {"loss": 0.5})
             line.on_eval(Clock(step, 3, 3), {"accuracy": 0.5})
         assert shown[2][0]["text/html"].startswith('<progress value="2" max="3"></progress>')
         assert re.search(r"step 2/3  loss 0.500, \d+ s left$", shown[2][0]["text/plain"])
-        assert shown[-1][0]["text/plain"].endswith(": evaluates …")
+        assert shown[-1][0]["text/plain"].endswith(": evaluating …")
         raise ZeroDivisionError
     assert shown[-1][0] == {"text/plain": ""}
     assert [there for _, _, there in shown] == [False] + [True] * (len(shown) - 1)   # one line, replaced
@@ -71,7 +71,7 @@ def test_progress_in_a_file_is_a_line_now_and_then(capsys):
         for step in (1, 2, 3):
             line.on_step(Clock(step, 3, 3), {"loss": 0.5})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "reads rows and weights …"
+    assert lines[0] == "reading examples and weights …"
     assert [words.split()[1] for words in lines if words.startswith("step")] == ["1/3", "3/3"]
 
 
@@ -83,7 +83,7 @@ def test_a_curve_shows_the_line_above_its_picture(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
     curve = live_curve.LiveCurve("lora")
     with watched([curve], "lora, rt, seed 0"):
-        assert "reads rows" in shown[0][0]["text/plain"]
+        assert "reading examples" in shown[0][0]["text/plain"]
         curve.on_step(Clock(1, 1, 1), {"loss": 0.5})
     assert any("image/png" in data for data, _ in shown)
     assert shown[-1][0] == {"text/plain": ""}

@@ -393,7 +393,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(stored, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("lowrank_teach.training.checkpoint.save_file", fails)
-    with pytest.raises(OSError, match=r"No space left on device.*free some room"):
+    with pytest.raises(OSError, match=r"No space left on device.*free some space"):
         make("lora", stored, callbacks=[Stop(5)]).run()
     assert stored.read_bytes() == content
     assert [p.name for p in stored.parent.iterdir()] == [stored.name]

@@ -205,7 +205,7 @@ def test_a_batch_without_labels_is_named():
     """Where the collator left them out, or calls them something else."""
     made = trainer(LoRA(r=4))
     made.collate = lambda rows: {k: v for k, v in collate(rows).items() if k != "labels"}
-    with pytest.raises(ValueError, match="gave no loss, for the batches hold no labels"):
+    with pytest.raises(ValueError, match="returned no loss, since the batches have no labels"):
         made.run()
 
 
