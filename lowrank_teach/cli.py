@@ -629,28 +629,28 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
            = False, as_json: AsJson = False) -> Document:
     """Compare the papers' claims with the stored runs: their number, ours, the interval, the verdict."""
     from .errors import require, shown
-    from .reproduction import ledger as book
+    from .reproduction import ledger
     from .reproduction.arms import STUDIES, TASK_STUDIES
 
-    names = {name.lower(): name for name in book.CLAIMS}
+    names = {name.lower(): name for name in ledger.CLAIMS}
     if paper and paper.lower() not in names:
-        raise ValueError(f"no claims of {shown(paper)}; there are claims of {', '.join(book.CLAIMS)}")
+        raise ValueError(f"no claims of {shown(paper)}; there are claims of {', '.join(ledger.CLAIMS)}")
     require(folder is None or any((folder / f"{name}.json").exists() for name in (*STUDIES, *TASK_STUDIES)),
             f"there are no studies in {shown(str(folder))}; make one with `lowrank-teach study NAME --folder FOLDER` "
             "or leave --folder out for those of the checkout")
     if page:
-        return print(book.summary_markdown(folder))
-    found = book.ledger(names[paper.lower()] if paper else None, folder)
-    tally = book.counts(found)
+        return print(ledger.summary_markdown(folder))
+    found = ledger.ledger(names[paper.lower()] if paper else None, folder)
+    tally = ledger.counts(found)
     if as_json:
         return {"claims": [asdict(row) for row in found], "counts": tally.to_dict("index")}
-    ledger = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
+    table = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
     for row in found:
         numbers = {"paper": row.says, "ours": row.ours, "difference": row.interval_words()}
         cells = (f"{row.key}\n{row.where}", row.statement,
                  "\n".join(f"{name}: {text}" for name, text in numbers.items() if text != "–"), row.verdict, row.why)
-        ledger.add_row(*cells)
-    console.print(ledger)
+        table.add_row(*cells)
+    console.print(table)
     console.print(tally.to_string())
     return None
 
