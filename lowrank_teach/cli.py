@@ -370,7 +370,7 @@ def _print_verdicts(stored: Any, new: Any) -> None:
 def print_run(task: str, arm: str, seed: int, lr: float | None, found: Any) -> None:
     """Print the score of a finished run of a study to standard error.
 
-    lr: the learning rate that was chosen, or is tried; None where there is no choice.
+    lr: the learning rate that was chosen or is tried, or None if there is no choice.
     found: the run, or the scores of the texts that it wrote.
     """
     label = f"{arm}, seed {seed}" if lr is None else f"{task}, {arm}, seed {seed}, learning rate {lr:g}"

@@ -18,10 +18,7 @@ from .precision import Wide
 
 @dataclass(frozen=True)
 class Stretch:
-    """The constants of a hard-concrete variable: temperature τ and stretch interval (γ, ζ), γ < 0 and ζ > 1.
-
-    Source: Louizos et al. 2018, arXiv 1712.01312, section 2.2.
-    """
+    """The constants of a hard-concrete variable (Louizos et al. 2018): temperature τ and interval γ < 0, ζ > 1."""
 
     tau: float = 1.0
     gamma: float = -0.1

@@ -82,10 +82,7 @@ def refuse(args: TrainingArguments, others: dict[str, Any], own_schedule: bool) 
 
 
 def lengths(method: Method, args: TrainingArguments, rows: Any, held_out: Any) -> tuple[Clock, TrainingArguments]:
-    """Return a clock with the numbers of steps in all and in an epoch, and arguments with that max_steps.
-
-    The epoch is over the examples without the share that the method holds out.
-    """
+    """Return a clock of all steps and of an epoch without held-out examples, and arguments with that max_steps."""
     share = method.held_out if held_out is None else 0.0
 
     def steps(n: int) -> int:

@@ -116,11 +116,9 @@ def is_cached(name: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """Return the file of one asset, or the folder of its files, and download it at the first use.
+    """Return the file of one asset, or the folder of its files; download it at the first use.
 
-    Several processes may fetch at the same time.
-
-    name: a key of `ASSETS`.
+    name: a key of `ASSETS`. Several processes may fetch it at the same time.
 
     Raises:
         AssetError: the asset is unknown, cannot be downloaded, has another hash than the pinned one, is not a
@@ -266,10 +264,8 @@ def data_folder() -> Path | None:
 def expanded(path: str, variable: str) -> Path:
     """Return a path with its ~ expanded.
 
-    variable: the environment variable to name in the message of an error.
-
     Raises:
-        ValueError: no home folder is known, as in some containers.
+        ValueError: no home folder is known, as in some containers; the message names the environment variable.
     """
     try:
         return Path(path).expanduser()
