@@ -1,11 +1,11 @@
-"""R trainings in lockstep over one frozen base: each its own, but for the forward and backward pass they share.
+"""Train R replicas in lockstep over one frozen base, with one shared forward and backward pass.
 
-Every replica is a `Trainer` with its own branches, head, rule, optimizer, rows, rates and clock; all it does alone is
-what it does in a run of its own. What is shared is the costly part: W x and its backward pass, once for the rows of
-all. So a replica's trajectory is that of the single run, up to the rounding of a batched product; with
-dropout in the base it is equal in distribution only, since one mask generator serves all rows.
+Every replica is a `Trainer` with its own branches, head, rule, optimizer, examples, learning rates and clock. Only
+the costly part is shared: W x and its backward pass are computed once for the examples of all. A replica's trajectory
+equals that of the single run up to the rounding of a batched product; with dropout in the base it is equal only in
+distribution, since one generator draws the masks of all.
 
-    outcomes = train_together(trainers)     # an Outcome each, or the error that ended that one
+    outcomes = train_together(trainers)     # for each an Outcome, or the error that ended it
 """
 
 from __future__ import annotations
@@ -35,31 +35,27 @@ from .batches import interrupt_between_steps, loss_from, shares
 from .callbacks import Outcome
 from .trainer import Batch, Request, Trainer
 
+# ---- clipping and AdamW for all replicas at once -------------------------------------------------------------
+# Each replica keeps its own optimizer; only the loop over tensors is shared, in a few calls of `torch._foreach_…`.
+# The results are those of `clip_grad_norm_` and `AdamW.step`, bit for bit on a CPU.
 
-# ---- clipping and AdamW over the tensors of all runs -------------------------------------------------------
-# Clipping and AdamW for many runs at once: torch's formulae over the tensors of all, in a dozen calls.
-#
-# Each run keeps its own optimizer, with its groups, rates and moments; only the loop over tensors is shared. On a GPU
-# a call is a few kernels instead of one for each tensor, and the norms come back in one transfer instead of one a
-# run. The results are those of `clip_grad_norm_` and of the optimizer's own step, bit for bit on a CPU.
-class Moving(NamedTuple):
-    """A parameter that an optimizer is about to step."""
+class Update(NamedTuple):
+    """A parameter that an optimizer is about to update."""
 
     parameter: Tensor
     gradient: Tensor
     state: dict[str, Tensor]
-    rate: float
+    lr: float
     decay: float
 
 
 def _gradients(optimizer: AdamW) -> list[Tensor]:
-    """Of all that it steps."""
     return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 @torch.no_grad()
 def gradient_norms(optimizers: Sequence[AdamW]) -> Tensor:
-    """(R,) Euclidean norm of the gradients of all that each optimizer steps."""
+    """Return the Euclidean norm (R,) of all gradients of each optimizer."""
     of_each = [_gradients(optimizer) for optimizer in optimizers]
     if not (every := [gradient for gradients in of_each for gradient in gradients]):
         return torch.zeros(len(optimizers), device="cpu")
@@ -70,7 +66,7 @@ def gradient_norms(optimizers: Sequence[AdamW]) -> Tensor:
 
 @torch.no_grad()
 def clip(optimizers: Sequence[AdamW], norms: Tensor, limits: Sequence[float]) -> None:
-    """Scale each optimizer's gradients to a norm of `limits` where their norm (R,) is above it, as torch does."""
+    """Scale down each optimizer's gradients whose norm (R,) is above its limit, as `clip_grad_norm_` does."""
     factors = (norms.new_tensor(limits) / (norms + 1e-6)).tolist()
     pairs = [(gradient, factor) for optimizer, factor in zip(optimizers, factors, strict=True) if factor < 1.0
              for gradient in _gradients(optimizer)]
@@ -80,79 +76,74 @@ def clip(optimizers: Sequence[AdamW], norms: Tensor, limits: Sequence[float]) ->
 
 @torch.no_grad()
 def step(optimizers: Sequence[AdamW]) -> None:
-    """The next step of every optimizer (Loshchilov and Hutter 2019, algorithm 2, in the order of torch's own).
+    """Take the next step of every optimizer (Loshchilov and Hutter 2019, algorithm 2, in torch's order).
 
-    One without moments yet, or with settings of its own beside rate, decay, betas and ε, makes its step alone.
+    An optimizer without moments, or with settings other than learning rate, decay, betas and ε, steps by itself.
     """
-    alike: dict[tuple[float, float, float], list[Moving]] = {}
+    alike: dict[tuple[float, float, float], list[Update]] = {}
     for optimizer in optimizers:
         if not _plain(optimizer):
             optimizer.step()
             continue
         for group in optimizer.param_groups:
             alike.setdefault((*group["betas"], group["eps"]), []).extend(
-                Moving(p, p.grad, optimizer.state[p], group["lr"], group["weight_decay"])
+                Update(p, p.grad, optimizer.state[p], group["lr"], group["weight_decay"])
                 for p in group["params"] if p.grad is not None)
-    for (beta1, beta2, eps), moving in alike.items():
-        if moving:
-            _adamw(moving, beta1, beta2, eps)
+    for (beta1, beta2, eps), updates in alike.items():
+        if updates:
+            _adamw(updates, beta1, beta2, eps)
 
 
 def _plain(optimizer: AdamW) -> bool:
-    """Whether its step is the one below."""
+    """Return whether `_adamw` computes the optimizer's next step."""
     special = ("amsgrad", "maximize", "capturable", "differentiable", "fused")
     return (not any(group[name] for group in optimizer.param_groups for name in special)
             and all(optimizer.state.get(p) for group in optimizer.param_groups for p in group["params"]
                     if p.grad is not None))
 
 
-def _adamw(moving: list[Moving], beta1: float, beta2: float, eps: float) -> None:
-    parameters, gradients = [m.parameter for m in moving], [m.gradient for m in moving]
-    counts, first, second = ([m.state[name] for m in moving] for name in ("step", "exp_avg", "exp_avg_sq"))
+def _adamw(updates: list[Update], beta1: float, beta2: float, eps: float) -> None:
+    parameters, gradients = [u.parameter for u in updates], [u.gradient for u in updates]
+    counts, first, second = ([u.state[name] for u in updates] for name in ("step", "exp_avg", "exp_avg_sq"))
     torch._foreach_add_(counts, 1)
-    if any(m.decay for m in moving):
-        torch._foreach_mul_(parameters, [1 - m.rate * m.decay for m in moving])
+    if any(u.decay for u in updates):
+        torch._foreach_mul_(parameters, [1 - u.lr * u.decay for u in updates])
     torch._foreach_lerp_(first, gradients, 1 - beta1)
     torch._foreach_mul_(second, beta2)
     torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
     steps = torch.stack(counts).tolist()
-    below = torch._foreach_sqrt(second)
-    torch._foreach_div_(below, [(1 - beta2 ** t) ** 0.5 for t in steps])
-    torch._foreach_add_(below, eps)
-    torch._foreach_addcdiv_(parameters, first, below,
-                            [-m.rate / (1 - beta1 ** t) for m, t in zip(moving, steps, strict=True)])
+    denominators = torch._foreach_sqrt(second)
+    torch._foreach_div_(denominators, [(1 - beta2 ** t) ** 0.5 for t in steps])
+    torch._foreach_add_(denominators, eps)
+    torch._foreach_addcdiv_(parameters, first, denominators,
+                            [-u.lr / (1 - beta1 ** t) for u, t in zip(updates, steps, strict=True)])
 
 
-# ---- one pass over one frozen network ----------------------------------------------------------------------
-# One forward pass for R adapted models over one frozen base: their branches and heads, stacked.
-#
-#     shared = conductor(all_adapters)       # all adapted in the same way on models that share their weights
-#     shared(**batch).logits                 # rows of the first model, then of the second, …
-#
-# W x is computed once for all rows; the R branches beside it are two batched products (`baddbmm`), as are the heads.
-# The factors stay the parameters of their own models: the stack is made anew in each pass, so that a gradient reaches
-# each of them, and a rule may prune, reset or replace its own at any time. Ranks that differ are filled up with
-# zeros.
-Weights = Mapping[str, Tensor]   # tensors that stand in for the parameters of one model, by name
+# ---- one forward pass for all replicas -----------------------------------------------------------------------
+# W x is computed once for the examples of all replicas; the R branches are two batched products (`baddbmm`), as are
+# the heads. The factors are stacked again in each pass, so that each replica's own parameters get gradients and its
+# rule may prune, reset or replace them at any time. Smaller ranks are padded with zeros.
+
+Weights = Mapping[str, Tensor]   # tensors to use in place of the parameters of one model, by name
 
 
 class StackedSite(nn.Module):
     """A frozen layer with the branches of R models on it.
 
     Args:
-        base: the layer.  path: its module's name.
-        owners: what each model has there; None where it leaves the layer alone.
-        instead: of each model, tensors to use in the place of its parameters.
+        base: the layer.  path: its name in the model.
+        owners: the adapted layer of each model; None where a model does not adapt it.
+        instead: tensors to use in place of each model's parameters.
     """
 
     def __init__(self, base: nn.Module, path: str, owners: Sequence[Adapted | None], instead: list[Weights]) -> None:
         super().__init__()
         self.base, self.path, self.instead = base, path, instead
-        self.owners = list(owners)   # in a list, so that they stay modules of their own models
+        self.owners = list(owners)   # a list does not register them as submodules
 
     @property
     def weight(self) -> Tensor:
-        """The stored weight (some models look at its dtype)."""
+        """The stored weight; some models read its dtype."""
         return self.base.weight  # type: ignore[return-value]
 
     @property
@@ -160,7 +151,7 @@ class StackedSite(nn.Module):
         return self.base.bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R · N, *, k) -> (R · N, *, d)."""
+        """Return the outputs of all replicas: (R · N, *, k) -> (R · N, *, d)."""
         h = self.base(x)
         flat = h.reshape(len(self.owners), -1, h.shape[-1])                                       # (R, N, D)
         rows = {name: part for owner in self.owners if owner for name, part in owner.rows.items()}
@@ -169,20 +160,20 @@ class StackedSite(nn.Module):
         return flat.view(h.shape)
 
     def _add(self, h: Tensor, x: Tensor, name: str, part: slice | None) -> Tensor:
-        """h[..., part] + the branches of this name, for h (R, N, D)."""
+        """Add the branches of this name to h[..., part], for h (R, N, D)."""
         pairs = [(owner.branches[name], instead) if owner and name in owner.rows else None
                  for owner, instead in zip(self.owners, self.instead, strict=True)]
         some = next(pair[0] for pair in pairs if pair)
         z = x.reshape(len(pairs), -1, x.shape[-1])                                                # (R, N, k)
         prefix = f"{self.path}.lora.{name.replace('.', '_')}"
         if live := _live(pairs, prefix, some):
-            h = _add_products(h, _dropped(z, pairs, some), *live, part)
-        still = _stack([_still(pair[0]) if pair else None for pair in pairs], some)
-        return _add_products(h, z, *still, part) if still else h
+            h = _add_products(h, _with_dropout(z, pairs, some), *live, part)
+        fixed = _stack([_fixed(pair[0]) if pair else None for pair in pairs], some)
+        return _add_products(h, z, *fixed, part) if fixed else h
 
 
 class StackedLinear(nn.Module):
-    """The same `nn.Linear` of R models, each on its own rows."""
+    """The same `nn.Linear` of R models, each applied to its own examples."""
 
     def __init__(self, path: str, layers: Sequence[nn.Linear], instead: list[Weights]) -> None:
         super().__init__()
@@ -194,7 +185,7 @@ class StackedLinear(nn.Module):
         return self.layers[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R · N, *, k) -> (R · N, *, d)."""
+        """Return the outputs of all replicas: (R · N, *, k) -> (R · N, *, d)."""
         def of(name: str) -> Tensor:
             return torch.stack([instead.get(f"{self.path}.{name}", getattr(layer, name))
                                 for layer, instead in zip(self.layers, self.instead, strict=True)])
@@ -210,16 +201,16 @@ class StackedLinear(nn.Module):
 
 
 def conductor(models: Sequence[Adapters], instead: list[Weights]) -> Any:
-    """A model that runs all of these in one pass, its weights those of the first; rows stand model by model.
+    """Return a model that runs all of these in one pass; its batches hold the examples of the models in turn.
 
     Args:
-        models: adapted alike (`why_not`), over the same frozen parameters, not merged.
-        instead: a mapping a model, looked up in every pass: tensors in the place of parameters.
+        models: adapters on models with the same frozen parameters, not merged, that `why_not` allows.
+        instead: for each model, tensors to use in place of parameters, read in every pass.
     """
     first = models[0].model
     frozen = [*first.parameters(), *first.buffers()]
     shared: Any = copy.deepcopy(first, {id(t): t for t in frozen})
-    for name in ("forward", "_original_forward", "save_pretrained"):  # what was put on the first model itself
+    for name in ("forward", "_original_forward", "save_pretrained"):  # functions bound to the first model
         vars(shared).pop(name, None)
     paths = dict.fromkeys(path for adapters in models for path in adapters.owners)
     for path in paths:
@@ -233,9 +224,9 @@ def conductor(models: Sequence[Adapters], instead: list[Weights]) -> Any:
 
 
 def share_weights(model: nn.Module, other: nn.Module, but: Sequence[str] = ()) -> None:
-    """Let a model use the other's parameters and buffers, of which there is then one copy.
+    """Let a model use the parameters and buffers of another one.
 
-    but: names of parameters that stay its own, such as a new head's.
+    but: names of parameters to keep, such as those of a new head.
     """
     theirs = dict(other.named_modules(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
@@ -246,7 +237,7 @@ def share_weights(model: nn.Module, other: nn.Module, but: Sequence[str] = ()) -
 
 
 def why_not(adapters: Adapters) -> str:
-    """Why a model cannot share its pass with others; empty where it can."""
+    """Return why a model cannot share its pass with others, or "" if it can."""
     if adapters.base_names:
         return "it trains pretrained weights, of which there is one copy only"
     if adapters.extra_names:
@@ -258,7 +249,7 @@ def why_not(adapters: Adapters) -> str:
 
 
 def _heads(adapters: Adapters) -> list[str]:
-    """Modules with parameters of the head."""
+    """Return the paths of the modules with parameters of the head."""
     return list(dict.fromkeys(name.rpartition(".")[0] for name in adapters.head_names))
 
 
@@ -266,7 +257,7 @@ Pair = tuple[Tensor, Tensor]   # left (d, r), right (r, k)
 
 
 def _live(pairs: Sequence[tuple[LowRank, Weights] | None], prefix: str, like: LowRank) -> Pair | None:
-    """(R, d, r) and (R, r, k): the factors that train, s and g on the left one; None if no model has any."""
+    """Return the trained factors (R, d, r), multiplied by s and g, and (R, r, k); None if no model has any."""
     found = [_own(*pair, prefix) if pair and pair[0].r else None for pair in pairs]
     if (factors := _stack(found, like)) is None:
         return None
@@ -279,13 +270,13 @@ def _live(pairs: Sequence[tuple[LowRank, Weights] | None], prefix: str, like: Lo
 
 
 def _own(branch: LowRank, instead: Weights, prefix: str) -> Pair:
-    """One model's factors, g on the left one."""
+    """Return one model's factors B diag(g) and A."""
     A, B = (instead.get(f"{prefix}.{name}", getattr(branch, name)) for name in ("lora_A", "lora_B"))
     return B if branch.gate_module is None else B * branch.gate_module(), A
 
 
-def _still(branch: LowRank) -> Pair | None:
-    """The factors that the forward pass adds and no step moves: of the merged share, and the fixed ones."""
+def _fixed(branch: LowRank) -> Pair | None:
+    """Return the factors that the forward pass adds without gradients: the merged share and the fixed terms."""
     if not (branch.merged_share or branch.fixed_left.shape[1]):
         return None
     left, right = branch.factors_in_base()
@@ -293,7 +284,7 @@ def _still(branch: LowRank) -> Pair | None:
 
 
 def _stack(pairs: Sequence[Pair | None], like: LowRank) -> Pair | None:
-    """(R, d, r) and (R, r, k), narrower ones filled up with zeros; None if no model has any."""
+    """Stack pairs to (R, d, r) and (R, r, k), padded with zeros; None if no model has any."""
     widest = max((pair[1].shape[0] for pair in pairs if pair), default=0)
     if not widest:
         return None
@@ -306,8 +297,8 @@ def _stack(pairs: Sequence[Pair | None], like: LowRank) -> Pair | None:
                          for _, right in filled]))
 
 
-def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None], like: LowRank) -> Tensor:
-    """x (R, N, k) with each branch's own dropout."""
+def _with_dropout(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None], like: LowRank) -> Tensor:
+    """Apply each branch's own dropout to x (R, N, k)."""
     p = [pair[0].dropout if pair and pair[0].training else 0.0 for pair in pairs]
     if not any(p):
         return x
@@ -318,7 +309,7 @@ def _dropped(x: Tensor, pairs: Sequence[tuple[LowRank, Weights] | None], like: L
 
 
 def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice | None) -> Tensor:
-    """h[..., part] + x rightᵀ leftᵀ for h (R, N, D), x (R, N, k), left (R, d, r), right (R, r, k)."""
+    """Add x rightᵀ leftᵀ to h[..., part], for h (R, N, D), x (R, N, k), left (R, d, r), right (R, r, k)."""
     y = product(x, right)                                                                         # (R, N, r)
     if part is None and h.dtype == y.dtype == left.dtype and not under_autocast(h):
         return torch.baddbmm(h, y, left.mT)
@@ -328,13 +319,13 @@ def _add_products(h: Tensor, x: Tensor, left: Tensor, right: Tensor, part: slice
     return torch.cat([h[..., :part.start], h[..., part] + y, h[..., part.stop:]], -1)
 
 
-# ---- the loop over runs ------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------------------
 
-Rows = list[list[dict[str, Any]]]   # micro-batches of encoded rows
+Examples = list[list[dict[str, Any]]]   # micro-batches of encoded examples
 
 
 class ReplicaState:
-    """One replica: its trainer, and what ended it, if anything did."""
+    """One replica: its trainer, and the error or callback that ended it, if any."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, self.stopped = trainer, False
@@ -346,7 +337,7 @@ class ReplicaState:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """What goes wrong in a replica's own work ends this replica and no other; memory is everybody's."""
+        """Let an error end only this replica, unless memory is exhausted."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -402,7 +393,7 @@ class BeforeStep:
 
 
 class Shared:
-    """The pass that some replicas share."""
+    """The forward and backward pass of some replicas."""
 
     def __init__(self, lanes: Sequence[ReplicaState]) -> None:
         self.lanes = list(lanes)
@@ -428,7 +419,7 @@ class Shared:
         return [(t, found[end - len(one.of):end]) for t, one, end in zip(totals, requests, ends, strict=True)]
 
     def losses(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The mean task loss of each replica on its own batch; all batches are of one shape, lane by lane."""
+        """Return the mean task loss of each replica on its own batch; all batches have one shape."""
         inputs = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         labels = inputs.pop("labels")
         if self.model.config.is_encoder_decoder and self.model.can_generate():
@@ -444,14 +435,14 @@ class Shared:
 
 def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], None] | None = None
                    ) -> list[Outcome | Exception]:
-    """Train all to their ends; what each leaves, or the error that ended it and no other.
+    """Train all replicas; return for each its outcome, or the error that ended it.
 
     Args:
-        trainers: over models that share their frozen parameters (`share_weights`), with one collate and device.
-        on_step: called after each step with how many replicas still run, and the steps that are left at most.
+        trainers: trainers of models that share their frozen parameters (`share_weights`), one collate and device.
+        on_step: called after each step with the number of replicas that run, and the largest number of steps left.
 
     Raises:
-        ValueError: one of them cannot share its pass.
+        ValueError: a replica cannot share its pass, or there are several processes.
         KeyboardInterrupt: Ctrl-C; each replica's state is in its checkpoint.
     """
     for trainer in trainers:
@@ -467,7 +458,7 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
             modes.enter_context(modes_kept(lane.trainer.adapters.model))
             with lane.alone():
                 lane.trainer.prepare()
-        _finish(lanes)  # those that are taken up at their end
+        _finish(lanes)  # replicas that are resumed after their last step
         with interrupt_between_steps() as interrupted:
             while running := [lane for lane in lanes if lane.runs]:
                 passes.step(running)
@@ -499,23 +490,23 @@ def _leave(lanes: Sequence[ReplicaState]) -> None:
 
 
 class BatchedPass:
-    """Steps of replicas: those with batches of one shape share a pass."""
+    """Take steps of replicas; those whose batches have one shape share a pass."""
 
     def __init__(self) -> None:
         self.made: dict[tuple[int, ...], Shared] = {}
 
     def of(self, lanes: Sequence[ReplicaState]) -> Shared:
-        """The pass that these share, made when it is first asked for."""
+        """Return the shared pass of these replicas, made at the first use."""
         key = tuple(map(id, lanes))
         if key not in self.made:
-            if len(self.made) > 3:  # one ends, and the others go on without it
+            if len(self.made) > 3:  # passes of replicas that have ended
                 self.made.clear()
             self.made[key] = Shared(lanes)
         return self.made[key]
 
     def step(self, lanes: Sequence[ReplicaState]) -> None:
-        """The next step of each."""
-        alike: dict[tuple, list[tuple[ReplicaState, Rows, Rows]]] = {}
+        """Take the next step of each replica."""
+        alike: dict[tuple, list[tuple[ReplicaState, Examples, Examples]]] = {}
         for lane in lanes:
             trainer, number = lane.trainer, lane.trainer.outcome.step + 1
             rows, held = (trainer.rows_of(stream, number) if trainer.streams[stream] else []
@@ -524,7 +515,7 @@ class BatchedPass:
         for group in alike.values():
             self._step_alike(*map(list, zip(*group, strict=True)))
 
-    def _step_alike(self, lanes: list[ReplicaState], rows: list[Rows], held: list[Rows]) -> None:
+    def _step_alike(self, lanes: list[ReplicaState], rows: list[Examples], held: list[Examples]) -> None:
         start = time.perf_counter()
         for lane, batches, aside in zip(lanes, *(together(lanes[0].trainer, r) for r in (rows, held)), strict=True):
             with lane.alone():
@@ -572,7 +563,7 @@ class BatchedPass:
                 one.answer(gradients)
 
     def _descend(self, lanes: list[ReplicaState]) -> list[float]:
-        """Gradients of all task losses, in one backward pass a micro-batch; the losses."""
+        """Add the gradients of all task losses with one backward pass for each micro-batch; return the losses."""
         shared = self.of(lanes)
         totals = [0.0] * len(lanes)
         for lane in lanes:
@@ -587,14 +578,14 @@ class BatchedPass:
                 if not math.isfinite(found[i]):
                     with lane.alone():
                         lane.trainer.refuse_non_finite(loss, "loss")
-            well = [loss for loss, value in zip(losses, found, strict=True) if math.isfinite(value)]
-            if well:  # the rows of another replica get no gradient from these, nor these from it
-                torch.stack(well).sum().backward()
+            finite = [loss for loss, value in zip(losses, found, strict=True) if math.isfinite(value)]
+            if finite:  # no gradient passes from one replica to another
+                torch.stack(finite).sum().backward()
         return totals
 
 
 def _close(lanes: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaState, dict[str, float]]]:
-    """End the step of `Trainer.step` for all, with one clipping and one AdamW; values of those that got through."""
+    """End the step as `Trainer.step` does, with one clipping and one AdamW; return the values of each replica."""
     penalties, values = {}, []
     for lane, loss in lanes:
         with lane.alone():
@@ -611,7 +602,7 @@ def _close(lanes: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaSta
 
 
 def _clip(lanes: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
-    """The gradient norm of each, clipped where it is finite; one that is not ends its replica."""
+    """Clip the gradients of each replica and return their norms; one that is not finite ends its replica."""
     if not lanes:
         return {}
     norms = gradient_norms([lane.trainer.optimizer for lane in lanes])
@@ -621,15 +612,15 @@ def _clip(lanes: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
             with lane.alone():
                 lane.trainer.refuse_non_finite(norm, "gradient norm")
     clip([lane.trainer.optimizer for lane in lanes], norms,
-               [lane.trainer.config.max_grad_norm or math.inf for lane in lanes])
+         [lane.trainer.config.max_grad_norm or math.inf for lane in lanes])
     return found
 
 
-def together(trainer: Trainer, rows: Sequence[Rows]) -> list[list[Batch]]:
-    """The micro-batches of each replica, padded to one length, on the device.
+def together(trainer: Trainer, rows: Sequence[Examples]) -> list[list[Batch]]:
+    """Return the micro-batches of each replica, padded to one length, on the device.
 
     Args:
-        trainer: whose collate and device to take.  rows: of each replica its micro-batches of rows.
+        trainer: gives the collate function and the device.  rows: the examples of each replica's micro-batches.
     """
     made: list[list[Batch]] = [[] for _ in rows]
     for j in range(len(rows[0])):

@@ -1,8 +1,8 @@
-"""The one training loop. It knows no method by name: it calls the rule's hooks and asserts its invariants.
+"""The training loop, which calls the hooks of a method's rule and asserts the rule's invariants.
 
-Optimizer steps, accumulation, a linear schedule with warm-up, clipping, evaluation, mixed precision (on
-accelerate), early refusal of a loss that is not finite. Between two steps the run can be written down whole and
-taken up again, bit for bit on a CPU. Taught in 02.
+It has accumulation, a linear schedule with warm-up, clipping, evaluation and mixed precision (by accelerate). A loss
+that is not finite stops it before the update. A run can be resumed between two steps, bit for bit on a CPU. Taught
+in 02.
 """
 
 from __future__ import annotations
@@ -44,11 +44,8 @@ from .checkpoint import load_checkpoint, random_state, save_checkpoint
 from .config import TrainConfig
 from .distributed import Team
 
-# ---- what one step needs -----------------------------------------------------------------------------------
-# What a training loop gives to a method's rule, whoever drives it: `train.Trainer`, or transformers' own Trainer.
-#
-# The losses and logits that a rule may ask for, the optimizer's groups, the rates of a step, held-out rows, and what
-# stops a run: an invariant that does not hold, a number that is not finite. Knows no method by name.
+# ---- what a loop offers to a rule, in our Trainer and in transformers' -----------------------------------------
+
 Batch = dict[str, Tensor]
 
 
@@ -62,43 +59,43 @@ class Request(NamedTuple):
 
 
 class RuleLoop:
-    """The side of a training loop that a rule sees (`methods.base.Loop`), and the checks around a step."""
+    """The part of a training loop that a rule sees (`methods.base.Loop`), and the checks of a step."""
 
     adapters: Adapters
     rule: Rule
     config: TrainConfig
-    model: Any                # as it runs: with autocast where that was asked for
+    model: Any                # the model to call, with autocast if mixed precision is on
     optimizer: Any            # a torch Optimizer
     accelerator: Accelerator
-    streams: Mapping[str, Sequence[dict[str, Any]]]  # encoded rows: "train", "held_out"
+    streams: Mapping[str, Sequence[dict[str, Any]]]  # encoded examples: "train", "held_out"
     collate: Callable[[list], Batch]
     seed: int
     clock: Clock
     total: int
     outcome: Outcome
-    micro_batches: list[Batch]  # of the step in progress
-    held: Sequence[Batch] = ()  # of its held-out rows, where they were made already
-    idle = False              # whether no label of that step counts
+    micro_batches: list[Batch]  # of this step
+    held: Sequence[Batch] = ()  # held-out micro-batches of this step, if they were made already
+    idle = False              # whether no label of this step counts
     schedules: list[str]      # of each group: "linear" or "constant"
-    peaks: list[float]
+    peaks: list[float]        # of each group: its peak learning rate
     team = Team()             # the processes of this run
     answers: Callable[[Request], Sequence[Tensor]] | None = None  # who answers `gradient`, where replicas share it
 
     # -- what a rule may ask for
 
     def loss(self, batch: Batch, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """Mean task loss of one micro-batch."""
+        """Return the mean task loss of one micro-batch, with other parameters by name if given."""
         if parameters is None:
             return task_loss(self.model(**batch), batch, self.config.label_smoothing, self.adapters.model)
         parameters = self.team.joined(self.adapters.model, parameters)
-        with activations_kept(self.adapters.model):  # to recompute would read the model's own parameters, not these
+        with activations_kept(self.adapters.model):  # recomputation would read the model's own parameters
             output = torch.func.functional_call(self.model, parameters, (), batch)
         return task_loss(output, batch, self.config.label_smoothing, self.adapters.model)
 
     def mean_loss(self, batches: list[Batch], parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """The loss over several micro-batches as one batch would give it; refused where it is not finite.
+        """Return the loss of several micro-batches as of one batch; DivergedError if it is not finite.
 
-        Of several processes each gets its part of the sum, with gradients of the whole.
+        Of several processes each gets its part of the sum, with the gradients of the whole.
         """
         weights = self.team.shares(batches, self.adapters.model)
         losses = [self.loss(batch, parameters) * share for batch, share in zip(batches, weights, strict=True)]
@@ -114,7 +111,7 @@ class RuleLoop:
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> Tensor:
-        """Logits in eval mode; the random state is left alone."""
+        """Return the logits in eval mode, without a use of the random state."""
         self.model.eval()
         try:
             return self.model(**batch).logits.float()
@@ -123,14 +120,14 @@ class RuleLoop:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The coarsest type that logits pass through: W's, or autocast's."""
+        """The least precise type that the logits pass through: that of W, or of autocast."""
         return torch.bfloat16 if self.config.mixed_precision == "bf16" else self.adapters.dtype
 
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
 
     def held_out(self) -> list[Batch]:
-        """The held-out micro-batches of the step in progress."""
+        """Return the held-out micro-batches of this step."""
         return list(self.held) or self._batches("held_out", self.clock.step)
 
     # -- before the first step
@@ -139,7 +136,7 @@ class RuleLoop:
         """Refuse to train in a float of fewer than 32 bits.
 
         Raises:
-            ValueError: the model was converted after `adapt`; says what to do.
+            ValueError: the model was converted after `adapt`; names the remedy.
         """
         model = self.adapters.model
         must, may = self.adapters.listed_names()
@@ -150,22 +147,22 @@ class RuleLoop:
                              "float32")
 
     def _checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass, where that was asked for."""
+        """Switch on gradient checkpointing if the configuration has it."""
         model: Any = self.adapters.model
         if not self.config.gradient_checkpointing:
             return
         if not getattr(model, "supports_gradient_checkpointing", False):
             raise ValueError(f"{type(model).__name__} cannot recompute its activations: leave gradient_checkpointing "
                              "out, and split the batch instead (accumulation)")
-        older = "gradient_checkpointing_enable"  # what transformers called it before
+        older = "gradient_checkpointing_enable"  # the name in older versions of transformers
         enable: Any = getattr(model, "activation_checkpointing_enable", None) or getattr(model, older)
         enable({"use_reentrant": False})
 
     def start_rule(self, step: int) -> None:
-        """Start the rule on a training of which `step` steps are done; one that has trained before begins again.
+        """Start the rule for a training with `step` steps done; a rule that has trained before starts again.
 
         Raises:
-            ValueError: something in the configuration does not fit this length of training; nothing has changed.
+            ValueError: the configuration does not fit this length of training; nothing has changed.
         """
         self.clock = Clock(step, self.total, self.clock.per_epoch)
         self.rule.start(self.clock, self)
@@ -174,7 +171,7 @@ class RuleLoop:
         self.rule.trained |= step > 0
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups: the rule's, the head, pretrained weights that train."""
+        """Return the parameter groups: those of the rule, the head, and pretrained weights that train."""
         groups = self.rule.parameter_groups()
         extra = [(self.adapters.head_parameters(), self.config.head_lr or self.config.lr),
                  (self.adapters.base_parameters(), self.config.lr)]
@@ -187,37 +184,36 @@ class RuleLoop:
     # -- one step
 
     def factor(self, step: int, length: int) -> float:
-        """Of the peak rate, at step 1 … length of a stretch."""
+        """Return the factor of the peak learning rate at step 1 … length of a schedule."""
         return linear_schedule(step, length, self.config.warmup)
 
     def _rates(self, step: int) -> list[float]:
-        """Each group's rate at a step, 1 … total."""
+        """Return the learning rate of each group at step 1 … total."""
         done, length = self.rule.stretch(step - 1, self.total)
         factor = self.factor(done + 1, length)
         return [peak * (factor if kind == "linear" else 1.0)
                 for peak, kind in zip(self.peaks, self.schedules, strict=True)]
 
     def rest_without_labels(self, loss: float) -> None:
-        """Take the gradients away, all 0, in a step in which no label counts: so AdamW leaves all as it is."""
+        """Remove the gradients of a step without a label that counts, so that AdamW changes nothing."""
         self.idle = loss == 0 and not self.team.total(sum(int(counted(batch, self.adapters.model))
                                                           for batch in self.micro_batches))
         if self.idle:
             self.optimizer.zero_grad()
 
     def _clip(self) -> Tensor:
-        """Clip the gradients of all that the optimizer steps; their norm before."""
+        """Clip the gradients of the optimizer's parameters and return their norm before that."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.config.max_grad_norm or math.inf
         return self.accelerator.clip_grad_norm_(parameters, limit)  # type: ignore[return-value]
 
     def _batches(self, stream: str, step: int) -> list[Batch]:
-        """The micro-batches of a step."""
+        """Return the micro-batches of a step."""
         device = self.accelerator.device
         return [{k: v.to(device) for k, v in self.collate(rows).items()} for rows in self.rows_of(stream, step)]
 
     def rows_of(self, stream: str, step: int) -> list[list[dict[str, Any]]]:
-        """The rows of a step's micro-batches: a function of the seed and the step alone, so a resume needs no
-        position."""
+        """Return the examples of a step's micro-batches, which depend only on the seed and the step."""
         rows, size = self.streams[stream], self.config.batch_size
         per_epoch = self.config.steps_per_epoch(len(rows))
         epoch, at = divmod(step - 1, per_epoch)
@@ -246,9 +242,9 @@ class RuleLoop:
                                     "it (self.lin(x), not self.lin.weight), or leave this site out")
 
     def _bypassed(self) -> list[str]:
-        """Layers whose weight takes part in an eval pass of the step's rows although they are not called.
+        """Return the layers whose weight affects the output in eval mode although the layer is not called.
 
-        One that is called by no row (an expert) and whose weight no output depends on is none of them.
+        A layer that the batch does not use at all, such as an expert, is not among them.
         """
         model, batch = self.adapters.model, self.micro_batches[0]
         with modes_kept(model), calls_seen() as called, torch.no_grad():
@@ -259,7 +255,7 @@ class RuleLoop:
                 if owner not in called and owner.weight.is_floating_point()}
         if not rest:
             return []
-        try:  # once more with gradients: without a fast path, and with a look at what the loss depends on
+        try:  # again with gradients, which switch off fast paths and show what the loss depends on
             with modes_kept(model), calls_seen() as called, torch.enable_grad():
                 model.eval()
                 for weight in rest.values():
@@ -274,11 +270,7 @@ class RuleLoop:
                 if gradient is not None or self.adapters.owners[path] in called]
 
     def refuse_non_finite(self, value: Tensor, what: str) -> Tensor:
-        """The value itself.
-
-        Raises:
-            DivergedError: it is nan or infinite.
-        """
+        """Return the value, or raise DivergedError if it is nan or infinite."""
         if self.team.any(not torch.isfinite(value.detach()))[0]:
             raise DivergedError(f"the {what} is {float(value.detach())} at step {self.clock.step} of {self.total}, "
                                 f"and nothing was updated; lower lr (now {self.config.lr:g}), lengthen the "
@@ -293,15 +285,15 @@ class RuleLoop:
 
 @torch.no_grad()
 def start_from(adapters: Adapters, seed: int) -> None:
-    """Start as `adapt(seed=seed)` would have, where it was given none and nothing was trained or loaded since.
+    """Draw A as `adapt(seed=seed)` does, if `adapt` got no seed and nothing was trained or loaded since.
 
-    Modules that a method puts on beside the branches (adapters, prompts) keep their start, with a warning.
+    Modules that a method adds beside the branches (adapters, prompts) are not drawn again; a warning says so.
     """
     if adapters.drawn_seed is None:
         return
     if adapters.extra_names:
-        warnings.warn(f"the start of {adapters.method.name} was drawn at random: for one that can be repeated give "
-                      "adapt(…, seed=…)", stacklevel=3)
+        warnings.warn(f"the start of {adapters.method.name} was drawn at random: call adapt(…, seed=…) for a start "
+                      "that can be repeated", stacklevel=3)
         return
     generator, drawn = _starts(adapters, adapters.drawn_seed)
     kept = torch.equal(generator.get_state(), adapters.rule.generator.get_state()) and all(
@@ -316,32 +308,32 @@ def start_from(adapters: Adapters, seed: int) -> None:
 
 
 def _starts(adapters: Adapters, seed: int) -> tuple[torch.Generator, dict[str, Tensor]]:
-    """The generator of a seed after each site's A was drawn from it, and these, by site."""
+    """Draw A of each site with a seed; return the generator after that, and A by site."""
     rule = adapters.method.rule()
     rule.generator.manual_seed(seed)
     made = {name: rule.branch(site) for name, site in adapters.sites.items()}
     return rule.generator, {name: branch.lora_A for name, branch in made.items() if branch is not None}
 
 
-# ---- the trainer -------------------------------------------------------------------------------------------
+# ---- the trainer ---------------------------------------------------------------------------------------------
 
 class Trainer(RuleLoop):
-    """One method on one model over one set of rows.
+    """Train one method on one model with one set of examples.
 
     Args:
-        adapters: from `adapt`. Where that was given no seed they start from the one below.
-        rows: encoded training rows (dicts of lists).  collate: rows -> batch of tensors, with "labels".
-        config: lengths and rates; of several processes each takes `batch_size` rows a step.
-        seed: order of the rows, dropout.
-        evaluate: model -> metrics, called every `eval_every` steps; a dict of numbers by name, of which the first
-            decides what is best: the highest, of "loss", "perplexity" and "ter" the lowest, and never nan.
-        checkpoint: file for the state of an unfinished run; taken up where it is there.
-        identity: what the checkpoint must belong to; another run's is refused.
-        autosave: seconds after which a checkpoint is due, whatever the configuration says.
+        adapters: the return value of `adapt`. If that had no seed, A is drawn with the seed below.
+        rows: encoded training examples (dicts of lists).  collate: examples -> batch of tensors, with "labels".
+        config: the configuration; with several processes each takes `batch_size` examples in a step.
+        seed: determines the order of the examples, and dropout.
+        evaluate: a function from the model to a dict of metrics by name, called every `eval_every` steps. The first
+            metric decides which weights are best: lowest for "loss", "perplexity" and "ter", else highest.
+        checkpoint: file for the state of an unfinished run, which is resumed if the file exists.
+        identity: text that the checkpoint must contain; the checkpoint of another run is refused.
+        autosave: seconds between checkpoints, in addition to those of the configuration.
 
     Raises:
-        ValueError: an argument is of another type, there are no rows or no labels, or `best` is asked for without
-            an evaluation.  RuntimeError: the adapters are merged or off.
+        ValueError: an argument has a wrong type, there are no examples or no labels, or `best` is set without an
+            evaluation.  RuntimeError: the adapters are merged or removed.
     """
 
     def __init__(self, adapters: Adapters, rows: Sequence[dict[str, Any]], collate: Callable[[list], Batch],
@@ -350,15 +342,15 @@ class Trainer(RuleLoop):
                  checkpoint: Path | None = None, identity: str = "", autosave: float = math.inf,
                  cpu: bool = False) -> None:
         require_adapters(adapters)
-        require_kind("rows", rows, Sized, "a list of encoded rows")
-        require_kind("collate", collate, Callable, "a function from rows to a batch of tensors")  # type: ignore[arg-type]
+        require_kind("rows", rows, Sized, "a list of encoded examples")
+        require_kind("collate", collate, Callable, "a function from examples to a batch")  # type: ignore[arg-type]
         require_kind("config", config, TrainConfig, "a TrainConfig, such as lt.train_config('tiny', steps=100) makes")
         require_kind("evaluate", evaluate, (Callable, type(None)),  # type: ignore[arg-type]
                      "a function from the model to a dict of numbers, or None")
         seed = require_seed(seed)
         adapters.require_state("train", "adapted")
         if not rows:
-            raise ValueError("there are no rows to train on")
+            raise ValueError("there are no examples to train on: rows is empty")
         require(not config.best or evaluate is not None, "best = True keeps the weights of the best evaluation, and "
                 "this training has none: give the trainer an evaluate, or leave best out")
         self.team = Team.here(cpu)
@@ -377,21 +369,19 @@ class Trainer(RuleLoop):
         self.clock = Clock(0, self.total, per_epoch)
         self.outcome = Outcome()
         start_from(adapters, seed)
-        AcceleratorState._reset_state()  # else a second run with another precision is refused
+        AcceleratorState._reset_state()  # else accelerate refuses a second run with another precision
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu)
         self.best: tuple[float, tuple[dict[str, Tensor], dict[str, Any]]] | None = None
 
     # -- the loop
 
     def run(self) -> Outcome:
-        """Train to the end, to a callback's stop, or to an interrupt (which leaves a checkpoint, then raises).
-
-        The model is left in the mode, training or eval, that it was found in.
+        """Train until the last step, or until a callback stops it; the model's training or eval mode is restored.
 
         Raises:
             LivenessError: an invariant does not hold.  DivergedError: the loss is not finite.
-            RuntimeError: gradients are switched off, or it has trained already and has no checkpoint to go on from.
-            CheckpointError: the checkpoint cannot be taken up.  ValueError: evaluate returned no dict of numbers.
+            RuntimeError: gradients are switched off, or it has trained already and has no checkpoint to resume from.
+            CheckpointError: the checkpoint cannot be resumed.  ValueError: evaluate returned no dict of numbers.
             KeyboardInterrupt: Ctrl-C; the state is in the checkpoint.
         """
         with modes_kept(self.adapters.model):
@@ -407,22 +397,22 @@ class Trainer(RuleLoop):
         return self.outcome
 
     def _one_more(self, step: int, interrupted: threading.Event) -> bool:
-        """One step and what comes after it; True if a callback wants to stop here."""
+        """Take and conclude one step; return True if a callback stops the training here."""
         start = time.perf_counter()
         values = self.step(step)
         self.outcome.seconds += time.perf_counter() - start
         return self.conclude_step(values, interrupted)
 
     def conclude_step(self, values: dict[str, float], interrupted: threading.Event | None = None) -> bool:
-        """Callbacks, an evaluation, a checkpoint where one is due; True if a callback wants to stop here.
+        """Call the callbacks, evaluate and save if due; return True if a callback stops the training here.
 
-        interrupted: whether Ctrl-C was pressed, which then ends an evaluation as well; None where others train, too.
+        interrupted: set after Ctrl-C, which then also ends an evaluation; None if replicas train together.
         """
         step = self.outcome.step = self.clock.step
         self.rule.trained = True
-        stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # each hears of each step
+        stops = [callback.on_step(self.clock, values) for callback in self.callbacks]  # call all of them
         alone, pressed = interrupted is not None and self.team.size == 1, interrupted or threading.Event()
-        if not (alone and pressed.is_set()):   # one that is left out is made up for when the run is taken up
+        if not (alone and pressed.is_set()):   # a skipped evaluation is made when the run is resumed
             self._maybe_evaluate(step, at_once=alone)
         every = self.config.checkpoint_every
         due = (bool(every) and step % every == 0) or time.monotonic() - self.saved_at >= self.autosave
@@ -438,7 +428,7 @@ class Trainer(RuleLoop):
         return f"{stopped} step {self.outcome.step} of {self.total}; {advice}"
 
     def prepare(self) -> None:
-        """Model, optimizer and rule, ready for the next step; a checkpoint is taken up where there is one."""
+        """Prepare model, optimizer and rule for the next step, from the checkpoint if there is one."""
         require_gradients()
         self.refuse_short()
         path = self.checkpoint
@@ -446,12 +436,12 @@ class Trainer(RuleLoop):
         if self.outcome.step and not stored:
             raise RuntimeError(f"this trainer has trained {self.outcome.step} steps already; make a new one to train "
                                "the same adapters again")
-        torch.manual_seed(self.team.own_seed(self.seed))  # dropout alone draws from it
+        torch.manual_seed(self.team.own_seed(self.seed))  # used by dropout only
         if stored:
             stored.refuse_longer(self.total)
             stored.into_adapters(self.adapters)
         self._checkpoint_activations()
-        # as for evaluation: no wrapper that sums gradients, the team does
+        # evaluation_mode: without DistributedDataParallel, since the team sums the gradients
         self.model = self.accelerator.prepare_model(self.adapters.model, evaluation_mode=True).train()
         groups = self._groups()
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay)
@@ -459,11 +449,11 @@ class Trainer(RuleLoop):
         self.start_rule(stored.values["step"] if stored else 0)
         if stored:
             stored.into(self)
-            self._make_up_for_an_evaluation()
+            self._evaluate_if_interrupted()
 
     def complete(self) -> None:
-        """What follows the last step: the best state back, the rule's own end."""
-        self.save()  # what comes now (another stage, the evaluation) can be taken up again from here
+        """Save, load the best state and let the rule finish, after the last step."""
+        self.save()  # so that a later stage, or the evaluation, can be resumed
         if self.best is not None:
             self.adapters.load_state_dict(*self.best[1])
         elif self.config.best and any(name.startswith("validation.") for _, _, name, _ in self.outcome.history):
@@ -474,7 +464,7 @@ class Trainer(RuleLoop):
         self.outcome.following = self.rule.finish()
 
     def unwrap(self) -> None:
-        """Take accelerate's precision wrapper off the model."""
+        """Remove accelerate's precision wrapper from the model."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     # -- one optimizer step
@@ -494,25 +484,25 @@ class Trainer(RuleLoop):
         self.rest_without_labels(loss)
         penalty = self.add_penalty()
         norm = self.refuse_non_finite(self._clip(), "gradient norm")
-        self.optimizer.step()   # gradients are summed by the team and need no scaling: nothing here is accelerate's
+        self.optimizer.step()   # not accelerate's: the team sums the gradients, and they need no scaling
         return self.after_step(loss, float(norm), penalty)
 
     def open_step(self, number: int, batches: list[Batch], held: list[Batch] | None = None) -> None:
-        """Set the clock, the micro-batches and the learning rates of a step; no gradients."""
+        """Set the clock, the micro-batches and the learning rates of a step."""
         self.held = held or []
         self.clock, self.micro_batches = Clock(number, self.total, self.clock.per_epoch), batches
         for group, rate in zip(self.optimizer.param_groups, self._rates(number), strict=True):
             group["lr"] = rate
 
     def add_penalty(self) -> Tensor | None:
-        """What the rule adds to the loss, its gradients added, too."""
+        """Return the rule's penalty, after adding its gradients."""
         penalty = self.rule.penalty()
         if penalty is not None and penalty.requires_grad:
             self.backward(self.refuse_non_finite(penalty, "penalty"))
         return penalty
 
     def after_step(self, task_loss: float, norm: float, penalty: Tensor | None) -> dict[str, float]:
-        """The rule's part after the optimizer's step, the invariants, the log; values for the callbacks."""
+        """Run the rule after the optimizer's step, check the invariants and log; return values for the callbacks."""
         rule = self.rule
         rule.after_step(self.clock)
         self._assert_alive()
@@ -522,8 +512,8 @@ class Trainer(RuleLoop):
         self._log({**values, **rule.log()})
         return values
 
-    def _make_up_for_an_evaluation(self) -> None:
-        """The one of the last step, where an interrupt ended it."""
+    def _evaluate_if_interrupted(self) -> None:
+        """Make the evaluation of the last step, if an interrupt ended it."""
         step = self.outcome.step
         if not any(at == step and name.startswith("validation.") for at, _, name, _ in self.outcome.history):
             self.clock = Clock(step, self.total, self.clock.per_epoch)
@@ -556,7 +546,7 @@ class Trainer(RuleLoop):
     # -- between two steps
 
     def save(self) -> None:
-        """Write the checkpoint, where one was named."""
+        """Write the checkpoint, if it has a path."""
         if path := self.checkpoint:
             random = self.team.gather(random_state())
             self.team.broadcast(lambda: save_checkpoint(path, self, random))
@@ -564,10 +554,10 @@ class Trainer(RuleLoop):
 
 
 def _numbers(metrics: Any) -> dict[str, float]:
-    """What an evaluation returned, as Python's own numbers.
+    """Return the metrics of an evaluation as floats.
 
     Raises:
-        ValueError: it is no dict of numbers, or an empty one.
+        ValueError: they are not a dict of numbers, or the dict is empty.
     """
     fits = isinstance(metrics, Mapping) and metrics and all(
         isinstance(name, str) and (isinstance(value, numbers.Real) or (

@@ -160,7 +160,8 @@ ANOTHER_TYPE = {
     "save_peft's folder": (lambda: lt.save_peft(lt.adapt(helpers.tiny(), lt.LoRA(r=4)), 3), "folder must .*, not 3"),
     "a model to train": (lambda: arguments_of_trainer(adapters=helpers.tiny()), "adapters must be .*, not BertFor"),
     "config": (lambda: arguments_of_trainer(config={"steps": 3}), "config must be a TrainConfig.*, not dict"),
-    "rows": (lambda: arguments_of_trainer(rows=iter([])), "rows must be a list of encoded rows, not list_iterator"),
+    "rows": (lambda: arguments_of_trainer(rows=iter([])),
+             "rows must be a list of encoded examples, not list_iterator"),
     "collate": (lambda: arguments_of_trainer(collate=None), "collate must be a function .*, not None"),
     "evaluate": (lambda: arguments_of_trainer(evaluate={}), "evaluate must be a function .*, not dict"),
     **{f"seed {seed!r}": (lambda seed=seed: arguments_of_trainer(seed=seed), "seed = .* whole number from 0 to 2³¹")
