@@ -353,12 +353,12 @@ class BeforeStep:
     always waits for the other.
     """
 
-    def __init__(self, lane: ReplicaState) -> None:
-        self.lane = lane
+    def __init__(self, replica: ReplicaState) -> None:
+        self.replica = replica
         self.asked: SimpleQueue[Request | BaseException | None] = SimpleQueue()
         self.answered: SimpleQueue[Sequence[Tensor] | BaseException] = SimpleQueue()
         self.request: Request | None = None   # what waits for its gradients; None at the end
-        lane.trainer.answers = self._ask
+        replica.trainer.answers = self._ask
         threading.Thread(target=self._run, daemon=True).start()
         self._wait()
 
@@ -368,7 +368,7 @@ class BeforeStep:
         self._wait()
 
     def _run(self) -> None:
-        trainer, end = self.lane.trainer, None
+        trainer, end = self.replica.trainer, None
         try:
             trainer.rule.before_step(trainer.clock)
         except BaseException as error:
@@ -385,7 +385,7 @@ class BeforeStep:
 
     def _wait(self) -> None:
         self.request = None
-        with self.lane.alone():
+        with self.replica.alone():
             found = self.asked.get()
             if isinstance(found, BaseException):
                 raise found
@@ -395,14 +395,14 @@ class BeforeStep:
 class Shared:
     """The forward and backward pass of some replicas."""
 
-    def __init__(self, lanes: Sequence[ReplicaState]) -> None:
-        self.lanes = list(lanes)
-        self.instead: list[Weights] = [{} for _ in lanes]
-        self.first = lanes[0].trainer
-        self.model = conductor([lane.trainer.adapters for lane in lanes], self.instead)
+    def __init__(self, replicas: Sequence[ReplicaState]) -> None:
+        self.replicas = list(replicas)
+        self.instead: list[Weights] = [{} for _ in replicas]
+        self.first = replicas[0].trainer
+        self.model = conductor([replica.trainer.adapters for replica in replicas], self.instead)
 
     def gradients(self, requests: Sequence[Request]) -> list[tuple[Tensor, Sequence[Tensor]]]:
-        """The loss and the gradients that each replica asks for, in one pass a micro-batch."""
+        """Return the loss and the gradients that each replica asks for, with one pass for each micro-batch."""
         self.instead[:] = [request.at for request in requests]
         weights = [shares(request.batches, self.first.adapters.model) for request in requests]
         nothing = torch.zeros((), dtype=torch.float32, device=self.first.accelerator.device)
@@ -428,9 +428,9 @@ class Shared:
             logits = self.model(**inputs).logits
         if self.first.config.mixed_precision != "no":
             logits = logits.float()
-        parts = logits.chunk(len(self.lanes))
-        return [loss_from(part, batch, lane.trainer.config.label_smoothing, lane.trainer.adapters.model)
-                for part, batch, lane in zip(parts, batches, self.lanes, strict=True)]
+        parts = logits.chunk(len(self.replicas))
+        return [loss_from(part, batch, replica.trainer.config.label_smoothing, replica.trainer.adapters.model)
+                for part, batch, replica in zip(parts, batches, self.replicas, strict=True)]
 
 
 def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], None] | None = None
@@ -450,42 +450,43 @@ def train_together(trainers: Sequence[Trainer], on_step: Callable[[int, int], No
             raise ValueError("replicas share a pass within one process: start this one without a launcher")
         if reason := why_not(trainer.adapters):
             raise ValueError(f"{trainer.adapters.method.name} cannot share its pass: {reason}; train it alone")
-    lanes = [ReplicaState(trainer) for trainer in trainers]
+    replicas = [ReplicaState(trainer) for trainer in trainers]
     passes = BatchedPass()
     modes = ExitStack()
     try:
-        for lane in lanes:
-            modes.enter_context(modes_kept(lane.trainer.adapters.model))
-            with lane.alone():
-                lane.trainer.prepare()
-        _finish(lanes)  # replicas that are resumed after their last step
+        for replica in replicas:
+            modes.enter_context(modes_kept(replica.trainer.adapters.model))
+            with replica.alone():
+                replica.trainer.prepare()
+        _finish(replicas)  # replicas that are resumed after their last step
         with interrupt_between_steps() as interrupted:
-            while running := [lane for lane in lanes if lane.runs]:
+            while running := [replica for replica in replicas if replica.runs]:
                 passes.step(running)
                 _finish(running)
                 if on_step is not None:
-                    on_step(sum(lane.runs for lane in lanes), max(t.total - t.outcome.step for t in trainers))
+                    left = max(t.total - t.outcome.step for t in trainers)
+                    on_step(sum(replica.runs for replica in replicas), left)
                 if interrupted.is_set():
-                    _leave(lanes)
+                    _leave(replicas)
     finally:
-        for lane in lanes:
-            if hasattr(lane.trainer, "model"):
-                lane.trainer.unwrap()
+        for replica in replicas:
+            if hasattr(replica.trainer, "model"):
+                replica.trainer.unwrap()
         modes.close()
-    return [lane.error or lane.trainer.outcome for lane in lanes]
+    return [replica.error or replica.trainer.outcome for replica in replicas]
 
 
-def _finish(lanes: Sequence[ReplicaState]) -> None:
-    for lane in lanes:
-        if lane.runs and lane.trainer.outcome.step == lane.trainer.total:
-            with lane.alone():
-                lane.trainer.complete()
+def _finish(replicas: Sequence[ReplicaState]) -> None:
+    for replica in replicas:
+        if replica.runs and replica.trainer.outcome.step == replica.trainer.total:
+            with replica.alone():
+                replica.trainer.complete()
 
 
-def _leave(lanes: Sequence[ReplicaState]) -> None:
-    for lane in lanes:
-        if lane.runs:
-            lane.trainer.save()
+def _leave(replicas: Sequence[ReplicaState]) -> None:
+    for replica in replicas:
+        if replica.runs:
+            replica.trainer.save()
     raise KeyboardInterrupt("stopped between two steps; run the same line again to go on from there")
 
 
@@ -495,44 +496,46 @@ class BatchedPass:
     def __init__(self) -> None:
         self.made: dict[tuple[int, ...], Shared] = {}
 
-    def of(self, lanes: Sequence[ReplicaState]) -> Shared:
+    def of(self, replicas: Sequence[ReplicaState]) -> Shared:
         """Return the shared pass of these replicas, made at the first use."""
-        key = tuple(map(id, lanes))
+        key = tuple(map(id, replicas))
         if key not in self.made:
             if len(self.made) > 3:  # passes of replicas that have ended
                 self.made.clear()
-            self.made[key] = Shared(lanes)
+            self.made[key] = Shared(replicas)
         return self.made[key]
 
-    def step(self, lanes: Sequence[ReplicaState]) -> None:
+    def step(self, replicas: Sequence[ReplicaState]) -> None:
         """Take the next step of each replica."""
         alike: dict[tuple, list[tuple[ReplicaState, Examples, Examples]]] = {}
-        for lane in lanes:
-            trainer, number = lane.trainer, lane.trainer.outcome.step + 1
+        for replica in replicas:
+            trainer, number = replica.trainer, replica.trainer.outcome.step + 1
             rows, held = (trainer.rows_of(stream, number) if trainer.streams[stream] else []
                           for stream in ("train", "held_out"))
-            alike.setdefault((tuple(map(len, rows)), tuple(map(len, held))), []).append((lane, rows, held))
+            alike.setdefault((tuple(map(len, rows)), tuple(map(len, held))), []).append((replica, rows, held))
         for group in alike.values():
             self._step_alike(*map(list, zip(*group, strict=True)))
 
-    def _step_alike(self, lanes: list[ReplicaState], rows: list[Examples], held: list[Examples]) -> None:
+    def _step_alike(self, replicas: list[ReplicaState], rows: list[Examples], held: list[Examples]) -> None:
         start = time.perf_counter()
-        for lane, batches, aside in zip(lanes, *(together(lanes[0].trainer, r) for r in (rows, held)), strict=True):
-            with lane.alone():
-                lane.trainer.open_step(lane.trainer.outcome.step + 1, batches, aside)
-        self._before(lanes)
-        lanes = [lane for lane in lanes if lane.runs]
-        losses = self._descend(lanes) if lanes else []
-        values = _close([(lane, loss) for lane, loss in zip(lanes, losses, strict=True) if lane.runs])
-        seconds = (time.perf_counter() - start) / max(len(lanes), 1)
-        for lane, found in values:
-            lane.trainer.outcome.seconds += seconds
-            with lane.alone():
-                lane.stopped = lane.trainer.conclude_step(found)
+        made = [together(replicas[0].trainer, examples) for examples in (rows, held)]
+        for replica, batches, aside in zip(replicas, *made, strict=True):
+            with replica.alone():
+                replica.trainer.open_step(replica.trainer.outcome.step + 1, batches, aside)
+        self._before(replicas)
+        replicas = [replica for replica in replicas if replica.runs]
+        losses = self._descend(replicas) if replicas else []
+        values = _close([(replica, loss) for replica, loss in zip(replicas, losses, strict=True) if replica.runs])
+        seconds = (time.perf_counter() - start) / max(len(replicas), 1)
+        for replica, found in values:
+            replica.trainer.outcome.seconds += seconds
+            with replica.alone():
+                replica.stopped = replica.trainer.conclude_step(found)
 
-    def _before(self, lanes: list[ReplicaState]) -> None:
+    def _before(self, replicas: list[ReplicaState]) -> None:
         """Run each rule's `before_step`; gradients asked for on batches of one shape come from one pass."""
-        waiting = [BeforeStep(lane) for lane in lanes if type(lane.trainer.rule).before_step is not Rule.before_step]
+        waiting = [BeforeStep(replica) for replica in replicas
+                   if type(replica.trainer.rule).before_step is not Rule.before_step]
         try:
             while any(one.request for one in waiting):
                 alike: dict[tuple, list[BeforeStep]] = {}
@@ -553,66 +556,66 @@ class BatchedPass:
         requests = [one.request for one in group if one.request is not None]
         noise = requests[0].noise
         with noise.again() if noise else nullcontext():   # one random state serves the rows of all
-            found = self.of([one.lane for one in group]).gradients(requests)
+            found = self.of([one.replica for one in group]).gradients(requests)
         for one, (loss, gradients) in zip(group, found, strict=True):
             try:
-                one.lane.trainer.refuse_non_finite(loss, "loss")
+                one.replica.trainer.refuse_non_finite(loss, "loss")
             except DivergedError as error:
                 one.answer(error)
             else:
                 one.answer(gradients)
 
-    def _descend(self, lanes: list[ReplicaState]) -> list[float]:
+    def _descend(self, replicas: list[ReplicaState]) -> list[float]:
         """Add the gradients of all task losses with one backward pass for each micro-batch; return the losses."""
-        shared = self.of(lanes)
-        totals = [0.0] * len(lanes)
-        for lane in lanes:
-            lane.trainer.optimizer.zero_grad()
-        weights = [shares(lane.trainer.micro_batches, lane.trainer.adapters.model) for lane in lanes]
+        shared = self.of(replicas)
+        totals = [0.0] * len(replicas)
+        for replica in replicas:
+            replica.trainer.optimizer.zero_grad()
+        weights = [shares(replica.trainer.micro_batches, replica.trainer.adapters.model) for replica in replicas]
         for j in range(len(weights[0])):
-            losses = shared.losses([lane.trainer.micro_batches[j] for lane in lanes])
+            losses = shared.losses([replica.trainer.micro_batches[j] for replica in replicas])
             losses = [loss * weight[j] for loss, weight in zip(losses, weights, strict=True)]
             found = torch.stack([loss.detach() for loss in losses]).tolist()
-            for i, (lane, loss) in enumerate(zip(lanes, losses, strict=True)):
+            for i, (replica, loss) in enumerate(zip(replicas, losses, strict=True)):
                 totals[i] += found[i]
                 if not math.isfinite(found[i]):
-                    with lane.alone():
-                        lane.trainer.refuse_non_finite(loss, "loss")
+                    with replica.alone():
+                        replica.trainer.refuse_non_finite(loss, "loss")
             finite = [loss for loss, value in zip(losses, found, strict=True) if math.isfinite(value)]
             if finite:  # no gradient passes from one replica to another
                 torch.stack(finite).sum().backward()
         return totals
 
 
-def _close(lanes: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaState, dict[str, float]]]:
+def _close(replicas: Sequence[tuple[ReplicaState, float]]) -> list[tuple[ReplicaState, dict[str, float]]]:
     """End the step as `Trainer.step` does, with one clipping and one AdamW; return the values of each replica."""
     penalties, values = {}, []
-    for lane, loss in lanes:
-        with lane.alone():
-            lane.trainer.rest_without_labels(loss)
-            penalties[lane] = lane.trainer.add_penalty()
-    running = [(lane, loss) for lane, loss in lanes if lane.runs]
-    norms = _clip([lane for lane, _ in running])
-    running = [(lane, loss) for lane, loss in running if lane.runs]
-    step([lane.trainer.optimizer for lane, _ in running])
-    for lane, loss in running:
-        with lane.alone():
-            values.append((lane, lane.trainer.after_step(loss, norms[lane], penalties[lane])))
+    for replica, loss in replicas:
+        with replica.alone():
+            replica.trainer.rest_without_labels(loss)
+            penalties[replica] = replica.trainer.add_penalty()
+    running = [(replica, loss) for replica, loss in replicas if replica.runs]
+    norms = _clip([replica for replica, _ in running])
+    running = [(replica, loss) for replica, loss in running if replica.runs]
+    step([replica.trainer.optimizer for replica, _ in running])
+    for replica, loss in running:
+        with replica.alone():
+            values.append((replica, replica.trainer.after_step(loss, norms[replica], penalties[replica])))
     return values
 
 
-def _clip(lanes: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
+def _clip(replicas: Sequence[ReplicaState]) -> dict[ReplicaState, float]:
     """Clip the gradients of each replica and return their norms; one that is not finite ends its replica."""
-    if not lanes:
+    if not replicas:
         return {}
-    norms = gradient_norms([lane.trainer.optimizer for lane in lanes])
-    found = dict(zip(lanes, norms.tolist(), strict=True))
-    for lane, norm in zip(lanes, norms, strict=True):
-        if not math.isfinite(found[lane]):
-            with lane.alone():
-                lane.trainer.refuse_non_finite(norm, "gradient norm")
-    clip([lane.trainer.optimizer for lane in lanes], norms,
-         [lane.trainer.config.max_grad_norm or math.inf for lane in lanes])
+    norms = gradient_norms([replica.trainer.optimizer for replica in replicas])
+    found = dict(zip(replicas, norms.tolist(), strict=True))
+    for replica, norm in zip(replicas, norms, strict=True):
+        if not math.isfinite(found[replica]):
+            with replica.alone():
+                replica.trainer.refuse_non_finite(norm, "gradient norm")
+    clip([replica.trainer.optimizer for replica in replicas], norms,
+         [replica.trainer.config.max_grad_norm or math.inf for replica in replicas])
     return found
 
 

@@ -171,13 +171,13 @@ REFUSED: dict[str, list[tuple[Any, ...]]] = {
         ("lr = .* must be a finite number", {"lr": NAN}, {"lr": "fast"}),
         ("lr and head_lr must be above 0", {"lr": 0}, {"head_lr": -1.0}),
         ("batch_size and accumulation must be above 0", {"batch_size": 0}, {"accumulation": 0}),
-        ("accumulation = 9 is more micro-batches than the 8 rows", {"accumulation": 9, "batch_size": 8}),
+        ("accumulation = 9 is more micro-batches than the 8 examples", {"accumulation": 9, "batch_size": 8}),
         ("warmup = 1.0 must be a share", {"warmup": 1.0}),
         ("max_grad_norm and weight_decay must be ≥ 0", {"max_grad_norm": -1.0}, {"weight_decay": -0.1}),
         ("mixed_precision 'fp8' must be 'no' or 'bf16'", {"mixed_precision": "fp8"}),
         ("max_length must be above 0", {"max_length": 0}),
         ("best needs evaluations on the way: set eval_every", {"best": True}),
-        ("n_train = 0; ask for at least one row", {"n_train": 0})],
+        ("n_train = 0; ask for at least one example", {"n_train": 0})],
 }
 
 
