@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lowrank_teach.adapters import adapt
-from lowrank_teach.cli import configure, several
+from lowrank_teach.cli import configure, read_values
 from lowrank_teach.errors import MOST_LETTERS, Refusal
 from lowrank_teach.experiments.fit import RunConfig, grid
 from lowrank_teach.methods import COLA, METHODS, AutoLoRA, LoRA, Method, SaLoRA, as_method
@@ -286,7 +286,7 @@ def test_any_words_of_a_command_line_are_read_or_refused(name):
         with refused_in_a_sentence():
             method, training = configure(name, [f"{field}={text}"])
             assert RunConfig(method, training=training).key
-            several(f"{field}={text}")
+            read_values(f"{field}={text}")
 
 
 # with LOWRANK_FUZZ so many examples, other ones each time
