@@ -123,5 +123,6 @@ def smooth(curve: Curve, width: int = 10) -> Curve:
     """Means over `width` steps (fewer where there are few); the steps are those in the middle."""
     steps, values = curve
     width = max(1, min(width, len(values) // 4))
-    middle = [float(np.mean(steps[i:i + width])) for i in range(0, len(steps) - width + 1, width)]
-    return middle, [float(np.mean(values[i:i + width])) for i in range(0, len(values) - width + 1, width)]
+    whole = len(values) // width * width
+    middle, means = np.reshape([steps[:whole], values[:whole]], (2, -1, width)).mean(-1).tolist()
+    return middle, means

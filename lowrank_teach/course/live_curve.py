@@ -45,7 +45,8 @@ class LiveCurve(Callback):
         self.losses: list[float] = []
         self.drawn = 0
         self._last = 0.0
-        self.line = ProgressLine() if self.images and display is None else None   # above the picture; goes in the end
+        # above the picture, or in its place where there is none
+        self.line = ProgressLine() if display is None else None
 
     def on_begin(self, label: str) -> None:
         """Show a line while examples and weights are read, before the first step."""
@@ -66,8 +67,6 @@ class LiveCurve(Callback):
             return
         if self.images:
             self._draw()
-        elif clock.step == clock.total or now - self._last >= 5:
-            print(f"step {clock.step}/{clock.total}  loss {values['loss']:.3f}", flush=True)
         self._last = time.monotonic()  # after drawing: a slow picture must not eat the training
 
     def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:

@@ -70,7 +70,10 @@ def entities(tags: Tags) -> list[Entity]:
 
 
 def compare(gold: Sequence[Entity], predicted: Sequence[Entity]) -> list[Match]:
-    """Every entity of both sides once, from left to right: equal spans are paired first, then what overlaps most."""
+    """Every entity of both sides once, from left to right: equal spans are paired first, then what overlaps most.
+
+    nervaluate pairs otherwise (it may hold two predicted entities against one annotated) and does not give the pairs.
+    """
     pairs = [((g.start, g.end) != (p.start, p.end), -g.shared(p), g.kind != p.kind, g, p)
              for g in gold for p in predicted if g.shared(p)]
     left, right, found = set(gold), set(predicted), []

