@@ -25,7 +25,7 @@ from helpers import (
     trainer,
 )
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.integrations.peft_methods import AdaLoRA, PrefixTuning, PromptTuning
@@ -62,17 +62,30 @@ RUNS = {
     **{f"autolora-{kind}": (AutoLoRA(r=4, eta_beta=0.05, hypergradient=kind), (1, 6)) for kind in KINDS},
     "autolora-shuffled": (AutoLoRA(r=4, eta_beta=0.2, shuffle_ranks=True), (6, 12)),
     "full": (FullFineTuning(), (1, 6)),
-    "head": (HeadOnly(), (6,)),
-    "dylora": (DyLoRA(r=4, frozen=True), (6,)),
-    "houlsby": (Houlsby(), ()),
-    "pfeiffer": (Pfeiffer(), ()),
-    "adalora": (AdaLoRA(r=4, target_r=2, tinit=2, tfinal=3), (6,)),
-    "prefix": (PrefixTuning(num_virtual_tokens=3), ()),
-    "prompt": (PromptTuning(num_virtual_tokens=3), ()),
-    "cola+salora": (compose(COLA(r=4, knots=(6,)), SaLoRA(eta_c=1.0, t_start=0.1, t_end=1.0)), (6,)),
-    "salora+delta": (compose(SaLoRA(eta_c=1.0, t_end=12), DeltaLoRA(r=8, K=3)), ()),
+    "full-no-embeddings": (FullFineTuning(trains="no_embeddings"), (7,)),
+    "full-qv": (FullFineTuning(trains="qv"), (1, 7)),
+    "head": (HeadOnly(), (1, 6)),
+    "dylora": (DyLoRA(r=4), (1, 7)),
+    "dylora-frozen": (DyLoRA(r=4, frozen=True), (1, 6)),
+    "houlsby": (Houlsby(m=4), (1, 7)),
+    "houlsby-bare": (Houlsby(m=4, layer_norms=False, nonlinearity="silu"), (7,)),
+    "pfeiffer": (Pfeiffer(m=4), (1, 7)),
+    "pfeiffer-norms": (Pfeiffer(m=4, layer_norms=True), (7,)),
+    "adalora": (AdaLoRA(r=4, target_r=2, tinit=2, tfinal=3), (1, 6)),
+    "prefix": (PrefixTuning(num_virtual_tokens=3), (7,)),
+    "prefix-projected": (PrefixTuning(num_virtual_tokens=4, prefix_projection=True), (7,)),
+    "prompt": (PromptTuning(num_virtual_tokens=3), (7,)),
+    "prompt-random": (PromptTuning(num_virtual_tokens=4, init="random"), (7,)),
+    # gates open and close within a link of six steps
+    "cola+salora": (compose(COLA(r=4, knots=(6,)), SaLoRA(eta_c=0.8, t_start=1, t_end=0.8)), (1, 5, 6, 7, 11)),
+    "cola+salora-stacked": (compose(COLA(r=4, chain=2, merge_knots=False), SaLoRA(eta_c=0.8, t_end=1.0)), (3, 6, 7)),
+    "salora+delta": (compose(SaLoRA(r=4, eta_c=0.8, t_start=4, t_end=10), DeltaLoRA(K=3)), (3, 4, 5, 10)),
+    "salora+delta-schedule": (
+        compose(SaLoRA(r=4, eta_c=0.8, t_start=4, t_end=10), DeltaLoRA(K=3, lam_end=0.1)), (5, 7)),
     "cola+delta": (compose(COLA(r=4, knots=(6,)), DeltaLoRA(r=4, K=3)), ()),
-    "autolora+cola": (compose(AutoLoRA(r=4, eta_beta=0.05, hypergradient="first_order"), COLA(r=4)), ()),
+    "all three": (
+        compose(COLA(r=4, chain=2), SaLoRA(eta_c=0.8, t_start=1, t_end=0.8), DeltaLoRA(K=4)), (4, 5, 6, 7, 11)),
+    "autolora+cola": (compose(AutoLoRA(r=4, eta_beta=0.05, hypergradient="first_order"), COLA(r=4)), (6,)),
 }
 CASES = [(name, step) for name, (_, steps) in RUNS.items() for step in sorted({*steps, 12})]
 
@@ -266,9 +279,12 @@ made.run()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_another_process(tmp_path, number):
-    """Ctrl-C, a plain kill and a closed terminal end it with KeyboardInterrupt and a checkpoint that can be read."""
+    """A plain kill and a closed terminal end it with KeyboardInterrupt and a checkpoint that can be read.
+
+    As Ctrl-C does: tests/core/test_refusals.py, on the command line.
+    """
     path = tmp_path / "run.safetensors"
     script = SCRIPT.format(tests=[str(Path(__file__).parent), str(Path(__file__).parents[1])], path=str(path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -299,10 +315,17 @@ def test_a_terminal_that_is_closed_is_ignored_under_nohup(tmp_path, monkeypatch)
 # ---- what is no checkpoint ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stored(tmp_path) -> Path:
-    path = tmp_path / "run.safetensors"
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("stored") / "run.safetensors"
     make("lora", path, callbacks=[Stop(3)]).run()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def stored(three_steps, tmp_path) -> Path:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(three_steps)
     return path
 
 
@@ -325,27 +348,32 @@ def test_a_refusal_is_short_where_the_path_is_long(tmp_path):
     assert len(str(no.value)) <= 300
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, 0.5, -1])
-def test_a_truncated_checkpoint_is_refused(stored, length):
-    """Cut off anywhere: empty, in the header's length, in the header, in the tensors."""
-    content = stored.read_bytes()
-    stored.write_bytes(content[:int(length * len(content)) if isinstance(length, float) else length])
-    refused(stored, "cut off or damaged")
+def one_bit(content: bytes) -> bytes:
+    return content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]
 
 
-def test_a_foreign_file_is_refused(stored):
-    """Text, and safetensors of someone else's making."""
-    stored.write_bytes(b"PK\x03\x04 no tensors at all, but long enough to hold a header of some kind")
-    refused(stored, "cut off or damaged")
-    save_file({"weight": torch.zeros(3)}, stored)
-    refused(stored, "not a checkpoint of this version")
-    save_file({"weight": torch.zeros(3)}, stored, {"format": "lowrank_teach checkpoint 0", "identity": "lora"})
-    refused(stored, "not a checkpoint of this version")
+NO_TENSORS = b"PK\x03\x04 no tensors at all, but long enough to hold a header of some kind"
+SPOILED = {  # what becomes of the file, what is said of it, and the run that it is given to
+    "empty": (lambda content: b"", "cut off or damaged", "lora"),
+    "in the header's length": (lambda content: content[:5], "cut off or damaged", "lora"),
+    "in the header": (lambda content: content[:100], "cut off or damaged", "lora"),
+    "in the tensors": (lambda content: content[:len(content) // 2], "cut off or damaged", "lora"),
+    "before its end": (lambda content: content[:-1], "cut off or damaged", "lora"),
+    "one bit": (one_bit, "cut off or damaged .its content is not what was written", "lora"),
+    "text": (lambda content: NO_TENSORS, "cut off or damaged", "lora"),
+    "foreign": (lambda content: save({"weight": torch.zeros(3)}), "not a checkpoint of this version", "lora"),
+    "an older format": (lambda content: save({"weight": torch.zeros(3)}, {
+        "format": "lowrank_teach checkpoint 0", "identity": "lora"}), "not a checkpoint of this version", "lora"),
+    "another run of the same shapes": (lambda content: content, "belongs to another run", "delta-lazy"),
+}
 
 
-def test_another_runs_checkpoint_is_refused(stored):
-    """The identity decides, also between methods of the same shapes."""
-    refused(stored, "belongs to another run", name="delta-lazy")
+@pytest.mark.parametrize("what", SPOILED)
+def test_what_is_no_checkpoint_of_this_run_is_refused(stored, what):
+    """Cut off anywhere, changed, someone else's, or of another identity."""
+    spoil, says, name = SPOILED[what]
+    stored.write_bytes(spoil(stored.read_bytes()))
+    refused(stored, says, name)
 
 
 def test_a_checkpoint_is_tensors_and_json(stored):

@@ -32,7 +32,7 @@ from torch import nn
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.errors import DivergedError, LivenessError
-from lowrank_teach.methods import METHODS, AutoLoRA, Clock, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, SaLoRA
+from lowrank_teach.methods import METHODS, AutoLoRA, Clock, DeltaLoRA, HeadOnly, LoRA, SaLoRA
 from lowrank_teach.methods.base import Method, Rule
 from lowrank_teach.training.batches import batch_order, linear_schedule, shifts
 from lowrank_teach.training.callbacks import Callback
@@ -54,12 +54,11 @@ def series(outcome, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("autolora", "full")] + ["full"])
-@pytest.mark.parametrize("pieces", [3, 4])
-def test_accumulation_changes_nothing(name, pieces):
-    """Four micro-batches of two (or three unlike ones) are one batch of eight: the same weights."""
+def test_accumulation_changes_nothing(name):
+    """Three unlike micro-batches are one batch of eight: the same weights."""
     method = SaLoRA(r=4, eta_c=0.5, t_end=8) if name == "salora" else METHODS[name]()
     one, first = train(method, tiny(dtype=F64))
-    split, second = train(method, tiny(dtype=F64), accumulation=pieces)
+    split, second = train(method, tiny(dtype=F64), accumulation=3)
     whole, parts = factors(one), factors(split)
     assert whole.keys() == parts.keys()
     for key in whole:
@@ -258,14 +257,6 @@ def test_head_rate_is_its_own():
     assert moved[1e-4] == pytest.approx(1e-4, rel=2e-2)
 
 
-def test_gradient_checkpointing_is_the_same_training():
-    """Recomputed activations, also under dropout: the same weights."""
-    ends = [factors(train(LoRA(r=4, lora_dropout=0.1), tiny(dropout=0.1), gradient_checkpointing=on)[0])
-            for on in (False, True)]
-    for key, value in ends[0].items():
-        assert torch.allclose(value, ends[1][key], rtol=0, atol=1e-6), key
-
-
 def test_bf16_mixed_precision_trains_float32_factors():
     """Autocast rounds products only: parameters and the end of the run stay float32, near the exact run's loss."""
     adapters, outcome = train(LoRA(r=4), mixed_precision="bf16")
@@ -345,16 +336,6 @@ def test_epochs_set_the_steps():
 # ---- refusals and liveness ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("steps", 0), ("batch_size", 0), ("accumulation", 0), ("lr", 0.0), ("head_lr", -1.0), ("warmup", 1.0),
-    ("max_grad_norm", -1.0), ("weight_decay", -0.1), ("mixed_precision", "fp8"), ("max_length", 0),
-    ("epochs", -1.0), ("best", True)])
-def test_values_out_of_range_are_refused(name, value):
-    """Named in the sentence."""
-    with pytest.raises(ValueError, match=name):
-        TrainConfig(**{name: value})
-
-
 def test_profiles():
     """A profile's values may be changed by name; unknown profiles and values are refused with the known ones."""
     assert train_config("tiny", lr=0.5) == TrainConfig(**{**vars(PROFILES["tiny"]), "lr": 0.5})
@@ -371,7 +352,6 @@ def test_a_profile_changes_only_what_was_left_alone():
     assert fit_to_profile(SaLoRA(eta_c=0.02), "tiny").eta_c == 0.02
     assert fit_to_profile(SaLoRA(), "gpu") == SaLoRA()
     assert fit_to_profile(LoRA(), "tiny") == LoRA()
-
 
 
 @pytest.mark.parametrize("method", [LoRA(r=4), SaLoRA(r=4, eta_c=0.5, t_end=8), DeltaLoRA(r=4, K=0)])
@@ -432,10 +412,9 @@ def test_exactly_the_listed_parameters_train(thaw, freeze):
         made.run()
 
 
-@pytest.mark.parametrize("method", [LoRA(r=4), AutoLoRA(r=4, eta_beta=0.05), HeadOnly(),
-                                    FullFineTuning(trains="qv"), FullFineTuning(trains="no_embeddings")])
+@pytest.mark.parametrize("method", [LoRA(r=4), AutoLoRA(r=4, eta_beta=0.05)])
 def test_nothing_but_the_listed_parameters_moves(method):
-    """After a run each parameter has moved if it is listed, and has its bytes if not."""
+    """After a run each parameter has moved if it is listed, and has its bytes if not; test_baselines has the rest."""
     model = tiny()
     made = trainer(method, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -444,20 +423,8 @@ def test_nothing_but_the_listed_parameters_moves(method):
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     moved = set(before) - still
     assert moved <= must | may
-    dead = {name for name in must & still if "key.bias" not in name and "position" not in name}
-    assert dead == set()
-    if isinstance(method, FullFineTuning):
-        assert any("query.weight" in name for name in moved)
-        assert not any("embeddings" in name for name in moved)
+    assert must <= moved
     assert {name.rpartition(".")[2] for name in may} <= {"beta"}
-
-
-def test_frozen_embeddings_and_fused_q_v():
-    """FT† leaves every embedding alone; FT‡ on GPT-2 steps the fused matrix once a step, not twice."""
-    made = trainer(FullFineTuning(trains="qv"), tiny("gpt2"))
-    made.prepare()
-    held = [id(p) for group in made.optimizer.param_groups for p in group["params"]]
-    assert len(held) == len(set(held)) == 2 + 1  # c_attn of two layers, and the head
 
 
 def test_a_method_without_branches_or_head_is_refused():
@@ -547,9 +514,9 @@ def test_evaluation_leaves_the_training_alone():
 
 
 @pytest.mark.parametrize(("metric", "scores"), [("accuracy", [0.1, 0.9, 0.9, 0.3]),
-                                                ("loss", [2.0, 0.1, 0.1, 0.5])])
+                                                ("loss", [2.0, 0.1, 0.1, 0.5]), ("ter", [0.9, 0.2, 0.5, 0.4])])
 def test_best_ends_with_the_weights_of_the_best_evaluation(metric, scores):
-    """The first best one (a loss is best where it is smallest), not the last; without `best` the last ones."""
+    """The first best one (of a loss and of TER the smallest), not the last; without `best` the last ones."""
     held: dict[int, dict] = {}
     for best in (True, False):
         values = iter(scores)
@@ -619,15 +586,6 @@ def test_an_evaluation_may_return_numbers_of_numpy_and_torch(tmp_path):
 def test_best_without_an_evaluation_is_refused():
     with pytest.raises(ValueError, match=r"best = True .* this training has none: give the trainer an evaluate"):
         trainer(LoRA(r=4), best=True, eval_every=2)
-
-
-def test_fewer_edits_are_better():
-    """TER, as in `metrics.METRICS`."""
-    given = iter((0.9, 0.2, 0.5, 0.4))
-    made = trainer(LoRA(r=4), best=True, eval_every=3, evaluate=lambda model: {"ter": next(given)})
-    made.run()
-    assert made.best is not None
-    assert made.best[0] == -0.2
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
