@@ -33,11 +33,13 @@ from benchmarks import report
 from benchmarks.harness import Row, Settings
 
 MODULES = ("steps", "parts", "growth", "throughput", "replicas", "busy", "start", "sliders")
+NAMED = ("mutants",)  # of the tests, not of the package: run only where it is named
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"of {', '.join(MODULES)}; all where none is given")
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"of {', '.join(MODULES)}, all of these where none "
+                        f"is given; or {', '.join(NAMED)}")
     parser.add_argument("--quick", action="store_true", help="few repeats and small sizes; stored only with --out")
     parser.add_argument("--repeats", type=int, help="of each candidate")
     parser.add_argument("--backbone", default=Settings.backbone)
@@ -46,8 +48,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), help="all there are where not given")
     parser.add_argument("--out", type=Path, help="folder of the records")
     chosen = parser.parse_args()
-    if unknown := set(chosen.names) - set(MODULES):
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    if unknown := set(chosen.names) - {*MODULES, *NAMED}:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(MODULES + NAMED)}")
     return chosen
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import __main__ as runner
-from benchmarks import busy, candidates, growth, harness, parts, report, sliders, start, steps, throughput
+from benchmarks import busy, candidates, growth, harness, mutants, parts, report, sliders, start, steps, throughput
 from benchmarks.harness import Row, Settings
 from helpers import word_tokenizer
 from tiny_models import model_folder
@@ -270,8 +270,18 @@ def test_importing_the_package_loads_no_torch(tiny, monkeypatch):
 # ---- the command line ---------------------------------------------------------------------------------------
 
 
+def test_every_mutant_still_has_its_place():
+    """A change of the package that moves a formula must take its mutant along."""
+    for m in mutants.MUTANTS:
+        text = (mutants.ROOT / "lowrank_teach" / f"{m.file}.py").read_text(encoding="utf-8")
+        assert mutants.mutated(m, text) != text
+        for room, name in (test.split("/") for test in m.tests.split()):
+            assert (mutants.ROOT / "tests" / room / f"test_{name}.py").exists()
+    assert len({m.what for m in mutants.MUTANTS}) == len(mutants.MUTANTS)
+
+
 def test_a_run_prints_the_table_and_stores_a_record(monkeypatch, capsys, tmp_path):
-    assert all(callable(runner.import_module(f"benchmarks.{name}").bench) for name in runner.MODULES)
+    assert all(callable(runner.import_module(f"benchmarks.{name}").bench) for name in runner.MODULES + runner.NAMED)
     monkeypatch.setattr(sys, "argv", ["bench", "parts", "--quick", "--out", str(tmp_path)])
     monkeypatch.setattr(parts, "bench", lambda s: ([Row("a / b", 1.2, aim=1.0, why="it was late")], {"more": 1}))
     runner.main()
