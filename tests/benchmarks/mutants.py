@@ -123,7 +123,7 @@ MUTANTS = [
     # -- peft and transformers
     Mutant("α written without r", "integrations/peft_format", "alpha = branch.scaling * r", "alpha = branch.scaling",
            "integrations/peft_format"),
-    Mutant("rsLoRA read as r", "integrations/peft_format", "alpha * math.sqrt(said)", "alpha * said",
+    Mutant("rsLoRA read as r", "integrations/peft_format", "alpha * math.sqrt(r)", "alpha * r",
            "integrations/peft_format"),
     Mutant("what is more than LoRA is read", "integrations/peft_format", "    if more:", "    if False:",
            "integrations/peft_format"),
