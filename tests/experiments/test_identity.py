@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from benchmarks import rekey
 from safetensors.torch import load_file, save_file
 from tiny_models import data_folder, model_folder, place_in
 
@@ -24,8 +25,10 @@ from lowrank_teach.experiments.fit import RunConfig
 from lowrank_teach.experiments.identity import data_fingerprint, identity, weights_fingerprint
 from lowrank_teach.experiments.runs import Store, config_key
 from lowrank_teach.models import packaged as packaged_module
+from lowrank_teach.reproduction import arms
 from lowrank_teach.tasks.readers import FOLDER
 from lowrank_teach.tasks.table import TASKS
+from lowrank_teach.training.config import TrainConfig
 
 SHORT = {"steps": 6, "batch_size": 8, "n_train": None, "n_validation": 16, "n_test": 32}
 
@@ -58,31 +61,20 @@ def dated_back(path: Path, seconds: int = 100) -> None:
 
 # ---- rows and weights that change under one name ------------------------------------------------------------
 
-def test_flipped_labels_are_another_run(place):
-    first = fit(place / "tiny")
-    flip(place / "data")
-    second = fit(place / "tiny")
-    assert second.key != first.key
-    assert second.series("loss") != first.series("loss")
-    assert (first.identity["weights"], len(list(Store()))) == (second.identity["weights"], 2)
-
-
-def test_a_folder_that_grew_is_another_run(place):
-    path = place / "data" / "rt" / "train.parquet"
-    whole = pd.read_parquet(path)
-    whole.head(40).to_parquet(path)
-    sample = fit(place / "tiny")
-    whole.to_parquet(path)
-    assert fit(place / "tiny").notes[0] != sample.notes[0]
-
-
-def test_another_data_folder_is_another_run(place, monkeypatch):
+def test_other_rows_are_another_run_and_the_same_elsewhere_are_not(place, monkeypatch):
+    """Labels that were flipped under one name, and a file that grew."""
     first = fit(place / "tiny")
     shutil.copytree(place / "data", place / "same")
     monkeypatch.setenv("LOWRANK_TEACH_DATA", str(place / "same"))
     assert RunConfig("lora", "rt", str(place / "tiny"), "tiny", training=SHORT).key == first.key
     flip(place / "same")
-    assert fit(place / "tiny").key != first.key
+    second = fit(place / "tiny")
+    assert second.key != first.key
+    assert second.series("loss") != first.series("loss")
+    assert (first.identity["weights"], len(list(Store()))) == (second.identity["weights"], 2)
+    path = place / "same" / "rt" / "train.parquet"
+    pd.read_parquet(path).head(40).to_parquet(path)
+    assert fit(place / "tiny").notes[0] != second.notes[0]
 
 
 def test_a_relative_name_in_another_directory_is_another_run(place, monkeypatch):
@@ -162,7 +154,6 @@ def test_touching_a_file_changes_nothing(place):
     for path in [*(place / "data" / "rt").iterdir(), *(place / "tiny").iterdir()]:
         os.utime(path)
     assert identity("rt", str(place / "tiny")) == before
-    (place / "tiny" / "README.md").write_text("a note")
     (place / "data" / "rt" / ".DS_Store").write_text("x")
     assert identity("rt", str(place / "tiny")) == before
 
@@ -174,17 +165,6 @@ def test_folders_are_named_or_taken_from_the_environment(place, monkeypatch):
     assert data_fingerprint("rt") not in (None, expected["data"])   # the packaged text
     assert data_fingerprint("cola", place / "data") is None
     assert data_fingerprint("rt", place / "nowhere") is None   # as `load_task`, which refuses such a folder
-
-
-def test_every_file_of_a_model_counts(place):
-    before = weights_fingerprint(str(place / "tiny"))
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        path = place / "tiny" / name
-        kept = path.read_bytes()
-        path.write_bytes(kept + b" ")
-        assert weights_fingerprint(str(place / "tiny")) != before
-        path.write_bytes(kept)
-    assert weights_fingerprint(str(place / "tiny")) == before
 
 
 def test_every_task_with_rows_of_a_known_kind_has_a_fingerprint(tmp_path, monkeypatch):
@@ -269,26 +249,24 @@ def test_a_corpus_of_text_files_counts_through_links(place):
     assert None is not before != data_fingerprint("gyafc")
 
 
-@pytest.mark.parametrize("name", ["bpe.codes", "source.spm", "vocab.bpe", "qwen.tiktoken", "pytorch_model.bin",
-                                  "w/model-00001-of-00001.safetensors", "additional_chat_templates/tool.jinja"])
-def test_whatever_transformers_reads_of_a_folder_counts(place, name):
+def test_whatever_transformers_reads_of_a_model_s_folder_counts(place):
+    """And no documents, hidden files, or folders such as a run store's."""
     model = place / "tiny"
     index = {"weight_map": {"a": "w/model-00001-of-00001.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    (model / name).parent.mkdir(exist_ok=True)
-    (model / name).write_text("a")
-    before = weights_fingerprint(str(model))
-    (model / name).write_text("b")
-    assert None is not before != weights_fingerprint(str(model))
-
-
-def test_what_lies_beside_a_model_does_not_count(place):
-    """Documents, hidden files, and folders such as a run store's."""
-    before = weights_fingerprint(str(place / "tiny"))
+    seen = [weights_fingerprint(str(model))]
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "bpe.codes", "source.spm", "vocab.bpe",
+                 "qwen.tiktoken", "pytorch_model.bin", "w/model-00001-of-00001.safetensors",
+                 "additional_chat_templates/tool.jinja"):
+        (model / name).parent.mkdir(exist_ok=True)
+        for content in ("a", "b"):
+            (model / name).write_text(content)
+            seen.append(weights_fingerprint(str(model)))
+    assert len(set(seen)) == len(seen)
     for name in ("README.md", "NOTES.txt", "LICENSE", ".cache.json", "runs/a/run.json"):
-        (place / "tiny" / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / "tiny" / name).write_text("x")
-    assert weights_fingerprint(str(place / "tiny")) == before
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("x")
+    assert weights_fingerprint(str(model)) == seen[-1] is not None
 
 
 # ---- digests are remembered ----------------------------------------------------------------------------------
@@ -358,22 +336,46 @@ def test_a_key_is_quick_once_the_files_are_known(place, monkeypatch):
 
 # ---- the stored reference records ----------------------------------------------------------------------------
 
-KEYED = [path for path in sorted(rekey.DATA.rglob("*.json"))
+DATA = Path(__file__).resolve().parents[2] / "figures" / "data"
+VERSIONS = ("0.1.0", "0.2.0")   # that trained what is stored
+KEYED = [path for path in sorted(DATA.rglob("*.json"))
          if '"key": "' in path.read_text(encoding="utf-8") and path.name not in ("identities.json", "keys.json")]
+
+
+def records(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """What has a key in a file: as stored, and its configuration as it is defined today."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    about = stored.get("about", stored)
+    for record in stored.get("runs", []):   # of a figure: they hold their configuration
+        config = record["config"]
+        yield record, {**config, "training": TrainConfig(**config["training"]).to_dict()}
+    for record in stored.get("records", []):
+        if "key" in record:
+            made = of_a_text(about["task"], record) if "08_" in path.name else of_a_study(path.stem, about, record)
+            yield record, made.described
+
+
+def of_a_study(name: str, about: dict[str, Any], record: dict[str, Any]) -> RunConfig:
+    study = {**arms.STUDIES, **arms.TASK_STUDIES}[name]
+    return study.config(record.get("task", about.get("task")), record["arm"], record["seed"], record.get("lr"))
+
+
+def of_a_text(task: str, record: dict[str, Any]) -> RunConfig:
+    return arms.TEXT_STUDIES[task].config(task, record["arm"], record["seed"], record["lr"])
 
 
 @pytest.mark.parametrize("path", KEYED, ids=lambda path: path.stem)
 def test_a_stored_record_s_key_follows_from_what_it_says(path, monkeypatch):
     """From its configuration as it is defined today, its identity, and the version that made it."""
     monkeypatch.delenv("LOWRANK_TEACH_DATA")
-    then, now = (json.loads((rekey.DATA / name).read_text(encoding="utf-8"))["keys"].get(
-        path.relative_to(rekey.DATA).as_posix(), {}) for name in ("identities.json", "keys.json"))
+    then, now = (json.loads((DATA / name).read_text(encoding="utf-8"))["keys"].get(
+        path.relative_to(DATA).as_posix(), {}) for name in ("identities.json", "keys.json"))
     assert set(then.values()) == set(now)   # each key that was written first was followed by another
     new = not now                           # made since, under the keys of today
-    found = list(rekey.records(path))
+    found = list(records(path))
     assert found
     for record, config in found:
-        assert record["key"] in {config_key(config, record["identity"], version) for version in rekey.VERSIONS}
+        assert record["key"] in {config_key(config, record["identity"], version) for version in VERSIONS}
         assert new or record["key"] in now.values()
         assert record.get("config", config) == config
         assert record["identity"]["weights"] == weights_fingerprint(config["backbone"])
@@ -384,9 +386,9 @@ def test_a_stored_record_s_key_follows_from_what_it_says(path, monkeypatch):
 @pytest.mark.shared
 def test_rows_of_the_stored_records_are_those_of_the_folder(shared_data):
     """Where it could be shown: what was trained again gave the same metrics. The others say that it was not."""
-    then = json.loads((rekey.DATA / "identities.json").read_text(encoding="utf-8"))["trained_again"]
+    then = json.loads((DATA / "identities.json").read_text(encoding="utf-8"))["trained_again"]
     for path in KEYED:
-        for record, config in rekey.records(path):
+        for record, config in records(path):
             task = TASKS[config["task"]]
             if not task.asset:
                 shown = then.get(task.folder or task.name, {}).get("same")
