@@ -395,14 +395,12 @@ def sweep(method: Methods = ["lora"], task: Tasks = ["rt"], backbone: Backbones 
           profile: ProfileName = "laptop",
           seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="how many, from 0")] = 1,
           settings: Tried = None,
-          processes: Annotated[int | None, typer.Option(help="workers of one thread; 0 trains in this "
-                                                        "process; if left out one a core, or what measures fastest "
-                                                        "where there is much to train")] = None,
+          processes: Annotated[int | None, typer.Option(help="workers of one thread; 0 trains in this process; if "
+                                                        "left out one a core, or one in all with a GPU")] = None,
           ray: Annotated[str | None, typer.Option(help="address of a Ray cluster, auto, or local to start one "
                                                   "here")] = None,
           replicas: Annotated[int | None, typer.Option(help="runs in one pass of a worker, at most; if left out "
-                                                       "with a GPU as many as fit, else 1, or what measures fastest "
-                                                       "where there is much to train")] = None,
+                                                       "with a GPU as many as fit, else 1")] = None,
           plan: Annotated[bool, typer.Option("--plan", help="say how many runs and how long, and stop")] = False,
           as_json: AsJson = False) -> Document:
     """Train every combination of methods, tasks, backbones, values and seeds; what is stored is not trained again."""
@@ -444,7 +442,8 @@ def read_values(pair: str) -> tuple[str, list[Any]]:
 
 
 def _print_sweep_plan(configs: list[RunConfig], processes: int | None, as_json: bool) -> Document:
-    from .experiments.sweep import estimate, usable_processes
+    from .experiments.estimate import estimate
+    from .experiments.sweep import usable_processes
 
     workers = processes or usable_processes()
     found = estimate(configs)
@@ -477,7 +476,7 @@ def summary(configs: list[RunConfig], runs: list[Run]) -> Table:
     """
     from statistics import fmean, stdev
 
-    from .experiments.sweep import varied
+    from .experiments.estimate import varied
 
     several_models = len({config.backbone for config in configs}) > 1
     groups: dict[tuple[str, ...], list[Run]] = {}

@@ -1,4 +1,4 @@
-"""Show progress on a terminal: a table that fills as runs finish, and a bar for the run that trains."""
+"""Show progress on a terminal: a table that fills as runs finish, and a bar for each run that trains."""
 
 from __future__ import annotations
 
@@ -199,6 +199,66 @@ class LiveTable:
                 console.print(note, style="dim")
 
     def on_eval(self, clock: Any, metrics: dict[str, float]) -> None: ...
+
+
+SHOWN = 16   # runs in progress; on a cluster there may be many more
+
+
+class SweepBars:
+    """Show a bar for all runs of a sweep and one for each that trains; without a terminal, print a line a run."""
+
+    def __init__(self, really: bool) -> None:
+        self.bars = bars(column("{task.fields[words]}"))
+        self.drawn = really and console.is_terminal
+        self.lines = really and not self.drawn
+        self.all = self.bars.add_task("runs", total=None, words="")
+        self.rows: dict[str, Any] = {}
+        self.total = self.finished = self.failures = 0
+
+    def shown(self) -> Any:
+        """Show the bars inside this context."""
+        return self.bars if self.drawn else nullcontext()
+
+    def begin(self, found: int, total: int) -> None:
+        """Set how many runs there are, and how many of them are stored."""
+        self.finished, self.total = found, total
+        self.bars.update(self.all, completed=found, total=total)
+        self._say(f"{total} runs, {found} of them stored")
+
+    def note(self, line: str) -> None:
+        """Print a line about the sweep itself."""
+        if self.drawn:
+            console.print(line)
+        self._say(line)
+
+    def step(self, label: str, message: Any) -> None:
+        """Update the bar of a run that begins or has taken some steps."""
+        if message.key not in self.rows and len(self.rows) < SHOWN:
+            self.rows[message.key] = self.bars.add_task(label, total=None, words="reading examples and weights")
+        if message.key in self.rows and message.step:
+            self.bars.update(self.rows[message.key], completed=message.step, total=message.total,
+                             words=f"loss {message.loss:.3f}")
+
+    def done(self, label: str, run: Any) -> None:
+        """Count a run that has finished."""
+        name, value = run.score()
+        self._end(label, run.key, f"{name} {value:.3f}")
+
+    def failed(self, label: str, message: Any) -> None:
+        """Count a run that has failed."""
+        self.failures += 1
+        self._end(label, message.key, f"failed: {message.words}")
+
+    def _end(self, label: str, key: str, words: str) -> None:
+        self.finished += 1
+        if (row := self.rows.pop(key, None)) is not None:
+            self.bars.remove_task(row)
+        self.bars.update(self.all, completed=self.finished, words=f"{self.failures} failed" if self.failures else "")
+        self._say(f"{label}: {words} ({self.finished} of {self.total})")
+
+    def _say(self, words: str) -> None:
+        if self.lines:
+            print(words, file=sys.stderr, flush=True)
 
 
 def rich_table(frame: Any, title: str, waiting: list[str] | None = None) -> Table:

@@ -14,7 +14,7 @@ from lowrank_teach.errors import Refusal
 from lowrank_teach.methods import METHODS, LoRA
 from lowrank_teach.methods.lora import LoRARule
 
-PATIENCE_S = 150.0   # for what comes in a second, were it not for all else that the machine does
+PATIENCE_S = 250.0   # for what comes in a second, were it not for all else that the machine does
 ENDLESS = 100_000    # steps of a run that must not be over before it is stopped
 
 
