@@ -26,9 +26,9 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 # compare numbers that were computed in two ways, on tiny models: `-m numeric`, with each ATEN_CPU_CAPABILITY
 # (default, avx2, avx512); about a minute each on two processes
-NUMERIC = ("adapters", "autolora", "cola", "delta_lora", "dylora", "export", "families", "hypergradients", "joint",
-           "lora", "lowrank", "measure", "peft_backed", "salora", "toys_bilevel", "toys_budget", "toys_frank_wolfe",
-           "toys_least_squares", "train")
+NUMERIC = ("adapters", "autolora", "batched_adamw", "cola", "delta_lora", "dylora", "families", "hypergradients",
+           "lora", "lowrank", "measures", "peft_format", "peft_methods", "salora", "toys_bilevel", "toys_budget",
+           "toys_frank_wolfe", "toys_least_squares", "trainer")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -225,3 +225,11 @@ def test_functions_are_short(capsys):
         print(f"\n{len(lengths)} functions, median {lengths[len(lengths) // 2][0]} lines, p90 {p90}, "
               f"longest {lengths[-3:]}")
     assert p90 <= 20
+
+
+def test_each_file_of_numbers_is_there():
+    """What is marked `numeric` is named by file: a file that is renamed must not drop out of the run."""
+    from conftest import NUMERIC
+
+    there = {path.stem.removeprefix("test_") for path in Path(__file__).parents[1].glob("*/test_*.py")}
+    assert set(NUMERIC) <= there
