@@ -432,7 +432,7 @@ def test_a_method_without_branches_or_head_is_refused():
     model = tiny()
     with pytest.raises(ValueError, match="nothing trains"):
         Trainer(adapt(model, HeadOnly(), head=[]), make_rows(8), collate, TrainConfig(), cpu=True).run()
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="no examples to train on"):
         Trainer(adapt(tiny(), LoRA(r=4)), [], collate, TrainConfig(), cpu=True)
 
 
