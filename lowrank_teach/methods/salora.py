@@ -344,7 +344,8 @@ class SaLoRARule(Rule):
         checks.append(Invariant(self.lam.item() >= 0, "λ is negative: the projection on λ ≥ 0 was lost"))
         if clock.step == self.t_end:
             start = float(self.method.stretch.open_probability(self.lam.new_zeros(())))
-            moved = abs((self.closed_at or 0.0) - start) > 1e-3 or self.method.b >= start
+            # gates that move apart may leave C nearly where it was; without a gradient it is equal but for rounding
+            moved = abs((self.closed_at or 0.0) - start) > 1e-5 or self.method.b >= start
             checks.append(Invariant(moved, "the gate window closed and the density has not moved from its start: "
                                            "the gates got no gradient"))
             if self.pruned is not None:

@@ -312,6 +312,15 @@ def test_gates_without_a_gradient_stop_the_run(monkeypatch):
         train(SaLoRA(r=4, eta_c=0.5, t_end=10))
 
 
+@pytest.mark.parametrize("seed", [9, 16, 20, 36])
+def test_slow_gates_that_move_apart_do_not_stop_the_run(seed):
+    """Some open and some close, so that the density ends within 1e-3 of where it began: this was taken for no move."""
+    model = tiny(dtype=F64, seed=seed)
+    made = trainer(SaLoRA(r=4, b=0.9, eta_c=0.02, t_start=3, t_end=15), model, steps=20)
+    made.run()
+    assert made.outcome.finished
+
+
 # ---- pruning and folding ------------------------------------------------------------------------------------
 
 
