@@ -151,8 +151,10 @@ def test_every_kind_of_head(head, kind):
     train_together(shared)
     for one, other, values in zip(alone, shared, settings, strict=True):
         one.run()
-        # transformers takes the loss of a causal model, and every smoothed one, in float32 whatever the logits are
-        assert gap(one, other) < (1e-6 if head == "causal" or values.get("label_smoothing") else 1e-9)
+        # transformers takes the loss of a causal model, and every smoothed one, in float32 whatever the logits are:
+        # over six seeds up to 1.4e-6 (causal) and 1.2e-7 (smoothed), else up to 9e-15
+        limit = 1e-5 if head == "causal" else 1e-6 if values.get("label_smoothing") else 1e-9
+        assert gap(one, other) < limit
 
 
 def test_micro_batches_and_recomputed_activations():
