@@ -314,7 +314,7 @@ def test_gates_without_a_gradient_stop_the_run(monkeypatch):
 
 @pytest.mark.parametrize("seed", [9, 16, 20, 36])
 def test_slow_gates_that_move_apart_do_not_stop_the_run(seed):
-    """Some open and some close, so that the density ends within 1e-3 of where it began: this was taken for no move."""
+    """Some open and some close, so that the density ends within 1e-3 of where it began: taken for no move once."""
     model = tiny(dtype=F64, seed=seed)
     made = trainer(SaLoRA(r=4, b=0.9, eta_c=0.02, t_start=3, t_end=15), model, steps=20)
     made.run()
