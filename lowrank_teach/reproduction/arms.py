@@ -40,7 +40,9 @@ class Study:
     arms: label -> configuration.  tasks: name -> fields of `TrainConfig` that its examples ask for.
     backbone, profile, training, longest: of every run, as in `fit`.  seeds: how many, from 0.
     rates: learning rates to choose from on validation examples, for each task and configuration; none where empty.
-    chosen_with: the seeds that a rate is chosen with.
+    chosen_with: the seeds that a rate is chosen with.  rung: steps of a first round in which all rates are tried,
+    of which the best three are tried in full (0: all are).  widen: add rates, each a factor of 2 beyond the last,
+    until the best one lies inside the grid.
     rate_of: label -> the label whose chosen rate it takes, for controls that must differ in one thing alone.
     series: names of the history kept for the whole model.  sites: names kept by site, with their last values.
     """
@@ -56,6 +58,8 @@ class Study:
     seeds: int = 5
     rates: Sequence[float] = ()
     chosen_with: Sequence[int] = (0, 1)
+    rung: int = 0
+    widen: bool = False
     rate_of: Mapping[str, str] = field(default_factory=dict)
     series: tuple[str, ...] = ("loss",)
     sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
@@ -66,10 +70,11 @@ class Study:
         rates = () if "lr" in (training or {}) else self.rates
         return replace(self, **{"rates": rates, **given, "training": {**self.training, **(training or {})}})
 
-    def config(self, task: str, arm: str, seed: int, lr: float | None = None) -> RunConfig:
-        """One run; lr: the one that was chosen, where there is a choice."""
+    def config(self, task: str, arm: str, seed: int, lr: float | None = None, **training: Any) -> RunConfig:
+        """One run; lr: the one that was chosen, where there is a choice.  training: fields to change in this run."""
         own = self.arms[arm]
-        values = {**self.training, **self.tasks[task], **own.training, **({} if lr is None else {"lr": lr})}
+        values = {**self.training, **self.tasks[task], **own.training, **({} if lr is None else {"lr": lr}),
+                  **training}
         return RunConfig(own.method, task, self.backbone, self.profile, seed, values, longest=self.longest)
 
     def choosing(self, arms: Iterable[str]) -> list[str]:

@@ -26,6 +26,8 @@ from .results import Results, SideBySide, read, references_folder, write
 # task, configuration, seed, learning rate (None where none is chosen), the run or the scores of what it wrote
 OnRun = Callable[[str, str, int, float | None, Any], None]
 Records = list[dict[str, Any]]
+KEPT = 3        # rates of a first round that are tried in full
+WIDEST = 6      # times that a grid of rates is widened
 
 
 @dataclass
@@ -90,8 +92,8 @@ class Runner:
         self.records += made
         self.tell(task, arm, seed, lr, self.shown(run, made[-1]))
 
-    def fit(self, task: str, arm: str, seed: int, lr: float | None) -> Run:
-        config = self.study.config(task, arm, seed, lr)
+    def fit(self, task: str, arm: str, seed: int, lr: float | None, **training: Any) -> Run:
+        config = self.study.config(task, arm, seed, lr, **training)
         run = config.fit(store=self.store, progress=False, keep_model=self.keep_model)
         self.commits.add(str(run.machine.get("commit")))
         return run
@@ -131,23 +133,44 @@ class Runner:
         Raises:
             DivergedError: at every rate of the grid.
         """
+        study, rates = self.study, sorted(self.study.rates)
+        for _ in range(WIDEST):
+            kept = self.best(task, arm, rates, steps=study.rung)[:KEPT] if study.rung else rates
+            best = self.best(task, arm, kept)[0]
+            if not study.widen or rates[0] < best < rates[-1]:
+                return best
+            rates = [rates[0] / 2, *rates] if best == rates[0] else [*rates, rates[-1] * 2]
+        raise DivergedError(f"the best rate of {arm} on {task} lies at the edge of {rates[0]:g} to {rates[-1]:g}, "
+                            f"widened {WIDEST} times: look at the configuration")
+
+    def best(self, task: str, arm: str, rates: Sequence[float], steps: int = 0) -> list[float]:
+        """The rates that did not diverge, best first; steps: shorter runs, 0 for whole ones.
+
+        Raises:
+            DivergedError: all did.
+        """
         means: dict[float, tuple[float, float]] = {}
-        for rate in self.study.rates:
-            tried = [self.attempt(task, arm, seed, rate) for seed in self.study.chosen_with]
+        for rate in rates:
+            tried = [self.attempt(task, arm, seed, rate, steps) for seed in self.study.chosen_with]
             if None not in tried:
                 found = [one for one in tried if one is not None]
                 means[rate] = (statistics.fmean(next(iter(one.values())) for one in found),
                                -statistics.fmean(one["loss"] for one in found))
         if not means:
             raise DivergedError(f"{arm} on {task} diverges at every rate of the grid; lower the rates")
-        return max(means, key=means.__getitem__)
+        return sorted(means, key=means.__getitem__, reverse=True)
 
-    def attempt(self, task: str, arm: str, seed: int, rate: float) -> Mapping[str, float] | None:
-        """Validation scores of one run of the grid; None where it diverged."""
-        tried: dict[str, Any] = {"task": task, "arm": arm, "seed": seed, "lr": rate, "validation": None}
+    def attempt(self, task: str, arm: str, seed: int, rate: float, steps: int = 0) -> Mapping[str, float] | None:
+        """Validation scores of one run of the grid, kept in it once; None where it diverged."""
+        short = {"steps": steps} if steps else {}
+        tried: dict[str, Any] = {"task": task, "arm": arm, "seed": seed, "lr": rate, **short}
+        for known in self.grid:
+            if tried.items() <= known.items() and ("steps" in tried) == ("steps" in known):
+                return known["validation"]
+        tried["validation"] = None
         self.grid.append(tried)
         try:
-            run = self.fit(task, arm, seed, rate)
+            run = self.fit(task, arm, seed, rate, **short)
         except DivergedError:
             return None
         tried["validation"] = self.validation(run)

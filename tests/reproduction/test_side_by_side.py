@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -83,6 +84,34 @@ def test_tasks_come_one_after_the_other_with_their_own_values(asked, tmp_path):
     assert all(values["steps"] == 5 and values["batch_size"] == 4 for *_, values in asked)
     a_task = 2 * 3 * 2 + 3 * 3
     assert len(asked) == 2 * a_task
+
+
+def test_a_grid_is_widened_until_its_best_rate_lies_inside(asked, monkeypatch, tmp_path):
+    """Arm b is best at 0.1, the lowest rate there is: half of it is tried, and no run twice."""
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", replace(SMALL, widen=True))
+    found = train(tmp_path, arms=["a", "b"], tasks=["rt"])
+    assert (found.rate("a", "rt"), found.rate("b", "rt")) == (0.2, 0.1)
+    assert sorted(set(found.grid().query("arm == 'b'")["lr"])) == [0.05, 0.1, 0.2, 0.4]
+    assert sorted(set(found.grid().query("arm == 'a'")["lr"])) == [0.1, 0.2, 0.4]
+    tried = [one[:4] for one in asked if one[2] in (0, 1)]
+    assert len(tried) == 2 * (3 + 4) + 2 * 2       # those of the grid, and the two seeds that are reported as well
+
+
+def test_a_grid_without_an_end_is_refused(monkeypatch, small, tmp_path):
+    monkeypatch.setattr(experiment, "fit", lambda *_, lr, **__: run_of(lr, 0.5))
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", replace(SMALL, widen=True))
+    with pytest.raises(DivergedError, match="lies at the edge"):
+        train(tmp_path, arms=["a"], tasks=["rt"])
+
+
+def test_of_a_first_round_the_best_three_are_tried_in_full(asked, monkeypatch, tmp_path):
+    rates = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+    monkeypatch.setitem(TASK_STUDIES, "side_by_side", replace(SMALL, rates=rates, rung=2, chosen_with=(100,)))
+    found = train(tmp_path, arms=["a"], tasks=["rt"])
+    assert found.rate("a", "rt") == 0.2
+    assert [lr for _, _, seed, lr, values in asked if seed == 100 and values["steps"] == 2] == sorted(rates)
+    assert {lr for _, _, seed, lr, values in asked if seed == 100 and values["steps"] == 5} == {0.05, 0.1, 0.2}
+    assert {lr for _, _, seed, lr, _ in asked if seed < 100} == {0.2}   # tuning seeds are not reported
 
 
 def test_where_scores_tie_the_loss_decides(monkeypatch, small, tmp_path):
