@@ -7,15 +7,19 @@
 What is wanted is never written down a second time: the answer comes from the library, and so does what a
 typical mistake would give (the library called with the arguments that the mistake amounts to). With
 LOWRANK_SOLUTIONS=1 every stub is swapped for the library's function. A stub that is not right yet stops
-nothing: after the check, its name stands for the library's function. The exercises stand in the chapters.
+nothing: after the check, its name stands for the library's function. A stub that nobody has changed is not judged.
+The exercises stand in the chapters.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
+import hashlib
 import html
 import inspect
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +32,7 @@ from torch import Tensor, nn
 from ..adapters import Adapters, adapt
 from ..analysis import style
 from ..methods import Method
+from .stubs import STUBS
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Exercise:
         self.task, self.hint = task, hint or task.hint
         self.attempt = task.reference if os.environ.get("LOWRANK_SOLUTIONS") == "1" else attempt
         self.verdict: Verdict | None = None
+        self.tried = _fingerprint_of(self.attempt) != STUBS.get(attempt.__name__, "no stub")
 
     def __call__(self, *arguments: Any) -> Any:
         right = (self.verdict or self.examine()).right
@@ -82,9 +88,16 @@ class Exercise:
         return self.verdict  # type: ignore[return-value]
 
     def check(self) -> None:
-        """Say what is right or missing, and draw the learner's result beside the library's."""
+        """Say what is right or missing, and draw the learner's result beside the library's.
+
+        Of a stub that was not changed, say only that it waits.
+        """
         v = self.examine()
         name = self.__name__  # type: ignore[attr-defined]
+        if not (self.tried or v.right):
+            print(f"Your turn: change {name} in this cell and run it again. Until it is right, the notebook goes on "
+                  f"with the library's version; solution({name}) shows it.")
+            return
         print(f"✓ {name}: {v.says}" if v.right else
               f"✗ {name}, not there yet: {v.says}\n  The notebook goes on with the library's version; "
               f"solution({name}) shows it.")
@@ -111,6 +124,21 @@ def exercise(attempt: Callable[..., Any] | None = None, *, hint: str = "") -> An
     if name not in EXERCISES:
         raise KeyError(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the stub's name")
     return Exercise(attempt, EXERCISES[name], hint)
+
+
+def fingerprint(source: str) -> str:
+    """Hash the lines of the first function in a source, without its decorators: that of STUBS if it is untouched."""
+    tree = ast.parse(textwrap.dedent(source))
+    function = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    lines = textwrap.dedent(source).splitlines()[function.lineno - 1:function.end_lineno]
+    return hashlib.sha256("\n".join(line.rstrip() for line in lines).encode()).hexdigest()[:12]
+
+
+def _fingerprint_of(attempt: Callable[..., Any]) -> str | None:
+    try:
+        return fingerprint(inspect.getsource(attempt))
+    except (OSError, TypeError, SyntaxError, StopIteration):   # written where no source is kept: somebody wrote it
+        return None
 
 
 def adapted_matrix(W: Tensor, method: Method, *, seed: int = 0) -> Adapters:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import picture_checks  # noqa: F401  (it imports every chapter)
 import pytest
 import torch
@@ -86,6 +88,25 @@ def test_check_says_it_and_draws_it(capsys, monkeypatch):
     assert "solution(lora_forward)" in out
     assert len(drawn) == 2
     assert "scale is missing" in drawn[1][1]
+
+
+def test_a_stub_that_nobody_changed_waits_and_is_not_judged(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lowrank_teach.analysis.style.show", lambda *shown: drawn.append(shown))
+
+    def lora_merge(W, lora_A, lora_B, lora_alpha):
+        return W + lora_B @ lora_A  # nearly: find the bug
+
+    same, changed = (engine.fingerprint(inspect.getsource(lora_merge).replace("nearly", words))
+                     for words in ("nearly", "hardly"))
+    assert same != changed
+    for known, opening in ((same, "Your turn: change lora_merge"), (changed, "✗ lora_merge")):
+        monkeypatch.setitem(engine.STUBS, "lora_merge", known)
+        stub = exercise(lora_merge)
+        stub.check()
+        assert capsys.readouterr().out.startswith(opening)
+        assert stub(*EXERCISES["lora_merge"].cases()[0]) is not None   # the library's
+    assert len(drawn) == 1
 
 
 def test_the_solution_is_the_library_s_source(monkeypatch):

@@ -19,6 +19,8 @@ import run_notebooks
 
 import lowrank_teach
 from lowrank_teach.course.contents import NOTEBOOKS as COURSE
+from lowrank_teach.course.exercise import fingerprint
+from lowrank_teach.course.stubs import STUBS
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -55,6 +57,19 @@ def test_a_pair_is_equal(path):
     stored = nbformat.read(path, as_version=4)
     assert [(c.cell_type, c.source) for c in stored.cells] == [(c.cell_type, c.source) for c in text.cells], (
         f"{path.name} and its text differ; the text is the source: run `make notebooks`")
+
+
+def test_stubs_are_known_and_no_page_shows_a_failed_one(path):
+    """What a check says of an untouched stub; a page with crosses looks broken, and its hints give answers away."""
+    text = (FOLDER / "text" / f"{path.stem}.py").read_text(encoding="utf-8")
+    handed_out = {node.name: fingerprint("\n".join(text.splitlines()[node.lineno - 1:node.end_lineno]))
+                  for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)
+                  and any("exercise" in ast.unparse(by) for by in node.decorator_list)}
+    assert handed_out == {name: STUBS.get(name) for name in handed_out}, "put these into course/stubs.py"
+    for cell in code(nbformat.read(path, as_version=4)):
+        said = "".join(str(output.get("text", "")) for output in cell.get("outputs", []))
+        assert "✗" not in said
+        assert all(f"Your turn: change {name} " in said for name in handed_out if f"{name}.check()" in cell.source)
 
 
 NAMED = re.compile(r"`(\w+)\.([A-Za-z_]\w*)")   # `module.name` in a text
