@@ -123,12 +123,14 @@ class Selection(Wide):
     settled = forward  # α has no noise
 
     @torch.no_grad()
-    def rank(self, tolerance: float = 1e-6) -> int:
+    def rank(self, tolerance: float = 1e-6, raw: bool = False) -> int:
         """Return the number of directions with α ≥ 1/r (AutoLoRA, section 3.3), which is at least one.
 
         The ablations keep sigmoids with α ≥ 0.5 (possibly none) and raw weights at or above their mean.
         tolerance: allowed below the threshold, so that equal weights count as rank r in spite of rounding.
+        raw: count β at or above its mean instead, as the authors' search script does (β/Σβ ≥ 1/r, for β around 1).
         """
-        alpha = self().double()
-        limit = {"softmax": 1 / len(alpha), "sigmoid": 0.5, "none": float(alpha.mean())}[self.constraint]
+        alpha = (self.beta if raw else self()).double()
+        mean = float(alpha.mean())
+        limit = mean if raw else {"softmax": 1 / len(alpha), "sigmoid": 0.5, "none": mean}[self.constraint]
         return int((alpha >= limit - tolerance).sum())

@@ -43,7 +43,7 @@ from ..training.config import TrainConfig, default_profile, fit_to_profile, set_
 from ..training.distributed import Team
 from ..training.trainer import Trainer
 from .identity import identity
-from .runs import HISTORY, Run, Store, config_key, machine
+from .runs import HISTORY, Run, Store, config_key, machine, packed
 
 # ---- what is measured of each matrix -----------------------------------------------------------------------
 # What each matrix has become: how far it turned, and the spectrum of its change.
@@ -273,17 +273,20 @@ class Job:
             part = "training" if stage is None else "search"
             seconds[part] = outcome.seconds
             seconds[f"steps.{part}"] = outcome.step
-        metrics = {split: self.team.broadcast(lambda split=split: rows.score(model, split))  # type: ignore[misc]
-                   for split in ("validation", "test")}
+        hits: dict[str, list[bool]] = {"validation": [], "test": []}
+        metrics = {split: self.team.broadcast(lambda split=split: rows.score(model, split, hits[split]))
+                   for split in hits}  # type: ignore[misc]
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started
         model.eval()
         still = sum(site.d * site.k for site in adapters.rule.still_sites())
+        bits = {split: packed(found) for split, found in hits.items() if found}
         return Run(config=self.recorded.described, history=pd.DataFrame(history, columns=HISTORY), metrics=metrics,
                    ranks=adapters.ranks(), parameters=measures.parameter_counts(model, still), seconds=seconds,
                    memory=measures.peak_memory(), flops=flops, notes=notes, machine=self._machine(),
-                   factors=_factors(adapters), identity=self.identity, trained=network if self.keep_model else None)
+                   hits=bits, factors=_factors(adapters), identity=self.identity,
+                   trained=network if self.keep_model else None)
 
     def restored(self) -> Trained | None:
         """The network of a stored run; None where none was kept."""
@@ -361,12 +364,16 @@ class Rows:
     def train(self) -> list[dict[str, Any]]:
         return self.splits["train"]
 
-    def score(self, model: Any, split: str) -> dict[str, float]:
-        """Metrics of a split, the headline first; validation rows stand in for a test without labels."""
+    def score(self, model: Any, split: str, hits: list[bool] | None = None) -> dict[str, float]:
+        """Metrics of a split, the headline first; validation rows stand in for a test without labels.
+
+        hits: as in `evaluate`.
+        """
         rows = self.splits.get(split, self.splits["validation"])
         writes = (self.n_written or len(rows)) if self.task.kind == "seq2seq" else None
         found = evaluate(model, rows, self.collate, self.task, batch_size=2 * self.batch_size,
-                         tokenizer=self.tokenizer, generate_rows=writes, generation=self.generation)
+                         tokenizer=self.tokenizer, generate_rows=writes, generation=self.generation,
+                         hits=hits)
         return {name: found[name] for name in [*self.task.metrics, *found] if name in found}
 
 

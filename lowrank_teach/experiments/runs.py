@@ -8,6 +8,7 @@ every ΔW. It is checked when it is read. Taught in 00.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import io
@@ -20,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -56,6 +58,8 @@ class Run:
     config: method, task, backbone, training, seed: all that decides the result.
     history: DataFrame (step, site, name, value); site is "" for the whole model.
     metrics: by split, such as {"test": {"accuracy": 0.79, "loss": 0.5}}.
+    hits: split -> for each example whether its class was predicted, one bit each (`right` reads them); only for
+        tasks that have classes.
     ranks: directions left at each site.  parameters: counts.  seconds: by part.  notes: warnings, sources.
     flops: of one step, frozen and adapter apart.  memory: peak bytes.
     factors: site -> (left (d, R), right (R, k)) with ΔW = left right, where the method has such a form.
@@ -75,6 +79,7 @@ class Run:
     flops: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)
+    hits: dict[str, str] = field(default_factory=dict, repr=False)
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     identity: dict[str, str | None] = field(default_factory=dict)
     version: str = VERSION
@@ -102,9 +107,28 @@ class Run:
         rows = self.history[(self.history["name"] == name) & (self.history["site"] != "")]
         return rows.groupby("site", sort=False)["value"].last().to_dict()
 
+    def right(self, split: str = "test") -> np.ndarray:
+        """For each example of a split, in order, whether its class was predicted; (n,) of booleans.
+
+        Raises:
+            KeyError: the task has no classes, or the record is older than these bits.
+        """
+        return unpacked(self.hits[split])
+
     def score(self, split: str = "test") -> tuple[str, float]:
         """The headline metric's name and value."""
         return next(iter(self.metrics[split].items()))
+
+
+def packed(hits: Sequence[bool]) -> str:
+    """Booleans as text: how many, and their bits in base64."""
+    return f"{len(hits)}:{base64.b64encode(np.packbits(np.asarray(hits, bool)).tobytes()).decode()}"
+
+
+def unpacked(text: str) -> np.ndarray:
+    """The booleans that `packed` wrote, (n,)."""
+    count, _, bits = text.partition(":")
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=int(count)).astype(bool)
 
 
 def config_key(config: Mapping[str, Any], identity: Mapping[str, str | None] | None = None,

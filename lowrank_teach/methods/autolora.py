@@ -10,6 +10,7 @@ Taught in 06.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,6 +49,9 @@ class AutoLoRA(Method):
         constraint: "softmax"; ablations "sigmoid" (element-wise) and "none".
         split: share of the training rows that β is learned on.
         fixed_alpha: retrain with s = lora_alpha / rank, which differs per matrix, instead of one s for all.
+        count: which directions make up a rank: those with α ≥ 1/k ("softmax", the paper), or those with β at or above
+            its mean at the site ("raw", as the authors' search script counts). The mean of β lies below the log of
+            the mean of exp β, so "raw" never counts fewer.
         shuffle_ranks: deal the ranks found out to the sites at random: the control for the search.
         retrain: False stops after the search, and leaves the searched model.
     """
@@ -59,6 +63,7 @@ class AutoLoRA(Method):
     constraint: str = "softmax"
     split: float = 0.5
     fixed_alpha: bool = False
+    count: str = "softmax"
     shuffle_ranks: bool = False
     retrain: bool = True
 
@@ -77,6 +82,7 @@ class AutoLoRA(Method):
                                              f"{', '.join(KINDS)}")
         require(self.constraint in ("softmax", "sigmoid", "none"), f"constraint {shown(self.constraint)} must be "
                                                                    "'softmax', 'sigmoid' or 'none'")
+        require(self.count in ("softmax", "raw"), f"count {shown(self.count)} must be 'softmax' or 'raw'")
         require(self.search_steps > 0, f"search_steps = {self.search_steps} must be above 0")
         require(self.eta_beta > 0 and self.radius > 0, "eta_beta and radius must be above 0")
         require(0 < self.split < 1, f"split = {self.split} must lie between 0 and 1")
@@ -140,7 +146,8 @@ class AutoLoRARule(Rule):
 
     def ranks(self) -> dict[str, int]:
         """Site -> rank, from the selection weights as they are now."""
-        return {name: selection.rank() for name, selection in self.selections().items()}
+        raw = self.method.count == "raw"
+        return {name: selection.rank(raw=raw) for name, selection in self.selections().items()}
 
     def settled(self, clock: Clock) -> bool:
         return not self.method.retrain
@@ -162,6 +169,19 @@ class AutoLoRARule(Rule):
         alphas = torch.stack([selection() for selection in selections.values()]).tolist()   # one wait for a GPU
         return {f"alpha.{j}": dict(zip(selections, of_sites, strict=True))
                 for j, of_sites in enumerate(zip(*alphas, strict=True))}
+
+    def notes(self) -> list[str]:
+        losses = [value for _, site, name, value in self.loop.outcome.history if name == "loss" and not site]
+        first, last = losses[:len(losses) // 4], losses[-(len(losses) // 4):]
+        if len(first) < 2:
+            return []
+        noise = 2 * (statistics.variance(first) / len(first) + statistics.variance(last) / len(last)) ** 0.5
+        begun, ended = statistics.fmean(first), statistics.fmean(last)
+        if begun - ended > noise:
+            return []
+        return [f"the search's loss has not fallen ({begun:.3f} in its first quarter, {ended:.3f} in its last, "
+                "within two standard errors): the ranks come from weights that have learned little; search longer, "
+                "or raise lr"]
 
     def state_dict(self) -> dict[str, Any]:
         moments = {f"outer.{i}.{k}": v for i, beta in enumerate(self.own_parameters())

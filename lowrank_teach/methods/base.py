@@ -146,6 +146,14 @@ def reset_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]
             value.zero_()
 
 
+def rescale_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, factor: Tensor) -> None:
+    """Let the moments follow a parameter that was multiplied by `factor`: its gradient is divided by it."""
+    state = optimizer.state.get(parameter, {})
+    for name, power in (("momentum_buffer", 1), ("exp_avg", 1), ("exp_avg_sq", 2), ("max_exp_avg_sq", 2)):
+        if isinstance(state.get(name), Tensor):
+            state[name].div_(factor**power)
+
+
 def replace_parameter(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter,
                       keep: Tensor | None, dim: int) -> None:
     """Let `new` take `old`'s place in its group, with the rows `keep` of its moments along `dim` (None: none)."""
@@ -312,6 +320,7 @@ class Loop(Protocol):
 
     optimizer: torch.optim.Optimizer
     micro_batches: list[dict[str, Tensor]]  # of the step in progress
+    outcome: Any                            # with `history`: (step, site, name, value) of all that was logged
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,6 +1,6 @@
 """COLA, chain of LoRA: after LoRA, now tie a knot (Xia, Qin and Hazan 2024, arXiv 2401.04151).
 
-At a knot the link is added to W, W ← W + s·B A; a new link starts from a Gaussian A and B = 0, and the Adam
+At a knot the link is added to W, W ← W + s·B A; a new link starts from a random A and B = 0, and the Adam
 moments of A and B start from zero. The function is the same before and after a knot. Taught in 03.
 """
 
@@ -38,7 +38,6 @@ class COLA(Method):
         restart_schedule: restart the learning-rate schedule with each link; the paper's text has one schedule.
     """
 
-    init: str = "gaussian"
     chain: int = 2
     knots: tuple[int | float, ...] = ()
     unit: str = "steps"

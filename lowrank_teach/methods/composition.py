@@ -168,8 +168,7 @@ class ComposedRule(Rule):
 
     def open_link(self, clock: Clock) -> None:
         for rule in self.closed:
-            if rule.by_link:
-                rule.open_link(self._lap_after(clock.step))
+            rule.open_link(self._lap_after(clock.step) if rule.by_link else clock)
 
     def settled(self, clock: Clock) -> bool:
         return all(rule in self.closed or rule.settled(self._clock(rule, clock)) for rule in self.rules.values())

@@ -78,7 +78,8 @@ class DeltaLoRARule(Rule):
 
     def __init__(self, method: DeltaLoRA) -> None:
         super().__init__(method)
-        self.held_gates: dict[str, Tensor] = {}  # gates as W holds them, where a partner gates the branch
+        # the product that W follows, as it was after the last step, where a partner gates the branch
+        self.held: dict[str, tuple[Tensor, Tensor]] = {}
 
     def start(self, clock: Clock, loop: Loop) -> None:
         super().start(clock, loop)
@@ -89,9 +90,9 @@ class DeltaLoRARule(Rule):
     @torch.no_grad()
     def again(self) -> None:
         if not self.K:  # W goes on following the product, from where it is
-            self.held_gates = {name: self.adapters[name].settled_gate() for name in self.held_gates}
+            self.held = {name: product(self.adapters[name]) for name in self.held}
             return
-        self.held_gates = {}
+        self.held = {}
         for branch in self.adapters.values():
             self._follow_product(branch, 0.0)
 
@@ -110,18 +111,24 @@ class DeltaLoRARule(Rule):
         if clock.step == self.K + 1 and self.method.lam_end is None and self.method.lam:
             for name, branch in self.adapters.items():
                 self._anchor(name, branch)
-        self._follow_gates(clock)
+        self._follow_partner(clock)
         self.before = {name: product(b) for name, b in self.adapters.items()} if self._stepwise() else {}
 
-    def _follow_gates(self, clock: Clock) -> None:
-        """A gate window has opened since the last step, and g with it: the product changed without a step."""
-        for name, g in self.held_gates.items():
+    def _follow_partner(self, clock: Clock) -> None:
+        """Follow what a partner made of the product since the last step, such as gates that opened."""
+        for name, held in self.held.items():
             branch = self.adapters[name]
-            now = branch.settled_gate()
-            g = g.to(now)  # it may come from a checkpoint
-            if now.shape == g.shape and not torch.equal(now, g):  # closed directions leave the product as it is
-                self.before = {name: (branch.lora_B * g, branch.lora_A.clone())}
+            B, A = product(branch)
+            old_B, old_A = (factor.to(B) for factor in held)   # they may come from a checkpoint
+            used = old_B.any(0)                                # of directions that were closed nothing is left
+            if len(A) < len(old_A) and int(used.sum()) == len(A):
+                old_B, old_A = old_B[:, used], old_A[used]
+            if A.shape != old_A.shape or not (torch.equal(B, old_B) and torch.equal(A, old_A)):
+                self.before = {name: (old_B, old_A)}
                 self._follow(name, branch, clock)
+
+    def open_link(self, clock: Clock) -> None:
+        self.held = {}   # W holds nothing of the new link
 
     def _anchor(self, name: str, branch: LowRank) -> None:
         """From here W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
@@ -151,7 +158,7 @@ class DeltaLoRARule(Rule):
         for name, branch in self.adapters.items():
             self._follow(name, branch, clock)
             if branch.gate_module is not None:
-                self.held_gates[name] = branch.settled_gate()
+                self.held[name] = product(branch)
 
     def _follow(self, name: str, branch: LowRank, clock: Clock) -> None:
         if self._stepwise():
@@ -160,7 +167,7 @@ class DeltaLoRARule(Rule):
             self.adapters.owner(name).write_in_base(name)
 
     def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
-        """W += λ s (B' A' − B A), one product of rank 2r."""
+        """W += λ s (B' A' − B A), one product of rank r + r'."""
         owner = self.adapters.owner(name)
         left, right = step_factors(*self.before[name], *product(branch))
         scale = lam * branch.scaling
@@ -185,11 +192,13 @@ class DeltaLoRARule(Rule):
         return (owner.slice_of(name).float() - owner.pretrained_of(name).float()).norm()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **{f"gate.{name}": g for name, g in self.held_gates.items()}}
+        return {**super().state_dict(), **{f"held.{side}.{name}": factor for name, pair in self.held.items()
+                                           for side, factor in zip("BA", pair, strict=True)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.held_gates = {k.removeprefix("gate."): g for k, g in state.items() if k.startswith("gate.")}
+        names = [key.removeprefix("held.B.") for key in state if key.startswith("held.B.")]
+        self.held = {name: (state[f"held.B.{name}"], state[f"held.A.{name}"]) for name in names}
 
     def invariants(self, clock: Clock) -> list[Invariant]:
         checks = super().invariants(clock)
@@ -216,10 +225,12 @@ def product_norm(left: Tensor, right: Tensor) -> Tensor:
 
 
 def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:
-    """B' A' − B A as [ΔB, B] and [A'; ΔA]: nothing large cancels, and nothing d × k is formed.
+    """B' A' − B A as two factors: [ΔB, B] and [A'; ΔA] where the rank is the same, so that nothing large cancels.
 
-    Args: B, new_B (d, r); A, new_A (r, k). Returns (d, 2r) and (2r, k).
+    Args: B (d, r), A (r, k), new_B (d, r'), new_A (r', k). Returns (d, r + r') and (r + r', k).
     """
+    if new_A.shape != A.shape:
+        return torch.cat([new_B, -B], 1), torch.cat([new_A, A], 0)
     return torch.cat([new_B - B, B], 1), torch.cat([new_A, new_A - A], 0)
 
 

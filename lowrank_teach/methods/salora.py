@@ -3,14 +3,16 @@ Mathematics 11(20), 4317).
 
     s̄ = σ((logit u + log θ)/τ)(ζ − γ) + γ,  g = clip(s̄, 0, 1),  u ~ U(0, 1)        hard-concrete gate
     C = Σ P(g > 0)(d + k) / Σ r (d + k)                                             expected density
-    loss = task + β R + λ (C − b)²,   R = mean of ‖A Aᵀ − I‖² + ‖Bᵀ B − I‖²         descent, but λ ascends
+    loss = task + β R + λ (C − b)²,   R = Σ ‖A Aᵀ − I‖² + ‖Bᵀ B − I‖²               descent, but λ ascends
 
-Gates are all one before T_start, sampled anew at each step inside the window, deterministic and pruned after
-T_end; what is left of a gate is folded into B at the end. Taught in 04.
+Gates are all one before T_start and sampled anew at each step inside the window. At T_end closed directions are
+removed and what is left of the gates is folded into B, which leaves the function as it is; the rest of the training
+is LoRA's, at the ranks that were kept. Taught in 04.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +25,18 @@ from ..errors import require, shown
 from ..gates import HardConcrete, Stretch, draw
 from ..lowrank import LowRank
 from ..sites import Site
-from .base import Clock, Invariant, Loop, Method, Rule, replace_parameter, require_rank, require_shares, unchanged
+from .base import (
+    Clock,
+    Invariant,
+    Loop,
+    Method,
+    Rule,
+    replace_parameter,
+    require_rank,
+    require_shares,
+    rescale_moments,
+    unchanged,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +56,18 @@ class SaLoRA(Method):
             the density past b, and with the usual 0.999 on λ the ascent stalls before a small b is reached.
         ascent: "adam" or "sgd" for λ. With "sgd" λ gains at most eta_c·(C − b)² a step and hardly moves.
         lambda_max: 0 switches the budget off (the paper's ablation λ = 0), None leaves λ free.
-        orthogonality: average R over the sites ("mean") or add it up ("sum").
+        orthogonality: add R up over the sites ("sum", equation 10 of the paper) or average it ("mean").
+        orthogonality_until: R ends with the window ("window"), or stays to the end of the training ("end"). After the
+            fold it would pull the columns of B back to length one.
+        prune: which directions stay: those whose gate is above 0 without its noise ("threshold"); the most probable
+            ones, until they make up the share b of all d + k ("budget"); as many, drawn at random ("random", a
+            control). With the last two, g is its mean E[g], and the function changes at T_end.
+        after_window: what becomes of the gates that stay: "fold" multiplies B by them; "leave" keeps them at their
+            value until the end, so that a direction learns at g times its rate; "one" sets them to one, which
+            changes the function.
     """
 
     sites: str | tuple[str, ...] = "all"
-    init: str = "unit_rows"
     b: float = 0.5
     beta: float = 0.1
     eta_c: float = 0.01
@@ -60,7 +80,10 @@ class SaLoRA(Method):
     lambda_betas: tuple[float, ...] = (0.9, 0.9)
     ascent: str = "adam"
     lambda_max: float | None = None
-    orthogonality: str = "mean"
+    orthogonality: str = "sum"
+    orthogonality_until: str = "window"
+    prune: str = "threshold"
+    after_window: str = "fold"
 
     name: ClassVar[str] = "salora"
     paper: ClassVar[str] = "Hu et al. 2023, Mathematics 11(20), 4317"
@@ -77,8 +100,12 @@ class SaLoRA(Method):
         for betas in (self.gate_betas, self.lambda_betas):
             require(len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
                     f"gate_betas and lambda_betas must be two numbers in [0, 1) each, not {betas}")
-        require(self.ascent in ("adam", "sgd"), f"ascent {shown(self.ascent)} must be 'adam' or 'sgd'")
-        require(self.orthogonality in ("mean", "sum"), "orthogonality must be 'mean' or 'sum'")
+        for name, values in CHOICES.items():
+            given = getattr(self, name)
+            require(given in values, f"{name} {shown(given)} must be {' or '.join(map(repr, values))}")
+        require(self.prune == "threshold" or self.after_window != "leave",
+                f"prune = '{self.prune}' keeps directions whose gate may be 0 without its noise, and with "
+                "after_window = 'leave' these would never train; choose 'fold' or 'one'")
         require(self.lambda_max is None or self.lambda_max >= 0, "lambda_max must be 0 or more, or None")
         require_shares(self, "t_start", "t_end")
         if type(self.t_start) is type(self.t_end):
@@ -86,6 +113,11 @@ class SaLoRA(Method):
 
     def rule(self) -> SaLoRARule:
         return SaLoRARule(self)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the function changes where the window closes."""
+        return self.prune != "threshold" or self.after_window == "one"
 
     @property
     def stretch(self) -> Stretch:
@@ -109,6 +141,8 @@ class SaLoRA(Method):
         return max(0.0, self.stretch.shift - target)
 
 
+CHOICES = {"ascent": ("adam", "sgd"), "orthogonality": ("sum", "mean"), "orthogonality_until": ("window", "end"),
+           "prune": ("threshold", "budget", "random"), "after_window": ("fold", "leave", "one")}
 WIDEST = 100     # |gamma| and zeta
 PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/benchmarks/gate_window.py
 
@@ -116,7 +150,7 @@ PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/ben
 # ---- the rule ----------------------------------------------------------------------------------------------
 # The running side of SaLoRA: the gate window, the ascent of λ, pruning, and what follows it. Taught in 04.
 class SaLoRARule(Rule):
-    """Opens the gate window, samples, ascends λ, prunes and folds."""
+    """Open the gate window, sample, ascend λ, prune and fold."""
 
     method: SaLoRA
     by_link = True
@@ -205,9 +239,9 @@ class SaLoRARule(Rule):
                 reduce(_off_identity([b.lora_B.t() for b in branches])))
 
     def penalty(self) -> Tensor | None:
-        if self.over:
-            return None
         m = self.method
+        if self.over or (self.closed_at is not None and m.orthogonality_until == "window"):
+            return None
         R_A, R_B = self.orthogonality() if m.beta else 2 * (self.log_theta()[0].new_zeros(()),)
         total = m.beta * (R_A + R_B)
         self.last_R = R_A.detach(), R_B.detach()
@@ -230,30 +264,60 @@ class SaLoRARule(Rule):
 
     @torch.no_grad()
     def _close(self, clock: Clock) -> None:
-        """The window closes: gates become deterministic, closed directions are dropped."""
+        """Close the window: remove directions, and give the gates of the others the form that they keep."""
+        m, gates = self.method, self.gates()
         self.closed_at = self.density().item()
-        for name, gate in self.gates().items():
+        for name, gate in gates.items():
             gate.phase = "deterministic"
             self.last_gates[name] = gate.log_theta.tolist()
         probe = self.loop.micro_batches[0]
         before = self.loop.logits(probe)
-        for branch in self.adapters.values():
-            self._prune(branch)
-        self.pruned = unchanged(before, self.loop.logits(probe), self.loop.dtype, "pruning the closed gates")
+        kept = self._kept()
+        for name, branch in self.adapters.items():
+            self._prune(branch, kept[name])
+            if m.after_window == "fold":
+                self._fold(branch)
+            if m.after_window != "leave":
+                gates[name].phase = "folded"
+        if not m.jumps:
+            self.pruned = unchanged(before, self.loop.logits(probe), self.loop.dtype, "pruning the closed gates")
         self._note_what_is_kept(clock)
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Site -> indices of the directions that stay."""
+        m, gates = self.method, self.gates()
+        if m.prune == "threshold":
+            return {name: gate.settled().nonzero().flatten() for name, gate in gates.items()}
+        log_theta, counts = self.log_theta()
+        order = (log_theta.argsort(descending=True) if m.prune == "budget"
+                 else torch.randperm(len(log_theta), generator=self.generator, device="cpu")).tolist()
+        sizes = [size for size, r in zip(self.sizes.values(), counts, strict=True) for _ in range(r)]
+        shares = itertools.accumulate(sizes[i] / self.all_directions for i in order)
+        is_kept = torch.zeros(len(order), dtype=torch.bool, device="cpu")
+        is_kept[[i for i, share in zip(order, shares, strict=True) if share <= m.b + 1e-9]] = True
+        return {name: part.nonzero().flatten().to(log_theta.device)
+                for name, part in zip(gates, is_kept.split(counts), strict=True)}
+
+    def _fold(self, branch: LowRank) -> None:
+        """B ← B diag(g), and the moments that belong to it: its gradient is that of the old B divided by g."""
+        gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
+        g = (gate.settled() if self.method.prune == "threshold" else
+             gate.stretch.mean(gate.log_theta)).to(branch.lora_B)                         # (r,)
+        branch.lora_B.mul_(g)
+        rescale_moments(self.loop.optimizer, branch.lora_B, g)
 
     def _note_what_is_kept(self, clock: Clock) -> None:
         """A warning where that is far from b: in expectation, or (by a quarter and a direction) after pruning."""
         m, density, share = self.method, self.closed_at or 0.0, self._share(self.site_ranks())
-        kept = f"pruning kept {share:.3f} of the directions"
+        kept, allowed = f"pruning kept {share:.3f} of the directions", max(self.sizes.values()) / self.all_directions
         if abs(density - m.b) > 0.02 and m.lambda_max != 0:
             self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
                                  f"{self.t_end - self.t_start} steps and is likely to need {m.estimated_window()}; "
                                  f"{kept}")
-        elif abs(share - m.b) > m.b / 4 + max(self.sizes.values()) / self.all_directions and m.lambda_max != 0:
+        elif m.prune == "threshold" and abs(share - m.b) > m.b / 4 + allowed and m.lambda_max != 0:
             self.warnings.append(f"the gate window closed at a density of {density:.3f}, but {kept}, not {m.b}: only "
-                                 "a gate that is above 0 without its noise stays; choose b by what is kept, or "
-                                 "lengthen the window")
+                                 "a gate that is above 0 without its noise stays; choose b by what is kept, "
+                                 "lengthen the window, or prune by 'budget'")
         if not share and clock.step < clock.total:
             self.warnings.append(f"the gate window closed every direction at step {clock.step}: in the "
                                  f"{clock.total - clock.step} steps after it no branch trains; raise b")
@@ -267,8 +331,7 @@ class SaLoRARule(Rule):
         adapters = self.adapters
         return any(self.site_ranks().values()) or bool(adapters.head_parameters() or adapters.base_parameters())
 
-    def _prune(self, branch: LowRank) -> None:
-        keep = branch.gate().nonzero().flatten()
+    def _prune(self, branch: LowRank, keep: Tensor) -> None:
         gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
         for owner, name, dim in ((branch, "lora_A", 0), (branch, "lora_B", 1), (gate, "log_theta", 0)):
             old = getattr(owner, name)
@@ -282,7 +345,7 @@ class SaLoRARule(Rule):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Fold each gate's value into B: from here the site is a plain low-rank pair of its own rank."""
+        """Fold what is left of the gates into B: from here each site is a plain low-rank pair of its own rank."""
         for branch in self.adapters.values():
             gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
             branch.lora_B.mul_(branch.settled_gate())
@@ -300,14 +363,16 @@ class SaLoRARule(Rule):
         self.ascent.state.clear()
         self.closed_at, self.pruned, self.last_gates = None, None, {}
 
+    @torch.no_grad()
     def log(self) -> dict[str, float | dict[str, float]]:
         log_theta, counts = self.log_theta()  # what pruning would keep now, whatever this step's noise
-        is_kept = (self.method.stretch.deterministic(log_theta) > 0).cpu()
+        is_kept = (self.method.stretch.deterministic(log_theta) > 0).cpu() | (self.closed_at is not None)
         kept = dict(zip(self.sizes, (float(part.sum()) for part in is_kept.split(counts)), strict=True))
         share = self._share(kept)
         if self.over:
             return {"kept_density": share, "kept": kept}
-        lam, (R_A, R_B) = self.lam.item(), self.last_R
+        ended = self.closed_at is not None and self.method.orthogonality_until == "window"
+        lam, (R_A, R_B) = self.lam.item(), self.orthogonality() if ended else self.last_R
         C = self.density().item() if self.closed_at is None else self.closed_at
         closing = {f"log_theta.{j}": {name: values[j] for name, values in self.last_gates.items()}
                    for j in range(self.method.r) if self.last_gates}
@@ -322,7 +387,7 @@ class SaLoRARule(Rule):
     def state_dict(self) -> dict[str, Any]:
         moments = {f"ascent.{k}": v for k, v in self.ascent.state.get(self.lam, {}).items() if v is not None}
         return {**super().state_dict(), "lambda": self.lam.detach().clone(), **moments, "warnings": self.warnings,
-                "closed_at": self.closed_at, "phase": next(iter(self.gates().values())).phase}
+                "closed_at": self.closed_at, "over": self.over, "phase": next(iter(self.gates().values())).phase}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -335,7 +400,7 @@ class SaLoRARule(Rule):
         for gate in self.gates().values():
             gate.phase = state["phase"]
             gate.log_theta.requires_grad_(False)  # until a step opens it
-        self.over = state["phase"] == "folded"
+        self.over = state["over"]
         if self.over:
             self.t_start = self.t_end = 0
 

@@ -24,11 +24,11 @@ from ..errors import require
 from ..experiments.fit import Rows, fit, load_for
 from ..experiments.runs import Run, Store, machine
 from ..gates import Stretch
-from ..methods import AutoLoRA, FullFineTuning, LoRA, SaLoRA
+from ..methods import AutoLoRA, FullFineTuning, LoRA
 from ..sites import find_sites, matrix_of
 from ..training.callbacks import Callback
 from ..training.config import train_config
-from .arms import BACKBONE, PROFILE, TASK, Arm, Study
+from .arms import BACKBONE, PROFILE, TASK, Arm, Study, salora
 from .results import Results, made_on, read, references_folder
 from .studies import OnRun, Records, Runner, short_curve
 
@@ -339,8 +339,7 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
         return run
 
     grid = {(r, alpha): one(LoRA(r=r, lora_alpha=alpha), "grid") for r in RANKS for alpha in ALPHAS}
-    gated = SaLoRA(eta_c=0.1, t_start=0.05, t_end=0.9)
-    salora, autolora = one(gated, "gates"), one(AutoLoRA(search_steps=0.25, eta_beta=0.01), "search")
+    gated, searched = one(salora(), "gates"), one(AutoLoRA(search_steps=0.25, eta_beta=0.01), "search")
     full = fine_tune(**SETTING, store=store, **{"steps": STEPS["full"], "lr": LR, "weight_decay": 0.0, **training})
     lora = {f"lora/{site}/{side}": factor for site, pair in grid[16, 16.0].factors.items()
             for side, factor in zip(("left", "right"), pair, strict=True)}
@@ -351,10 +350,10 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
         "grid": [{"r": r, "alpha": alpha, "loss": short_curve(smooth(run.series("loss"))),
                   "validation_loss": round(run.metrics["validation"]["loss"], 5)}
                  for (r, alpha), run in grid.items()],
-        "cuts": _cut_scores(full), "log_theta": _columns(salora, "log_theta", gated.r),
+        "cuts": _cut_scores(full), "log_theta": _columns(gated, "log_theta", 8),
         "sizes": {site: list(W.shape) for site, W in full.before.items()},
         "stretch": {"tau": gated.tau, "gamma": gated.gamma, "zeta": gated.zeta},
-        "alphas": _columns(autolora, "alpha", 8), "machine": machine()}
+        "alphas": _columns(searched, "alpha", 8), "machine": machine()}
     (folder / NUMBERS).write_text(json.dumps(numbers, ensure_ascii=False) + "\n", encoding="utf-8")
     return load_explorer_data(folder)
 

@@ -21,9 +21,11 @@ RECORDS = "LOWRANK_TEACH_RECORDS"   # names the folder of the stored records in 
 # ---- a file of records -------------------------------------------------------------------------------------
 
 def write(path: Path, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Both in one file of JSON; what stood there is replaced."""
+    """Both in one file of JSON; what stood there is replaced, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, "records": records}, ensure_ascii=False) + "\n", encoding="utf-8")
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps({**about, "records": records}, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

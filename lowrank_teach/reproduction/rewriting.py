@@ -24,7 +24,7 @@ from ..analysis.statistics import draws_of, percentile_interval
 from ..errors import require
 from ..experiments.fit import fit
 from ..experiments.runs import Run, Store
-from ..methods import LoRA, Method, SaLoRA
+from ..methods import LoRA, Method
 from ..models.backbones import load_backbone
 from ..tasks.load import load_task, load_transfer, require_task
 from ..tasks.readers import TRANSFERS
@@ -33,7 +33,7 @@ from ..tasks.table import TASKS
 from ..tasks.task import Task
 from ..tasks.tokenize import Collate, encode
 from ..training.config import fit_to_profile, train_config
-from .arms import Arm, Study
+from .arms import Arm, Study, salora
 from .results import Comparison, made_on, read, references_folder
 from .studies import OnRun, Records, Runner
 from .tagging import Taggers
@@ -42,7 +42,7 @@ FILE, BACKBONE, PROFILE = "09_more_tasks_style.json", "smollm2-135m", "laptop"
 LONGEST = 96   # tokens of an instruction with its answer: longer ones are left out, since cutting takes the question
 TUNING: dict[str, Any] = {"steps": 60, "batch_size": 4, "max_length": 256, "lr": 1e-3, "n_train": 2000,
                           "n_validation": 8, "n_test": 8}
-TUNED: dict[str, Method] = {"after LoRA": LoRA(r=8, sites="all"), "after SaLoRA": SaLoRA(r=8, eta_c=0.15)}
+TUNED: dict[str, Method] = {"after LoRA": LoRA(r=8, sites="all"), "after SaLoRA": salora(eta_c=0.15)}
 JUDGE: dict[str, Any] = {"backbone": "minilm-l6", "profile": "laptop", "steps": 400, "n_train": 6400, "n_test": 1000}
 COPY, HUMAN, PLAIN, CHAT = "source copied", "human rewrite", "as it is", "as it is, chat form"
 SENTENCES, NEW_TOKENS, SAMPLES = 40, 24, 6   # a direction; written at most; kept as text, the first and not the best

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..analysis.statistics import Curve, smooth
 from ..errors import DivergedError
+from ..experiments.fit import RunConfig
 from ..experiments.runs import Run, Store, machine
 from .arms import STUDIES, TASK_STUDIES, Study
 from .results import Results, SideBySide, read, references_folder, write
@@ -32,7 +34,10 @@ WIDEST = 6      # times that a grid of rates is widened
 
 @dataclass
 class Runner:
-    """Trains what the store lacks of a study, chooses learning rates on validation examples, keeps the records.
+    """Train what is lacking of a study, choose learning rates on validation examples, and keep the records.
+
+    What the study's own file has already is taken from there, if its key is that of the run that would be trained now
+    (the same configuration, examples, weights and version); what the store has, from the store.
 
     A study that keeps something of its own says so in a subclass: `records_of` a run, `validation` scores to choose
     by, and `shown`, what `on_run` is told.
@@ -51,6 +56,7 @@ class Runner:
     records: Records = field(default_factory=list)
     grid: Records = field(default_factory=list)          # runs that chose a rate, with validation scores alone
     commits: set[str] = field(default_factory=set)       # of the code that trained; the file may be younger
+    taken_up: Records = field(default_factory=list)      # of `records`, those of an earlier call
 
     # -- what a study may say for itself
 
@@ -71,29 +77,36 @@ class Runner:
     def run(self, arms: Iterable[str] | None = None, seeds: int | Iterable[int] | None = None) -> None:
         """Train task by task: first what chooses the rates, then seed by seed over all configurations.
 
-        The file is written anew after each seed (over several tasks, after each task), so that an interrupted study
-        is balanced; the same call goes on.
+        The file is written anew after each run, so the same call goes on where one was interrupted.
         """
+        self.take_up()
         chosen = list(self.study.arms if arms is None else arms)
         for task in self.study.tasks:
             rates = self.rates(task, chosen)
+            self.records = [one for one in self.records if one.get("task") != task
+                            or one.get("lr") == rates.get(one["arm"], one.get("lr"))]
             for seed in range(seeds or self.study.seeds) if isinstance(seeds, int | None) else seeds:
                 for arm in chosen:
                     self.keep(task, arm, seed, rates[arm])
-                if len(self.study.tasks) == 1:
-                    self.save()
-            self.save()
+        self.save()
 
     def keep(self, task: str, arm: str, seed: int, lr: float | None) -> None:
         """Train one run, or find it, and keep its records."""
-        run = self.fit(task, arm, seed, lr)
         where = {"task": task, "arm": arm, "seed": seed, **({} if lr is None else {"lr": lr})}
+        if any(where.items() <= one.items() for one in self.taken_up):
+            return
+        run = self.fit(task, arm, seed, lr)
         made = [{**where, **one} for one in self.records_of(arm, seed, run)]
         self.records += made
+        self.save()
         self.tell(task, arm, seed, lr, self.shown(run, made[-1]))
 
-    def fit(self, task: str, arm: str, seed: int, lr: float | None, **training: Any) -> Run:
-        config = self.study.config(task, arm, seed, lr, **training)
+    def config(self, task: str, arm: str, seed: int, lr: float | None, steps: int = 0) -> RunConfig:
+        """One run; steps: of a first round, 0 for a whole run."""
+        return (self.study.first_round if steps else self.study.config)(task, arm, seed, lr)
+
+    def fit(self, task: str, arm: str, seed: int, lr: float | None, steps: int = 0) -> Run:
+        config = self.config(task, arm, seed, lr, steps)
         run = config.fit(store=self.store, progress=False, keep_model=self.keep_model)
         self.commits.add(str(run.machine.get("commit")))
         return run
@@ -104,6 +117,22 @@ class Runner:
 
     def save(self) -> None:
         write(self.path, self.described(), self.records)
+
+    def take_up(self) -> None:
+        """Read what an earlier call left in the file, as far as it is what would be trained now."""
+        if not self.path.exists():
+            return
+        about, records = read(self.path, "")
+        self.taken_up = [one for one in records if self.is_current(one)]
+        self.records, self.grid = [*self.taken_up], [one for one in about.get("grid", ()) if self.is_current(one)]
+        if self.records or self.grid:
+            self.commits |= set(about.get("commits", ()))
+
+    def is_current(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has the key of the run that the study would train at its place."""
+        known = record.get("key") and record.get("task") in self.study.tasks and record["arm"] in self.study.arms
+        return bool(known) and record["key"] == self.config(record["task"], record["arm"], record["seed"],
+                                                            record.get("lr"), record.get("steps", 0)).key
 
     def described(self) -> dict[str, Any]:
         """What stands in the file beside the records."""
@@ -162,19 +191,20 @@ class Runner:
 
     def attempt(self, task: str, arm: str, seed: int, rate: float, steps: int = 0) -> Mapping[str, float] | None:
         """Validation scores of one run of the grid, kept in it once; None where it diverged."""
-        short = {"steps": steps} if steps else {}
-        tried: dict[str, Any] = {"task": task, "arm": arm, "seed": seed, "lr": rate, **short}
+        tried: dict[str, Any] = {"task": task, "arm": arm, "seed": seed, "lr": rate,
+                                 **({"steps": steps} if steps else {})}
         for known in self.grid:
             if tried.items() <= known.items() and ("steps" in tried) == ("steps" in known):
                 return known["validation"]
-        tried["validation"] = None
+        tried |= {"key": self.config(task, arm, seed, rate, steps).key, "validation": None}
+        run = None
+        with suppress(DivergedError):
+            run = self.fit(task, arm, seed, rate, steps)
+            tried["validation"] = self.validation(run)
         self.grid.append(tried)
-        try:
-            run = self.fit(task, arm, seed, rate, **short)
-        except DivergedError:
-            return None
-        tried["validation"] = self.validation(run)
-        self.tell(task, arm, seed, rate, self.shown(run, tried))
+        self.save()
+        if run is not None:
+            self.tell(task, arm, seed, rate, self.shown(run, tried))
         return tried["validation"]
 
 
@@ -187,7 +217,8 @@ def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
              for name in study.sites if name in known}
     return {"key": run.key, "identity": run.identity, "method": run.config["method"], "test": run.metrics["test"],
             "validation": run.metrics["validation"], "seconds": run.seconds, "memory": run.memory,
-            "parameters": run.parameters, "flops": run.flops, "ranks": run.ranks, "series": series, "sites": sites}
+            "hits": run.hits.get("test"), "parameters": run.parameters, "flops": run.flops, "ranks": run.ranks,
+            "series": series, "sites": sites}
 
 
 def short_curve(curve: Curve) -> list[list[float]]:

@@ -15,7 +15,7 @@ import torch
 from ..errors import require
 from ..experiments.fit import Trained, fit
 from ..experiments.runs import Run, Store
-from ..methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
+from ..methods import AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method
 from ..tasks import entities
 from ..tasks.table import TASKS
 from ..tasks.task import TaskData
@@ -23,7 +23,7 @@ from ..tasks.tokenize import IGNORED, encode
 from ..training.callbacks import Callback
 from ..training.config import train_config
 from . import results
-from .arms import Arm, Study
+from .arms import Arm, Study, cola, salora
 from .results import Scored, made_on, references_folder
 from .studies import OnRun, Records, Runner
 
@@ -141,7 +141,7 @@ def short_example(data: TaskData, tokenizer: Any, longest: int = 13) -> Cut:
 PROFILE, BACKBONE = "laptop", "minilm-l3"
 SIX: dict[str, Any] = {"r": 8, "sites": "all"}
 TAGGERS: dict[str, Method] = {   # on the six matrices of every layer
-    "head": HeadOnly(), "lora": LoRA(**SIX), "cola-2": COLA(chain=2, **SIX), "salora": SaLoRA(eta_c=0.1, **SIX),
+    "head": HeadOnly(), "lora": LoRA(**SIX), "cola-2": cola(chain=2, **SIX), "salora": salora(**SIX),
     "delta_lora": DeltaLoRA(**SIX), "autolora": AutoLoRA(**SIX), "full": FullFineTuning(trains="no_embeddings"),
 }
 WHOLE_RATE = 2e-4   # every number of W moves: a tenth of LoRA's rate, as in 01

@@ -33,6 +33,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     generate_rows: int | None = None,
     generation: Generation | None = None,
+    hits: list[bool] | None = None,
 ) -> dict[str, float]:
     """The loss and the metrics of the task, in eval mode and without gradients; the mode is put back after.
 
@@ -40,6 +41,7 @@ def evaluate(
     batch_size: rows at a time. device: where the model is, if None.
     tokenizer, generate_rows, generation: for tasks that write text: with a number, texts are also written for the
         first so many inputs, as `generation` says (greedily, if None), and scored against all their references.
+    hits: a list to which is added, for each row in order, whether its class was predicted; other tasks add nothing.
     Returns 'loss' (a row for classes and scores, a token for tags and texts), 'perplexity' for texts, and the
     task's metrics. Raises ValueError if there are no rows, or generate_rows is given without a tokenizer.
     """
@@ -58,13 +60,21 @@ def evaluate(
             return result
         if task.kind == "choice":
             outputs = choose(model, features, collate, batch_size=batch_size, device=place)
-            return {"loss": loss} | score(task.metrics, outputs, [_chosen(row) for row in features], task,
-                                          _groups(features))
+            chosen = [_chosen(row) for row in features]
+            _compare(outputs, chosen, hits)
+            return {"loss": loss} | score(task.metrics, outputs, chosen, task, _groups(features))
     references = [_named_tags(row["labels"], row["labels"], task) for row in features]
+    if task.kind == "classification":
+        _compare(outputs, references, hits)
     if task.kind == "tagging":
         outputs = [_of_all_words(tags, row) for tags, row in zip(outputs, features, strict=True)]
         references = [row.get("reference", tags) for tags, row in zip(references, features, strict=True)]
     return {"loss": loss} | score(task.metrics, outputs, references, task, _groups(features))
+
+
+def _compare(outputs: Sequence[Any], wanted: Sequence[Any], hits: list[bool] | None) -> None:
+    if hits is not None:
+        hits += [output == one for output, one in zip(outputs, wanted, strict=True)]
 
 
 def _groups(features: Sequence[Feature]) -> list[str] | None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .trainer import Trainer
 
 
-FORMAT = "lowrank_teach checkpoint 3"
+FORMAT = "lowrank_teach checkpoint 4"
 STATE = "lowrank_state.safetensors"  # the file in a checkpoint folder of transformers' Trainer
 CHECKSUM = "sha256"
 UNREADABLE = (SafetensorError, OSError, struct.error, ValueError, KeyError, TypeError, RuntimeError)

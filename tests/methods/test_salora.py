@@ -10,6 +10,7 @@ import torch
 from helpers import Stop, Watch, collate_for, logits, make_batch, rows_for, shake, tiny, train, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.errors import LivenessError
@@ -121,10 +122,11 @@ def test_orthogonality_equals_a_loop_over_the_sites(kind, reduce):
 
 
 def test_a_starts_near_orthonormal_and_b_at_zero():
-    """With std 1/√k the start of A costs little; ‖0 − I‖² = r on B's side."""
-    R_A, R_B = adapt(tiny(hidden_size=256, intermediate_size=256), SaLoRA(r=8), seed=0).rule.orthogonality()
-    assert float(R_B) == 8.0
-    assert float(R_A) < 1.0
+    """With unit rows (std 1/√k) the start of A costs little; ‖0 − I‖² = r on B's side."""
+    method = SaLoRA(r=8, init="unit_rows", orthogonality="mean")
+    R_A, R_B = adapt(tiny(hidden_size=256, intermediate_size=256), method, seed=0).rule.orthogonality()
+    assert R_B.item() == 8.0
+    assert R_A.item() < 1.0
 
 
 def test_the_density_weighs_each_site_by_its_size():
@@ -222,7 +224,7 @@ def test_before_the_window_it_is_lora_with_the_orthogonality_penalty():
     """All gates are one and log θ stands still; with β = 0 the factors are LoRA's, bit for bit."""
     made = trainer(SaLoRA(r=4, beta=0.0, eta_c=0.5, t_start=5, t_end=12), callbacks=[Stop(5)])
     made.run()
-    plain, _ = train(LoRA(r=4, sites="all", init="unit_rows"), callbacks=[Stop(5)])
+    plain, _ = train(LoRA(r=4, sites="all"), callbacks=[Stop(5)])
     for name, branch in made.adapters.items():
         assert torch.equal(branch.lora_A, plain[name].lora_A)
         assert torch.equal(branch.lora_B, plain[name].lora_B)
@@ -324,10 +326,10 @@ def test_slow_gates_that_move_apart_do_not_stop_the_run(seed):
 # ---- pruning and folding ------------------------------------------------------------------------------------
 
 
-def run_with_closed_gates(closed: dict[str, list[int]], kind: str = "bert", **settings_):
+def run_with_closed_gates(closed: dict[str, list[int]], kind: str = "bert", after_window: str = "fold", **settings_):
     """A run whose window closes at step 10 with these gates shut for certain, and the look around the pruning."""
-    made = trainer(SaLoRA(r=4, eta_c=0.5, t_end=10), tiny(kind, dtype=F64), steps=17, callbacks=[Stop(16)],
-                   **settings_)
+    made = trainer(SaLoRA(r=4, eta_c=0.5, t_end=10, after_window=after_window), tiny(kind, dtype=F64), steps=17,
+                   callbacks=[Stop(16)], **settings_)
     seen: dict = {}
     close = made.rule._close
 
@@ -338,10 +340,12 @@ def run_with_closed_gates(closed: dict[str, list[int]], kind: str = "bert", **se
                 gate.log_theta[closed.get(name, [])] = -5.0
                 gate.phase = "deterministic"
         seen["before"] = logits(made.adapters.model, make_batch())
+        seen["gates"] = {name: gate.settled().detach().clone() for name, gate in made.rule.gates().items()}
         seen["factors"] = {n: (b.lora_A.detach().clone(), b.lora_B.detach().clone())
                            for n, b in made.adapters.items()}
         seen["state"] = {n: {x: {k: v.clone() for k, v in made.optimizer.state[getattr(b, f"lora_{x}")].items()}
                              for x in "AB"} for n, b in made.adapters.items()}
+        seen["log_theta"] = {name: gate.log_theta.tolist() for name, gate in made.rule.gates().items()}
         close(clock)
         seen["after"] = logits(made.adapters.model, make_batch())
         seen["pruned_state"] = {n: {x: {k: v.clone() for k, v in
@@ -357,9 +361,13 @@ def run_with_closed_gates(closed: dict[str, list[int]], kind: str = "bert", **se
 CLOSED = {"0.q": [1, 2], "0.up": [0], "1.v": [0, 1, 2, 3], "1.down": [3]}
 
 
-def test_pruning_and_folding_leave_the_logits_unchanged():
-    """Closed directions add nothing, and a gate times B is B folded: the same function before and after each."""
-    made, seen = run_with_closed_gates(CLOSED)
+@pytest.mark.parametrize("after_window", ["fold", "leave"])
+def test_pruning_and_folding_leave_the_logits_unchanged(after_window):
+    """Closed directions add nothing, and a gate times B is B folded: the same function before and after each.
+
+    Folded where the window closes, or at the end of the training.
+    """
+    made, seen = run_with_closed_gates(CLOSED, after_window=after_window)
     made.run()
     assert (seen["after"] - seen["before"]).abs().max() < 1e-13
     expected = {name: 4 - len(CLOSED.get(name, [])) for name in made.adapters}
@@ -367,13 +375,83 @@ def test_pruning_and_folding_leave_the_logits_unchanged():
     batch = make_batch()
     before = logits(made.adapters.model, batch)
     gates = {name: branch.gate().detach() for name, branch in made.adapters.items()}
-    assert any((g < 0.999).any() for g in gates.values())
+    assert any((g < 0.999).any() for g in gates.values()) == (after_window == "leave")
     B = {name: branch.lora_B.detach().clone() for name, branch in made.adapters.items()}
     made.rule.finish()
     assert (logits(made.adapters.model, batch) - before).abs().max() < 1e-13
     for name, branch in made.adapters.items():
         assert torch.equal(branch.gate(), torch.ones(branch.r, dtype=F64))
         assert torch.equal(branch.lora_B, B[name] * gates[name])
+
+
+def test_after_the_fold_a_step_is_lora_s():
+    """No penalty, gates of one, and AdamW's step from moments that belong to the folded B, worked out by hand."""
+    made, seen = run_with_closed_gates(CLOSED)
+    before: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    def look(optimizer, arguments, options) -> None:
+        if made.clock.step == 11:
+            assert made.rule.penalty() is None
+            before.update({name: tuple(t.detach().clone() for t in (b.lora_B, b.lora_B.grad))
+                           for name, b in made.adapters.items() if b.r})
+
+    made.callbacks = [Stop(11)]
+    with register_optimizer_step_pre_hook(look):
+        made.run()
+    assert before
+    beta1, beta2, rate, decay = 0.9, 0.999, made._rates(11)[0], made.config.weight_decay
+    for name, (B, gradient) in before.items():
+        g = seen["gates"][name]
+        g = g[g > 0]
+        assert (g < 1).any()
+        keep = [j for j in range(4) if j not in CLOSED.get(name, [])]
+        old = {key: value[:, keep] for key, value in seen["state"][name]["B"].items() if key != "step"}
+        m = beta1 * old["exp_avg"] / g + (1 - beta1) * gradient
+        v = beta2 * old["exp_avg_sq"] / g**2 + (1 - beta2) * gradient**2
+        step = (m / (1 - beta1**11)) / ((v / (1 - beta2**11)).sqrt() + 1e-8)
+        expected = B * (1 - rate * decay) - rate * step
+        assert (made.adapters[name].lora_B - expected).abs().max() < 1e-12
+
+
+def test_gates_that_stay_are_set_to_one_where_that_is_asked_for():
+    """Neither B nor its moments change, and so the function does."""
+    made, seen = run_with_closed_gates(CLOSED, after_window="one")
+    made.run()
+    assert made.outcome.finished or made.outcome.step == 16
+    assert (seen["after"] - seen["before"]).abs().max() > 1e-6
+    for name, (_, B) in seen["pruned"].items():
+        keep = [j for j in range(4) if j not in CLOSED.get(name, [])]
+        assert torch.equal(B, seen["factors"][name][1][:, keep])
+        assert torch.equal(made.adapters[name].gate(), torch.ones(len(keep), dtype=F64))
+
+
+@pytest.mark.parametrize("prune", ["budget", "random"])
+def test_as_many_directions_stay_as_the_budget_asks_for(prune):
+    """The likeliest ones, or any; folded with E[g], since without its noise the gate of one that stays may be 0."""
+    made, seen = run_with_closed_gates({})
+    made.rule.method = dataclasses.replace(made.rule.method, prune=prune, b=0.4)
+    made.run()
+    rule, ranks = made.rule, made.adapters.ranks()
+    share = sum(r * rule.sizes[name] for name, r in ranks.items()) / rule.all_directions
+    assert 0.4 - max(rule.sizes.values()) / rule.all_directions < share <= 0.4
+    assert rule.notes() == [] or "density" in rule.notes()[0]
+    kept, dropped = [], []
+    for name, (A, B) in seen["factors"].items():
+        is_kept = (A[:, None] == seen["pruned"][name][0][None]).all(2).any(1)
+        log_theta = torch.tensor(seen["log_theta"][name], dtype=F64)
+        kept += log_theta[is_kept].tolist()
+        dropped += log_theta[~is_kept].tolist()
+        E = Stretch().mean(log_theta[is_kept])
+        assert torch.allclose(seen["pruned"][name][1], B[:, is_kept] * E, rtol=1e-6)
+    assert (min(kept) >= max(dropped)) == (prune == "budget")
+
+
+def test_the_orthogonality_penalty_ends_with_the_window_or_not():
+    for until, ends in (("window", True), ("end", False)):
+        made = trainer(SaLoRA(r=4, eta_c=0.5, t_end=10, orthogonality_until=until), callbacks=[Stop(11)])
+        made.run()
+        assert (made.rule.penalty() is None) == ends
+        assert values_of(made.outcome, "orth_A")[-1] > 0
 
 
 @pytest.mark.parametrize(("dtype", "settings"), [
@@ -393,7 +471,8 @@ def test_pruning_may_move_a_logit_by_its_own_rounding(dtype, settings, monkeypat
 def test_the_kept_directions_go_on_with_their_moments():
     """Rows of A, columns of B and their Adam moments are those that were there; they move, the step count goes on.
 
-    The optimizer holds nothing of what was dropped.
+    A folded B is the old one times g, and so its gradient and moments are divided by g. The optimizer holds nothing
+    of what was dropped.
     """
     made, seen = run_with_closed_gates(CLOSED)
     made.run()
@@ -401,11 +480,12 @@ def test_the_kept_directions_go_on_with_their_moments():
         keep = [j for j in range(4) if j not in CLOSED.get(name, [])]
         for i, x in enumerate("AB"):
             old, new = seen["factors"][name][i], seen["pruned"][name][i]
-            assert torch.equal(new, old[keep] if x == "A" else old[:, keep])
+            g = seen["gates"][name][keep]
+            assert torch.equal(new, old[keep] if x == "A" else old[:, keep] * g)
             before, after = seen["state"][name][x], seen["pruned_state"][name][x]
             assert float(after["step"]) == 10
-            for key in ("exp_avg", "exp_avg_sq"):
-                assert torch.equal(after[key], before[key][keep] if x == "A" else before[key][:, keep])
+            for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+                assert torch.equal(after[key], before[key][keep] if x == "A" else before[key][:, keep] / g**power)
                 assert after[key].any() or not keep
     trained = [p for group in made.optimizer.param_groups for p in group["params"]]
     for branch in made.adapters.values():
