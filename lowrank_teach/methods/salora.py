@@ -298,6 +298,7 @@ class SaLoRARule(Rule):
         return {name: part.nonzero().flatten().to(log_theta.device)
                 for name, part in zip(gates, is_kept.split(counts), strict=True)}
 
+    @torch.no_grad()
     def _fold(self, branch: LowRank) -> None:
         """B ← B diag(g), and the moments that belong to it: its gradient is that of the old B divided by g."""
         gate: HardConcrete = branch.gate_module  # type: ignore[assignment]

@@ -339,7 +339,8 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
         return run
 
     grid = {(r, alpha): one(LoRA(r=r, lora_alpha=alpha), "grid") for r in RANKS for alpha in ALPHAS}
-    gated, searched = one(salora(), "gates"), one(AutoLoRA(search_steps=0.25, eta_beta=0.01), "search")
+    method = salora()
+    gated, searched = one(method, "gates"), one(AutoLoRA(search_steps=0.25, eta_beta=0.01), "search")
     full = fine_tune(**SETTING, store=store, **{"steps": STEPS["full"], "lr": LR, "weight_decay": 0.0, **training})
     lora = {f"lora/{site}/{side}": factor for site, pair in grid[16, 16.0].factors.items()
             for side, factor in zip(("left", "right"), pair, strict=True)}
@@ -350,9 +351,9 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
         "grid": [{"r": r, "alpha": alpha, "loss": short_curve(smooth(run.series("loss"))),
                   "validation_loss": round(run.metrics["validation"]["loss"], 5)}
                  for (r, alpha), run in grid.items()],
-        "cuts": _cut_scores(full), "log_theta": _columns(gated, "log_theta", 8),
+        "cuts": _cut_scores(full), "log_theta": _columns(gated, "log_theta", method.r),
         "sizes": {site: list(W.shape) for site, W in full.before.items()},
-        "stretch": {"tau": gated.tau, "gamma": gated.gamma, "zeta": gated.zeta},
+        "stretch": {"tau": method.tau, "gamma": method.gamma, "zeta": method.zeta},
         "alphas": _columns(searched, "alpha", 8), "machine": machine()}
     (folder / NUMBERS).write_text(json.dumps(numbers, ensure_ascii=False) + "\n", encoding="utf-8")
     return load_explorer_data(folder)

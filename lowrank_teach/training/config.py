@@ -120,7 +120,7 @@ PROFILES: dict[str, TrainConfig] = {
 
 # method values that depend on the length of a profile's training; the methods' files have the papers' values
 SHORT_TRAINING: dict[str, dict[str, dict[str, Any]]] = {
-    "tiny": {"salora": {"eta_c": 0.5, "t_start": 0.05, "t_end": 0.4},
+    "tiny": {"salora": {"eta_c": 0.5, "t_start": 0.0, "t_end": 0.4},
              "autolora": {"search_steps": 0.4, "eta_beta": 0.01}},
     "laptop": {"salora": {"eta_c": 0.15, "t_start": 0.05, "t_end": 0.35},
                "autolora": {"search_steps": 0.25, "eta_beta": 0.01}},

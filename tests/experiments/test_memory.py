@@ -29,11 +29,12 @@ from lowrank_teach.training.trainer import Trainer
 
 # ---- stored runs are still found ------------------------------------------------------------------------
 
-# of no rows and no weights, computed when a key took every value of a training
+# of no rows and no weights, computed when a key took every value of a training; those of cola, salora and autolora
+# when all methods got one start of A, salora its fold and autolora its rule for counting
 KEYS_OF_BEFORE = {
-    "tiny": {"head": "94175199ebf14ad2", "lora": "cebb3bd5e49e8444", "cola-3": "f46792fdd9038935",
+    "tiny": {"head": "94175199ebf14ad2", "lora": "cebb3bd5e49e8444", "cola-3": "5753281adb7bb951",
              "delta_lora": "d1038a885a77f641"},
-    "laptop": {"lora": "cf930d9a9b469e15", "salora": "d264d6748d6a40e5", "autolora": "90132034e0e691b3"},
+    "laptop": {"lora": "cf930d9a9b469e15", "salora": "3a6bf9957bab72f3", "autolora": "35ab8cd81c838236"},
     "gpu": {"lora": "2e8002697af3fb03"},
 }
 

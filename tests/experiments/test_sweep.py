@@ -87,7 +87,7 @@ def test_a_value_is_varied_for_the_methods_that_have_it():
 
 
 def test_a_configuration_is_what_fit_takes(small, monkeypatch):
-    config, = small(lt.SaLoRA(eta_c=0.3))
+    config, = small(lt.SaLoRA(eta_c=0.9))
     found = lt.fit(config.method, config.task, config.backbone, "tiny", 0, progress=False, **config.training)
     assert found.key == config.key
     assert found.config == config.described

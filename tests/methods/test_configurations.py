@@ -98,8 +98,8 @@ def test_runs_that_differ_are_not_equal():
     assert left == RunConfig(fit_to_profile(SaLoRA(), "laptop"), profile="laptop")
     assert asked == RunConfig(SaLoRA(), profile="laptop", adjust=False)
     assert hash(asked) == hash(RunConfig(SaLoRA(), profile="laptop", adjust=False))
-    assert left.notes == ["the profile laptop set eta_c = 0.05, t_start = 0.05, t_end = 0.9 of salora; a value asked "
-                          "for is kept"]
+    assert left.notes == ["the profile laptop set eta_c = 0.15, t_start = 0.05, t_end = 0.35 of salora; a value "
+                          "asked for is kept"]
     assert RunConfig(SaLoRA(), profile="laptop", adjust=False).notes == []
 
 
@@ -138,7 +138,11 @@ REFUSED: dict[str, list[tuple[Any, ...]]] = {
         ("beta must be 0 or more and eta_c above 0", {"beta": -1}, {"eta_c": 0}),
         ("needs tau > 0, gamma < 0 and zeta > 1", {"gamma": 0.1}, {"zeta": 0.9}, {"tau": 0}),
         ("gamma = .* and zeta = .* must lie from", {"gamma": -1e29}, {"zeta": 101.0}),
-        ("ascent 'rprop' must be", {"ascent": "rprop"}), ("orthogonality must be", {"orthogonality": "max"}),
+        ("ascent 'rprop' must be", {"ascent": "rprop"}), ("orthogonality 'max' must be", {"orthogonality": "max"}),
+        ("orthogonality_until 'never' must be", {"orthogonality_until": "never"}),
+        ("prune 'all' must be", {"prune": "all"}), ("after_window 'drop' must be", {"after_window": "drop"}),
+        ("these would never train; choose 'fold' or 'one'", {"prune": "budget", "after_window": "leave"},
+         {"prune": "random", "after_window": "leave"}),
         ("lambda_max must be 0 or more", {"lambda_max": -1}), ("init 'x' is not one of", {"init": "x"})],
     "delta_lora": [
         ("λ = .* must be 0 or more", {"lam": -0.5}, {"lam_end": -1.0}),
@@ -198,7 +202,10 @@ SENSIBLE: dict[str, list[Any]] = {
     "init": ["kaiming", "gaussian", "unit_rows", "vocabulary"], "lora_alpha": [1, 8.0, 16], "chain": [1, 2, 3],
     "knots": [(), (1,), (0.5,), (1, 2), [0.25, 0.75]], "ranks": [(), (4, 2), [2, 2]], "unit": ["steps", "epochs"],
     "form": ["in_place", "lazy"], "trains": ["all", "no_embeddings", "qv"], "ascent": ["adam", "sgd"],
-    "distribution": ["uniform", "geometric"], "orthogonality": ["mean", "sum"], "hypergradient": list(KINDS),
+    "distribution": ["uniform", "geometric"], "orthogonality": ["mean", "sum"],
+    "prune": ["threshold", "budget", "random"],
+    "after_window": ["fold", "leave", "one"], "orthogonality_until": ["window", "end"], "count": ["softmax", "raw"],
+    "hypergradient": list(KINDS),
     "constraint": ["softmax", "sigmoid", "none"], "nonlinearity": ["gelu", "relu", "silu", "tanh"],
     "rank_pattern": [{}, {"0.q": 2}, {"0.q": 0, "1.v": 1}], "alpha_pattern": [{}, {"0.q": 4}, {"1.v": 2.5}],
     "gate_betas": [(0.0, 0.9), [0, 0.5]], "lambda_betas": [(0.9, 0.9)], "eta_c": [0.5, 1.0], "gamma": [-0.1, -1],

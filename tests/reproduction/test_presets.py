@@ -14,8 +14,7 @@ import pytest
 import torch
 import transformers
 from helpers import tiny
-from hub_server import hub
-from test_hub import environment
+from hub_server import environment, hub
 from tiny_models import BAD, FILLER, GOOD, command, data_folder
 from tokenizers import Tokenizer, models, pre_tokenizers
 

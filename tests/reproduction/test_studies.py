@@ -81,8 +81,7 @@ def test_the_file_says_which_code_trained(monkeypatch, tmp_path):
     assert studies.load("small", tmp_path).about["commits"] == ["c0", "c1"]
 
 
-def test_the_file_is_whole_after_each_seed(trained, tmp_path):
-    """Interrupted in the middle of a seed, the file holds the seeds before it, each with every arm."""
+def test_the_file_holds_every_run_that_was_made(trained, tmp_path):
     def stop(task, label, seed, rate, run):
         if (label, seed) == ("a", 2):
             raise KeyboardInterrupt
@@ -90,7 +89,8 @@ def test_the_file_is_whole_after_each_seed(trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         studies.train("small", tmp_path, on_run=stop)
     kept = studies.load("small", tmp_path)
-    assert [(r["arm"], r["seed"]) for r in kept.records] == [(arm, seed) for seed in (0, 1) for arm in "ab"]
+    assert [(r["arm"], r["seed"]) for r in kept.records] == [*((arm, seed) for seed in (0, 1) for arm in "ab"),
+                                                             ("a", 2)]
 
 
 def test_what_is_loaded_is_what_was_trained(trained, tmp_path):

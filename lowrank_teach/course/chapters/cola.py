@@ -187,7 +187,8 @@ _SEED = 7   # of the new link's A
 
 def _tied(W: Tensor, lora_A: Tensor, lora_B: Tensor, lora_alpha: float) -> Adapters:
     """A layer whose rule has just tied its first knot."""
-    adapters = adapted_matrix(W, COLA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",)), seed=_SEED)
+    method = COLA(r=len(lora_A), lora_alpha=lora_alpha, sites=("0",), init="gaussian")
+    adapters = adapted_matrix(W, method, seed=_SEED)
     adapters["0"].lora_A.data, adapters["0"].lora_B.data = lora_A.clone(), lora_B.clone()
     optimizer = torch.optim.AdamW(adapters.rule.parameter_groups())
     adapters.rule.start(Clock(0, 2, 2), SimpleNamespace(optimizer=optimizer))   # type: ignore[arg-type]

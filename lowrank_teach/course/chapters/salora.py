@@ -429,8 +429,8 @@ def prune_and_fold(lora_B: Tensor, log_theta: Tensor) -> Tensor:
     rule = SaLoRA().rule()
     rule.adapters = {"0": branch}  # type: ignore[assignment]
     rule.loop = SimpleNamespace(optimizer=torch.optim.SGD(branch.parameters()))  # type: ignore[assignment]
-    rule._prune(branch)
-    rule.finish()
+    rule._prune(branch, gate.settled().nonzero().flatten())
+    rule._fold(branch)
     return branch.lora_B.detach()
 
 
@@ -605,7 +605,7 @@ EXERCISES.update({
     "prune_and_fold": Task(
         prune_and_fold, lambda: [_columns(0), _columns(1)],
         "the deterministic gate is 0 where log θ ≤ −log 11: drop those columns, multiply the others by their gates",
-        _PRUNE, (SaLoRARule._prune, SaLoRARule.finish), "B is (d, r), the gates are (r,): one a column"),
+        _PRUNE, (SaLoRARule._prune, SaLoRARule._fold), "B is (d, r), the gates are (r,): one a column"),
     "gates_of_a_run": Task(
         gates_of_a_run, lambda: [(_path(seed), _noise(seed)) for seed in (1, 2)],
         "row t of the result is a draw at row t of log_theta with noise(t)", _DEBUG,
