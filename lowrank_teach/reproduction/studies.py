@@ -218,7 +218,8 @@ def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
     return {"key": run.key, "identity": run.identity, "method": run.config["method"], "test": run.metrics["test"],
             "validation": run.metrics["validation"], "seconds": run.seconds, "memory": run.memory,
             "hits": run.hits.get("test"), "parameters": run.parameters, "flops": run.flops, "ranks": run.ranks,
-            "series": series, "sites": sites}
+            "series": series, "sites": sites, "notes": run.notes,
+            "machine": {name: run.machine.get(name) for name in ("processor", "threads", "commit")}}
 
 
 def short_curve(curve: Curve) -> list[list[float]]:
