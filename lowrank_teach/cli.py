@@ -623,7 +623,9 @@ def _train_study(name: str, folder: Path, seeds: int, done: Callable[[], None]) 
 
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
 def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-LoRA or AutoLoRA; all if left out")]
-           = "", folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
+           = "", task: Annotated[str, typer.Option(help="only rows of this task, such as sst2")] = "",
+           verdict: Annotated[str, typer.Option(help="only rows with this verdict, such as open")] = "",
+           folder: Annotated[Path | None, typer.Option(help="another folder of studies")] = None,
            page: Annotated[bool, typer.Option("--markdown", help="the page of the site: what held, what did not")]
            = False, as_json: AsJson = False) -> Document:
     """Compare the papers' claims with the stored runs: their number, ours, the interval, the verdict."""
@@ -639,15 +641,23 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
             "or leave --folder out for those of the checkout")
     if page:
         return print(ledger.summary_markdown(folder))
-    found = ledger.ledger(names[paper.lower()] if paper else None, folder)
+    try:
+        found = ledger.ledger(names[paper.lower()] if paper else None, folder, task or None, verdict or None)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    if not found:
+        return {"claims": [], "counts": {}} if as_json else console.print("no row is like this")
     tally = ledger.counts(found)
     if as_json:
         return {"claims": [asdict(row) for row in found], "counts": tally.to_dict("index")}
     table = Table("claim", "statement", "numbers", "verdict", "setting, or reason", box=None, header_style="bold")
     for row in found:
         numbers = {"paper": row.says, "ours": row.ours, "difference": row.interval_words()}
-        cells = (f"{row.key}\n{row.where}", row.statement,
-                 "\n".join(f"{name}: {text}" for name, text in numbers.items() if text != "–"), row.verdict, row.why)
+        numbers |= {name: row.beside.get(name) or "–" for name in ledger.BESIDE}
+        standing = ledger.standing(row).replace("–", "")
+        cells = (f"{row.key}\n{row.where}", f"{row.statement}{row.task and f' ({row.task})'}",
+                 "\n".join(f"{name}: {text}" for name, text in numbers.items() if text != "–"),
+                 "\n".join(filter(None, (row.verdict, standing))), row.why)
         table.add_row(*cells)
     console.print(table)
     console.print(tally.to_string())

@@ -32,6 +32,7 @@ class Arm:
     short: Method | None = None
 
 
+KEPT = 3   # learning rates of a first round that are tried in full
 TASK, BACKBONE, PROFILE = "rt", "minilm-l3", "laptop"
 TRAINING: dict[str, Any] = {"steps": 100}
 
@@ -92,16 +93,19 @@ class Study:
 
     def runs(self, seeds: int = 0) -> int:
         """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
-        tried = len(self.choosing(self.arms)) * len(self.rates) * len(self.chosen_with)
+        of_one = len(self.rates) + (KEPT if self.rung else 0)
+        tried = len(self.choosing(self.arms)) * of_one * len(self.chosen_with)
         return len(self.tasks) * (tried + len(self.arms) * (seeds or self.seeds))
 
     def plan(self, arms: Sequence[str], seeds: int) -> dict[str, list[RunConfig | None]]:
         """Configuration -> its runs; None stands for one whose learning rate is not chosen before the others ran."""
         choosing, found = self.choosing(arms), dict[str, list[RunConfig | None]]()
+        first = self.first_round if self.rung else self.config
         for arm in dict.fromkeys([*arms, *choosing]):
             tried = self.chosen_with if arm in choosing else ()
-            found[arm] = [self.config(task, arm, seed, rate) for task in self.tasks for rate in self.rates
+            found[arm] = [first(task, arm, seed, rate) for task in self.tasks for rate in self.rates
                           for seed in tried]
+            found[arm] += [None for _ in self.tasks for _ in range(KEPT) for _ in tried if self.rung]
             if arm in arms:
                 rest = [seed for seed in range(seeds) if seed not in tried]
                 found[arm] += [None if self.rates else self.config(task, arm, seed) for task in self.tasks

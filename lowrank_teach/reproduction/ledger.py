@@ -6,11 +6,12 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from ..analysis.statistics import SEEDS
 from ..experiments.runs import Store
@@ -19,11 +20,15 @@ from .arms import STUDIES, TASK_STUDIES, TEXT_STUDIES
 from .studies import OnRun
 from .verdicts import (
     BROKEN,
+    CHANCE,
+    CONTRADICTED,
+    DECIDED,
+    EQUAL,
     EXACT,
-    HOLDS,
     NO_RUNS,
     OPEN,
-    OPPOSITE,
+    SUPPORTED,
+    UNSOUND,
     UNTESTABLE,
     VERDICTS,
     Arm,
@@ -35,7 +40,9 @@ from .verdicts import (
     FromBench,
     FromRuns,
     Row,
+    Untried,
     folder_of,
+    number,
     rows,
 )
 
@@ -54,32 +61,74 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "AutoLoRA": claims.AUTOLORA_CLAIMS}
 
 
-def ledger(paper: str | Iterable[str] | None = None, folder: Folder = None) -> list[Row]:
+def ledger(paper: str | Iterable[str] | None = None, folder: Folder = None, task: str | None = None,
+           verdict: str | None = None) -> list[Row]:
     """Rows of one paper, of several, or of all.
 
     Args:
         folder: of the stored studies; None takes the checkout's own.
+        task, verdict: only rows of this task, or with this verdict.
 
     Raises:
-        KeyError: there are no claims of this paper.
+        KeyError: there are no claims of this paper, no rows of this task, or no such verdict.
     """
     papers = list(CLAIMS) if paper is None else [paper] if isinstance(paper, str) else list(paper)
     if unknown := [name for name in papers if name not in CLAIMS]:
         raise KeyError(f"no claims of {unknown[0]!r}; there are claims of {', '.join(CLAIMS)}")
-    return [row for name in papers for row in rows(name, CLAIMS[name], folder)]
+    found = corrected([row for name, claims in CLAIMS.items() for row in rows(name, claims, folder)])
+    tasks = sorted({row.task for row in found} - {""})
+    if task is not None and task not in tasks:
+        raise KeyError(f"no rows of task {task!r}; there are rows of {', '.join(tasks)}")
+    if verdict is not None and verdict not in VERDICTS:
+        raise KeyError(f"no verdict {verdict!r}; there are {', '.join(VERDICTS)}")
+    return [row for row in found if row.paper in papers and task in (None, row.task)
+            and verdict in (None, row.verdict)]
 
 
-def table(paper: str | Iterable[str] | None = None, folder: Folder = None) -> pd.DataFrame:
-    """The ledger to read: one row a claim, indexed by its key. As `ledger`."""
-    columns = {"where": [], "statement": [], "paper's number": [], "ours": [], "difference [95 %]": [], "seeds": [],
-               "verdict": [], "setting, or reason": []}  # type: dict[str, list[str]]
-    found = ledger(paper, folder)
+def corrected(found: Sequence[Row]) -> list[Row]:
+    """The rows, each told whether its verdict stands among all that were tested.
+
+    Two families, each held to a false discovery rate of 5 % (Benjamini and Hochberg 1995): all tests that there is no
+    difference, on which "supported" and "contradicted" rest, and all tests that there is one of the margin or more,
+    on which equality does.
+    """
+    difference = _adjusted({row.key: row.p for row in found if row.p is not None})
+    equality = _adjusted({row.key: row.p_equal for row in found if row.p_equal is not None})
+    out = []
     for row in found:
-        cells = (row.where, row.statement, row.says, row.ours, row.interval_words(),
-                 str(len(row.differences) or "–"), row.verdict, row.why)
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
-    return pd.DataFrame(columns, index=pd.Index([row.key for row in found], name="claim"))
+        of_equality = row.verdict == EQUAL or (row.side == "≈" and row.verdict == SUPPORTED)
+        q = (equality if of_equality else difference).get(row.key)
+        out.append(row if q is None or row.verdict not in DECIDED else replace(row, survives=bool(q <= CHANCE)))
+    return out
+
+
+def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
+    """p-values by key, adjusted for their number."""
+    return dict(zip(p, false_discovery_control(list(p.values())), strict=True)) if p else {}
+
+
+def table(paper: str | Iterable[str] | None = None, folder: Folder = None, task: str | None = None,
+          verdict: str | None = None) -> pd.DataFrame:
+    """The ledger to read: one row a claim, indexed by its key. As `ledger`."""
+    found = ledger(paper, folder, task, verdict)
+    cells = [{"where": row.where, "statement": row.statement, "task": row.task or "–", "paper's number": row.says,
+              "ours": row.ours, "difference [95 %]": row.interval_words(), "seeds": str(len(row.differences) or "–"),
+              "verdict": row.verdict, "among all": standing(row), "setting, or reason": row.why,
+              **{name: row.beside.get(name) or "–" for name in BESIDE}} for row in found]
+    index = pd.Index([row.key for row in found], name="claim")
+    return pd.DataFrame(cells, index=index, columns=None if cells else ["verdict"])
+
+
+BESIDE = ("test loss", "time", "memory", "rates")
+
+
+def standing(row: Row) -> str:
+    """Whether a verdict stands among all that were tested, and what an open row could have shown."""
+    if row.survives is not None:
+        return "stands" if row.survives else "does not stand"
+    if row.verdict == OPEN and row.detectable is not None:
+        return f"would show {number(row.detectable)} {row.unit}"
+    return "–"
 
 
 def counts(found: Iterable[Row]) -> pd.DataFrame:
@@ -106,10 +155,13 @@ def summary_markdown(folder: Folder = None) -> str:
 
 
 # ---- the summary -------------------------------------------------------------------------------------------
-# Which claims held here and which did not, as a page of Markdown: nothing in it is typed.
+# What the runs say of the claims, as a page of Markdown: nothing in it is typed.
 HEADS = {
-    HOLDS: "Held here: the interval lies wholly on the claimed side",
-    OPPOSITE: "Came out the other way: the interval lies wholly on the other side",
+    SUPPORTED: "Supported: the interval lies wholly on the claimed side",
+    CONTRADICTED: "Contradicted: the interval lies wholly on the other side, and the difference is not equal to zero "
+                  "within the margin",
+    EQUAL: "Equal within the margin: no difference of a point or more",
+    OPEN: "Open: none of these; in brackets the smallest true difference that such runs show in 4 of 5 cases",
     BROKEN: "Computed on the spot, and does not hold as printed",
 }
 
@@ -126,19 +178,26 @@ def summary(found: Sequence[Row], table: str) -> str:
     Args: rows of the ledger; the table of their counts, as Markdown.
     """
     ran = from_runs(found)
-    settings = list(dict.fromkeys(row.why.split(";")[0] for row in ran))
+    tuned = [row for row in ran if row.tuned]
+    decided = [row for row in tuned if row.verdict in DECIDED]
+    stands = sum(bool(row.survives) for row in decided)
     parts = [f"{len(ran)} of {len(found)} claims have a verdict computed from stored runs of {SEEDS} seeds or more; "
-             f"{len(_of(found, EXACT))} hold exactly, computed on the spot. Differences are means with 95 % "
-             f"intervals over seeds. Settings: {'; '.join(settings) or 'no runs yet'}.", table]
+             f"{len(_of(found, EXACT))} hold exactly, computed on the spot. {len(tuned)} rest on tuned studies, at "
+             f"the papers' own schedules; of these {len(decided)} are decided, and {stands} verdicts stand among all "
+             "that were tested (Benjamini and Hochberg, 5 %). The others rest on short trainings at one rate, and "
+             "say so. Differences are means with 95 % intervals over seeds, and over test examples where these are "
+             "known.", table]
     for verdict, head in HEADS.items():
-        if rows := _of(found, verdict):
-            parts.append(f"**{head}** ({len(rows)})\n\n" + "\n".join(map(_line, rows)))
-    rows = _of(found, OPEN)
-    parts.append(f"**Not told apart here** ({len(rows)}): the interval holds zero, or is too long for “as good as”. "
-                 f"{_keys(rows)}")
-    parts.append(f"**Without a verdict**: {len(_of(found, NO_RUNS))} wait for runs, {len(_of(found, UNTESTABLE))} "
-                 "need a model, a data set or a metric that is not here. `lowrank-teach claims` prints every row "
-                 "with its reason; `lowrank-teach reproduce CLAIM` makes the runs of one again.")
+        rows = _of(found, verdict)
+        for name, group in (("", [row for row in rows if row.tuned or verdict == BROKEN]),
+                            (" (short trainings, one rate)", [row for row in rows if not row.tuned
+                                                              and verdict != BROKEN])):
+            if group:
+                parts.append(f"**{head}**{name} ({len(group)})\n\n" + "\n".join(map(_line, group)))
+    parts.append(f"**Without a verdict**: {len(_of(found, NO_RUNS))} wait for runs, {len(_of(found, UNSOUND))} have "
+                 f"runs that must not be compared, {len(_of(found, UNTESTABLE))} need a model, a data set or a "
+                 "metric that is not here. `lowrank-teach claims` prints every row with its reason; `lowrank-teach "
+                 "reproduce CLAIM` makes the runs of one again.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -147,16 +206,13 @@ def _of(found: Iterable[Row], verdict: str) -> list[Row]:
 
 
 def _line(row: Row) -> str:
+    """One row with its setting beside it."""
     numbers = f": {row.interval_words()}" if row.interval is not None else ""
-    return f"- {row.key} ({row.where}): {row.statement}{numbers}"
-
-
-def _keys(rows: Iterable[Row]) -> str:
-    """ "COLA 1, 2, 6; SaLoRA 3": rows by paper."""
-    papers: dict[str, list[str]] = {}
-    for row in rows:
-        papers.setdefault(row.paper, []).append(row.key.rpartition(" ")[2])
-    return "; ".join(f"{paper} {', '.join(numbers)}" for paper, numbers in papers.items()) + "."
+    task = f", {row.task}" if row.task else ""
+    shown = {True: "", False: "; does not stand among all", None: ""}[row.survives]
+    able = f" [{number(row.detectable)}]" if row.verdict == OPEN and row.detectable is not None else ""
+    setting = f" ({row.why})" if row.interval is not None and not row.tuned else ""
+    return f"- {row.key} ({row.where}{task}): {row.statement}{numbers}{able}{shown}{setting}"
 
 
 # ---- a row made again --------------------------------------------------------------------------------------
@@ -221,6 +277,8 @@ def nothing_to_train(claim: Claim) -> str:
     """Why no runs stand behind a claim; "" where some do."""
     if isinstance(claim, Beyond):
         return f"it cannot be tested here: it needs {claim.needs}"
+    if isinstance(claim, Untried):
+        return f"no study trains it yet: it needs runs of {claim.needs}"
     if isinstance(claim, Exact):
         return f"it rests on no runs: it is computed on the spot ({claim.how})"
     if isinstance(claim.measure, FromBench):
@@ -259,7 +317,8 @@ def reproduce(claim: str, *, seeds: int | None = None, store: Store | None = Non
     with tempfile.TemporaryDirectory() as place:
         folder, runs = Path(place) / "studies", 0
         for study, arms in behind(one).items():
-            values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, "seeds": seeds, **training}
+            values: dict[str, Any] = {"arms": arms, "store": store, "on_run": on_run, "seeds": seeds,
+                                      **({"tasks": [one.task]} if one.task else {}), **training}
             made = (texts.make(study, folder_of(folder), beams=(), **values) if study in TEXT_STUDIES else
                     studies.train(study, folder, **values))
             runs += _trained(made)
@@ -282,11 +341,16 @@ def plan(claim: str, *, seeds: int | None = None, store: Store | None = None, st
     store, runs, there, seconds = store or Store(), 0, 0, 0.0
     for name, arms in behind(one).items():
         study = {**STUDIES, **TASK_STUDIES, **TEXT_STUDIES}[name].changed(training=training, seeds=seeds)
+        if one.task:
+            study = study.changed(tasks={one.task: study.tasks[one.task]})
         for arm, configs in study.plan(arms, study.seeds).items():
-            known = sum((store.path(config.key) / "run.json").exists() for config in configs if config)
-            runs, there = runs + len(configs), there + known
-            if len(configs) > known:
-                seconds += (len(configs) - known) * _seconds((name, arm), stored)
+            left = [config for config in configs
+                    if not (config and (store.path(config.key) / "run.json").exists())]
+            runs, there = runs + len(configs), there + len(configs) - len(left)
+            if left:
+                whole = study.training["steps"]
+                shares = (config.train.steps / whole if config else 1.0 for config in left)
+                seconds += sum(shares) * _seconds((name, arm), stored)
     return RunPlan(runs, there, None if math.isnan(seconds) else seconds / 60)
 
 

@@ -225,9 +225,31 @@ class SideBySide(Comparison):
         """The learning rate that was chosen on validation rows."""
         return float(next(r["lr"] for r in self.records if (r["arm"], r["task"]) == (arm, task)))
 
+    def tried(self, arm: str, task: str) -> list[float]:
+        """The learning rates that were tried for an arm on a task, lowest first; none where they were not kept."""
+        grid = self.grid()
+        return sorted(set(grid.loc[(grid["arm"] == self._chooser(arm)) & (grid["task"] == task), "lr"]))
+
+    def _chooser(self, arm: str) -> str:
+        return self.about.get("rate_of", {}).get(arm, arm)
+
+    def robustness(self, arm: str, task: str) -> str:
+        """The learning rates that come within a point of the best, in the first round; "" where there was none."""
+        rung = self.grid().query("steps > 0")
+        rung = rung[(rung["arm"] == self._chooser(arm)) & (rung["task"] == task)]
+        if rung.empty:
+            return ""
+        means = rung.groupby("lr")["validation"].mean()
+        good = means[means >= means.max() - 0.01].index
+        diverged = int(rung["validation"].isna().sum())
+        return f"{good.min():g} to {good.max():g} within a point" + (f", {diverged} diverged" if diverged else "")
+
     def grid(self) -> pd.DataFrame:
-        """Every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows."""
-        rows = [{**{k: run[k] for k in ("task", "arm", "seed", "lr")},
+        """Every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows.
+
+        steps: of a run of the first round, 0 for a whole one.
+        """
+        rows = [{**{k: run[k] for k in ("task", "arm", "seed", "lr")}, "steps": run.get("steps", 0),
                  "validation": next(iter(run["validation"].values())) if run["validation"] else float("nan")}
                 for run in self.about["grid"]]
         return pd.DataFrame(rows)

@@ -21,14 +21,13 @@ from ..analysis.statistics import Curve, smooth
 from ..errors import DivergedError
 from ..experiments.fit import RunConfig
 from ..experiments.runs import Run, Store, machine
-from .arms import STUDIES, TASK_STUDIES, Study
+from .arms import KEPT, STUDIES, TASK_STUDIES, Study
 from .results import Results, SideBySide, read, references_folder, write
 
 # ---- the runner ----------------------------------------------------------------------------------------------
 # task, configuration, seed, learning rate (None where none is chosen), the run or the scores of what it wrote
 OnRun = Callable[[str, str, int, float | None, Any], None]
 Records = list[dict[str, Any]]
-KEPT = 3        # rates of a first round that are tried in full
 WIDEST = 6      # times that a grid of rates is widened
 
 

@@ -6,25 +6,27 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..analysis.statistics import LEVEL, SEEDS, paired_bootstrap
+from ..analysis.statistics import LEVEL, SEEDS, PairedMean, paired_mean
+from ..experiments.runs import unpacked
 from . import results, studies, texts
 from .arms import STUDIES, TASK_STUDIES, TEXT_STUDIES
 from .results import Record, Value, references_folder
 
 # ---- the rule ----------------------------------------------------------------------------------------------
-# How a verdict is reached: from differences paired by seed, through one interval, by a rule without judgement.
-#
-# Taught in 11.
-HOLDS, OPPOSITE, OPEN = "holds", "opposite", "not separable here"
-NO_RUNS, UNTESTABLE = "no runs yet", "not testable here"
+# How a verdict is reached: from differences paired by seed (and example), through one interval, by a rule without
+# judgement. Taught in 11.
+SUPPORTED, CONTRADICTED, EQUAL, OPEN = "supported", "contradicted", "equal within the margin", "open"
+NO_RUNS, UNSOUND, UNTESTABLE = "no runs yet", "not comparable", "not testable here"
 EXACT, BROKEN = "holds exactly", "fails exactly"
-VERDICTS = (HOLDS, OPPOSITE, OPEN, EXACT, BROKEN, NO_RUNS, UNTESTABLE)
+VERDICTS = (SUPPORTED, CONTRADICTED, EQUAL, OPEN, EXACT, BROKEN, NO_RUNS, UNSOUND, UNTESTABLE)
+DECIDED = (SUPPORTED, CONTRADICTED, EQUAL)
+CHANCE = 0.05   # of an error, for a test of equality as for an interval of 95 %
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Evidence:
     interval: (low, high) of what was measured without seeds, such as a time over repeats; else None.
     ours: arm -> its values, one a seed, to be shown.  setting: what was trained on what.
     over: what the differences were repeated over; "repeats" of a measurement are no "seeds".
+    examples: the same differences for each test example, (seeds, examples); None where they are not known.
+    problem: why these runs must not be compared; "" where nothing speaks against it.
+    beside: name of a column of the ledger -> what stands in it, such as the time that one took of the other's.
     """
 
     differences: Sequence[float]
@@ -42,14 +47,43 @@ class Evidence:
     setting: str = ""
     interval: tuple[float, float] | None = None
     over: str = "seeds"
+    examples: np.ndarray | None = None
+    problem: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+    def estimate(self, scale: float = 1.0) -> PairedMean:
+        """The mean difference over seeds, and over examples where they are known."""
+        table = np.asarray(self.differences)[:, None] if self.examples is None else self.examples
+        return paired_mean(scale * table)
 
 
-def verdict(differences: Sequence[float], side: str, margin: float = 0.0) -> tuple[str, tuple[float, float] | None]:
-    """The verdict on a claim and the interval it rests on, None for fewer than SEEDS differences. As `judge`."""
-    if len(differences) < SEEDS:
-        return NO_RUNS, None
-    interval = paired_bootstrap(differences)
-    return judge(interval, side, margin), interval
+def verdict(estimate: PairedMean, side: str, margin: float = 0.0) -> str:
+    """What an estimate says of a claim. As `judge`; equal is what two one-sided tests (TOST) find within ± margin."""
+    return judge(estimate.interval(), side, margin, bool(margin) and estimate.p_unequal(margin) < CHANCE)
+
+
+def judge(interval: tuple[float, float], side: str, margin: float = 0.0, equal: bool | None = None) -> str:
+    """The rule: supported if the interval lies wholly on the claimed side, contradicted if wholly on the other.
+
+    Between two sides a difference that is equal within the margin contradicts nothing, even where the interval lies
+    wholly on the other side. A claim of equality is supported by such a difference, and contradicted by an interval
+    wholly outside of the margin.
+
+    Args:
+        side: ">" above zero, "<" below it, "≈" within ± margin of it.
+        equal: whether it is equal within the margin; None asks whether the interval lies inside.
+
+    Raises:
+        ValueError: another side.
+    """
+    low, high = interval
+    inside = (-margin <= low and high <= margin if equal is None else equal) and margin > 0
+    if side == "≈":
+        return SUPPORTED if inside else CONTRADICTED if low > margin or high < -margin else OPEN
+    if side not in (">", "<"):
+        raise ValueError(f"side {side!r} must be '>', '<' or '≈'")
+    claimed, other = (low > 0, high < 0) if side == ">" else (high < 0, low > 0)
+    return SUPPORTED if claimed else EQUAL if inside else CONTRADICTED if other else OPEN
 
 
 def of_every(differences: Mapping[str, Sequence[float]]) -> tuple[str, tuple[float, float] | None]:
@@ -66,27 +100,8 @@ def of_every(differences: Mapping[str, Sequence[float]]) -> tuple[str, tuple[flo
     if min(map(len, differences.values())) < SEEDS:
         return worst, None
     strict = 1 - (1 - LEVEL) / len(differences)
-    return worst, (min(paired_bootstrap(d)[0] for d in differences.values()),
-                   min(paired_bootstrap(d, strict)[1] for d in differences.values()))
-
-
-def judge(interval: tuple[float, float], side: str, margin: float = 0.0) -> str:
-    """The rule: holds if the interval lies wholly on the claimed side, opposite if wholly on the other.
-
-    Args:
-        side: ">" above zero, "<" below it, "≈" within ± margin of it.
-
-    Raises:
-        ValueError: another side.
-    """
-    low, high = interval
-    if side == "≈":
-        inside, outside = -margin <= low and high <= margin, low > margin or high < -margin
-    elif side in (">", "<"):
-        inside, outside = (low > 0, high < 0) if side == ">" else (high < 0, low > 0)
-    else:
-        raise ValueError(f"side {side!r} must be '>', '<' or '≈'")
-    return HOLDS if inside else OPPOSITE if outside else OPEN
+    found = [Evidence(d).estimate() for d in differences.values()]
+    return worst, (min(one.interval()[0] for one in found), min(one.interval(strict)[1] for one in found))
 
 
 # ---- a row of the ledger -----------------------------------------------------------------------------------
@@ -100,9 +115,15 @@ class Row:
     """One claim with its verdict.
 
     key: such as "COLA 3".  where: table or figure.  says: the paper's number, "–" where none is verified.
-    ours: mean and spread by arm.  differences: one a seed, in `unit`.  interval: 95 %, as `paired_bootstrap`.
+    ours: mean and spread by arm.  differences: one a seed, in `unit`.  interval: 95 %, as `paired_mean`.
     side, margin: what the claim says of the difference.  over: as in `Evidence`.
     why: setting, or the reason for there being no verdict.
+    task: the one it is about; "" where it is about none, or several.
+    tuned: whether its runs keep the protocol: tuned on both sides, with seeds that are not reported.
+    p, p_equal: of the test that there is no difference, and of that there is one of `margin` or more; None where it
+        was not tested.  detectable: the smallest true difference that such runs would show in 4 of 5 cases.
+    survives: whether the verdict stands among all that were tested (Benjamini and Hochberg 1995, at 5 %).
+    beside: as in `Evidence`.
     """
 
     key: str
@@ -119,6 +140,13 @@ class Row:
     side: str = ""
     margin: float = 0.0
     over: str = "seeds"
+    task: str = ""
+    tuned: bool = False
+    p: float | None = None
+    p_equal: float | None = None
+    detectable: float | None = None
+    survives: bool | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def difference(self) -> float | None:
@@ -141,6 +169,7 @@ class Compared:
 
     measure: folder of the studies -> Evidence; FileNotFoundError where there are no runs.
     side: ">", "<", or "≈" for within ± margin.  unit: of the differences, scaled by `scale` for reading.
+    margin: in this unit; a difference that is smaller is taken for none.  task: as in `Row`.
     """
 
     where: str
@@ -152,23 +181,35 @@ class Compared:
     unit: str = "points"
     scale: float = 100.0
     note: str = ""
+    task: str = ""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it reads runs of the protocol."""
+        arms = getattr(self.measure, "arms", ())
+        return bool(arms) and all(TASK_STUDIES.get(study, STUDIES["chain"]).widen for study, _ in arms)
 
     def row(self, key: str, paper: str, folder: Folder) -> Row:
+        empty = Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS, "", self.unit,
+                    self.side, self.margin, task=self.task, tuned=self.tuned)
         try:
             found = self.measure(folder)
         except FileNotFoundError as missing:
-            return Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS,
-                       str(missing), self.unit, self.side, self.margin)
-        scaled = [self.scale * d for d in found.differences]
-        if found.interval is None:
-            said, interval = verdict(scaled, self.side, self.margin)
-        else:
+            return replace(empty, why=str(missing))
+        why = "; ".join(filter(None, (found.setting, self.note)))
+        known = replace(empty, ours=ours(found.ours, self.scale), over=found.over, why=why, beside=found.beside,
+                        differences=[self.scale * d for d in found.differences])
+        if found.problem:
+            return replace(known, verdict=UNSOUND, why=f"{found.problem}; {why}")
+        if found.interval is not None:
             interval = (self.scale * found.interval[0], self.scale * found.interval[1])
-            said = judge(interval, self.side, self.margin)
-        few = f"{len(scaled)} of {SEEDS} seeds" if said == NO_RUNS else ""
-        why = "; ".join(filter(None, (few, found.setting, self.note)))
-        return Row(key, paper, self.where, self.statement, self.says, ours(found.ours, self.scale), scaled, interval,
-                   said, why, self.unit, self.side, self.margin, found.over)
+            return replace(known, interval=interval, verdict=judge(interval, self.side, self.margin))
+        if len(found.differences) < SEEDS:
+            return replace(known, why=f"{len(found.differences)} of {SEEDS} seeds; {why}")
+        estimate = found.estimate(self.scale)
+        return replace(known, interval=estimate.interval(), verdict=verdict(estimate, self.side, self.margin),
+                       p=None if self.side == "≈" else estimate.p_value(), detectable=estimate.detectable(),
+                       p_equal=estimate.p_unequal(self.margin) if self.margin else None)
 
 
 @dataclass(frozen=True)
@@ -207,7 +248,21 @@ class Beyond:
         return Row(key, paper, self.where, self.statement, self.says, "–", (), None, UNTESTABLE, why)
 
 
-Claim = Compared | Exact | Beyond
+@dataclass(frozen=True)
+class Untried:
+    """A statement that could be tested here and was not yet. needs: the runs that are missing."""
+
+    where: str
+    statement: str
+    needs: str
+    says: str = "–"
+
+    def row(self, key: str, paper: str, folder: Folder) -> Row:
+        return Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS,
+                   f"needs runs of {self.needs}")
+
+
+Claim = Compared | Exact | Beyond | Untried
 
 
 def rows(paper: str, claims: Sequence[Claim], folder: Folder = None) -> list[Row]:
@@ -431,74 +486,89 @@ def seconds(record: Record) -> float:
     return float(record["seconds"]["training"] + record["seconds"].get("search", 0.0))
 
 
-# ---- evidence over tasks -----------------------------------------------------------------------------------
-# Claims over tasks: differences of the study `side_by_side`, paired by task and seed.
-#
-# Every task weighs the same. The interval is over seeds, of which each gives one number over all tasks: it says what
-# another draw of seeds would change on these tasks, not what other tasks would.
-TASKS_STUDY = "side_by_side"
-GLUE = ("sst2", "stsb", "mrpc", "rte", "cola")   # of its tasks
-
-Found = results.SideBySide
-TasksNumbers = Callable[[Found], Evidence]
+# ---- evidence from tuned studies ---------------------------------------------------------------------------
+# One comparison on one task: paired by seed and test example, each side at the rate chosen for it.
+POINT = 1.0   # the margin of scores, in hundredths: what is smaller is taken for no difference
 
 
-def on_average(first: str, second: str) -> FromRuns:
-    """first − second: the mean over tasks, in points."""
-    def numbers(found: Found) -> Evidence:
-        ours = {arm: found.average(arm) for arm in (first, second)}
-        return Evidence(found.difference(first, second), ours, setting(found, found.tasks))
+def on_task(study: str, task: str, first: str, second: str, value: Value | None = None) -> FromRuns:
+    """first − second on a task of a tuned study.
 
-    return _from_tasks(first, second, numbers)
-
-
-def ahead_on_most(first: str, second: str) -> FromRuns:
-    """Tasks on which the first is ahead (a tie is half a task), less half of the tasks: 0 for two equal methods.
-
-    A task on which the two tie at every seed says nothing and is not counted: there, both are at chance.
+    value: a run's record -> the number compared; None takes the task's own score, example by example.
     """
-    def numbers(found: Found) -> Evidence:
-        counted = found.telling(first, second)
-        wins = found.ahead(first, second, counted)
-        return Evidence([n - len(counted) / 2 for n in wins], {f"ahead on, of {len(counted)} tasks": wins},
-                        setting(found, counted))
+    def measure(folder: Folder) -> Evidence:
+        found = studies.load_across(study, folder)
+        one, two = ({r["seed"]: r for r in found.of(arm) if r["task"] == task} for arm in (first, second))
+        seeds = [seed for seed in one if seed in two]
+        if not seeds:
+            raise FileNotFoundError(f"study {study!r} has no runs of both on {task} yet; train them: lowrank-teach "
+                                    f"study {study}")
+        pairs = [(one[seed], two[seed]) for seed in seeds]
+        read = value or score
+        values = [[read(r) for r in side] for side in zip(*pairs, strict=True)]
+        table = None
+        if value is None and all(r.get("hits") for pair in pairs for r in pair):
+            table = np.array([unpacked(a["hits"]).astype(float) - unpacked(b["hits"]) for a, b in pairs])
+        arms = first, second
+        return Evidence([a - b for a, b in zip(*values, strict=True)], dict(zip(arms, values, strict=True)),
+                        setting(found, [task]), examples=table, problem=_problem(found, task, arms, pairs),
+                        beside=_beside(found, task, arms, pairs))
 
-    return _from_tasks(first, second, numbers)
-
-
-def ahead_on_every(first: str, second: str, tasks: Sequence[str]) -> FromRuns:
-    """The least difference over tasks, in points, as `of_every`. Shown are the seeds of the lowest task."""
-    def numbers(found: Found) -> Evidence:
-        counted = found.telling(first, second, tasks)
-        by_task = {task: found.differences(first, second, task) for task in counted}
-        if not by_task:
-            return Evidence((), {}, setting(found, tasks))
-        worst, interval = of_every(by_task)
-        shown = by_task[worst][:min(map(len, by_task.values()))]   # fewer than five on any task give no verdict
-        return Evidence(shown, {f"lowest, on {worst}": shown}, setting(found, counted), interval)
-
-    return _from_tasks(first, second, numbers)
+    return FromRuns(((study, first), (study, second)), measure)
 
 
-def average_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
-    """first > second on average over the tasks."""
-    return Compared(where, statement, on_average(first, second), says=says, unit="points over tasks", scale=1.0,
-                    note=note)
+def on_each(study: str, task: str, arm: str, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
+    """One number a run of a tuned study, less what the claim compares it with. As `each`."""
+    def measure(folder: Folder) -> Evidence:
+        found = studies.load_across(study, folder)
+        records = [r for r in found.of(arm) if r["task"] == task]
+        if not records:
+            raise FileNotFoundError(f"study {study!r} has no runs of {arm} on {task} yet; train them: lowrank-teach "
+                                    f"study {study}")
+        values = [value(r) for r in records]
+        aims = [aim(r) if callable(aim) else aim for r in records]
+        return Evidence([a - b for a, b in zip(values, aims, strict=True)], {name or arm: values},
+                        setting(found, [task]))
+
+    return FromRuns(((study, arm),), measure)
 
 
-def most_claim(where: str, statement: str, first: str, second: str, says: str = "–", note: str = "") -> Compared:
-    """first > second on more than half of the tasks."""
-    return Compared(where, statement, ahead_on_most(first, second), says=says, unit="tasks", scale=1.0, note=note)
+def over_tasks(study: str, where: str, statement: str, first: str, second: str, side: str = ">", says: str = "–",
+               note: str = "") -> tuple[Compared, ...]:
+    """A claim on the score, once for each task of a tuned study."""
+    return tuple(Compared(where, statement, on_task(study, task, first, second), side, says, POINT, note=note,
+                          task=task) for task in TASK_STUDIES[study].tasks)
 
 
-def every_claim(where: str, statement: str, first: str, second: str) -> Compared:
-    """first > second on every one of GLUE's tasks."""
-    return Compared(where, statement, ahead_on_every(first, second, GLUE), unit="points, lowest task", scale=1.0)
+Pairs = Sequence[tuple[Record, Record]]
 
 
-def _from_tasks(first: str, second: str, numbers: TasksNumbers) -> FromRuns:
-    return FromRuns(((TASKS_STUDY, first), (TASKS_STUDY, second)),
-                    lambda folder: numbers(studies.load_across(TASKS_STUDY, folder)))
+def _problem(found: results.SideBySide, task: str, arms: tuple[str, str], pairs: Pairs) -> str:
+    """Why the runs must not be compared."""
+    for part, name in {"data": "examples", "weights": "pretrained weights"}.items():
+        if len({r["identity"][part] for pair in pairs for r in pair}) > 1:
+            return f"its runs are of different {name}"
+    for arm in arms:
+        tried = found.tried(arm, task)
+        if len(tried) and not min(tried) < found.rate(arm, task) < max(tried):
+            return f"the learning rate chosen for {arm} lies at the edge of its grid"
+    return ""
+
+
+def _beside(found: results.SideBySide, task: str, arms: tuple[str, str], pairs: Pairs) -> dict[str, str]:
+    """What else these runs say: the loss, time and memory, how narrow the good rates are, what diverged."""
+    loss = Evidence([a["test"]["loss"] - b["test"]["loss"] for a, b in pairs])
+    words = number(float(np.mean(loss.differences)))
+    if len(pairs) >= SEEDS:
+        words += " [{}, {}]".format(*map(number, loss.estimate().interval()))
+    time = statistics.fmean(seconds(a) for a, _ in pairs) / statistics.fmean(seconds(b) for _, b in pairs)
+    peaks = [[r["memory"].get("peak") for r in side] for side in zip(*pairs, strict=True)]
+    memory = "" if None in peaks[0] + peaks[1] else f"{statistics.fmean(peaks[0]) / statistics.fmean(peaks[1]):.2f}"
+    good = {arm: found.robustness(arm, task) for arm in arms}
+    rates = "; ".join(f"{arm}: {found.rate(arm, task):g}, {range_}" for arm, range_ in good.items() if range_)
+    commits = {r["machine"]["commit"] for pair in pairs for r in pair}
+    return {"test loss": words, "time": f"× {time:.2f}", "memory": memory and f"× {memory}", "rates": rates,
+            "commits": ", ".join(sorted(map(str, commits)))}
 
 
 # ---- evidence from texts -----------------------------------------------------------------------------------

@@ -16,16 +16,17 @@ from ...analysis import style
 from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
 from ...reproduction.results import Results
-from ...reproduction.verdicts import HOLDS, OPPOSITE, judge
+from ...reproduction.verdicts import CONTRADICTED, SUPPORTED, judge
 from ..exercise import EXERCISES, Task
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 
 Interval = tuple[float, float]
 # verdict -> colour, marker: two channels
-LOOKS = {"holds": (style.BLUE, "o"), "opposite": (style.ORANGE, "X"), "not separable here": (style.GREY, "D"),
+LOOKS = {"supported": (style.BLUE, "o"), "contradicted": (style.ORANGE, "X"),
+         "equal within the margin": (style.GREEN, "P"), "open": (style.GREY, "D"),
          "holds exactly": (style.SKY, "s"), "fails exactly": (style.PINK, "v"), "no runs yet": (style.PALE, "_"),
-         "not testable here": (style.BLACK, "|")}
+         "not comparable": (style.YELLOW, "x"), "not testable here": (style.BLACK, "|")}
 
 
 def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Interval, stretched: Interval,
@@ -75,7 +76,7 @@ def forest(labels: Sequence[str], differences: Sequence[Numbers], intervals: Seq
            verdicts: Sequence[str], sides: Sequence[str], xlabel: str) -> Figure:
     """A row a claim: small dots are seeds, the bar the interval; an arrow points to the claimed side.
 
-    Args: all of one length; intervals None where there is none; sides ">" or "<".
+    Args: all of one length; intervals None where there is none; sides ">", "<" or "≈".
     """
     fig, (ax,) = style.panels(1, 1, 0.9 + 0.38 * len(labels), None)
     for y, (d, interval, verdict) in enumerate(zip(differences, intervals, verdicts, strict=True)):
@@ -85,7 +86,7 @@ def forest(labels: Sequence[str], differences: Sequence[Numbers], intervals: Seq
             ax.plot(interval, [y, y], color=color, linewidth=2.5, solid_capstyle="butt")
             ax.plot(np.mean(d), y, marker, color=color, markersize=7)
     ax.axvline(0, color=style.BLACK, linewidth=1)
-    arrows = {">": "→", "<": "←"}
+    arrows = {">": "→", "<": "←", "≈": "↔"}
     names = ["\n".join(textwrap.wrap(f"{label}\u00a0{arrows[side]}", 50, max_lines=2, placeholder=" …"))
              for label, side in zip(labels, sides, strict=True)]
     ax.set_yticks(range(len(labels)), names)
@@ -159,8 +160,8 @@ def bootstrap_interval(differences: Sequence[float], draws: np.ndarray) -> np.nd
 
 
 def judge_intervals(intervals: Sequence[tuple[float, float]], sides: Sequence[str]) -> np.ndarray:
-    """For each interval and its claimed side: 1 for holds, −1 for opposite, 0 for neither."""
-    numbers = {HOLDS: 1.0, OPPOSITE: -1.0}
+    """For each interval and its claimed side: 1 for supported, −1 for contradicted, 0 for neither."""
+    numbers = {SUPPORTED: 1.0, CONTRADICTED: -1.0}
     return np.array([numbers.get(judge(*pair), 0.0) for pair in zip(intervals, sides, strict=True)])
 
 

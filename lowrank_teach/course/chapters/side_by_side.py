@@ -22,6 +22,7 @@ from scipy.stats import norm
 
 from ...analysis import style, toy_problems
 from ...analysis.plots import Numbers
+from ...analysis.statistics import SEEDS
 from ...analysis.toy_problems import WAYS, draw, expected, scores, ways
 from ...reproduction import verdicts
 from ...reproduction.results import POINTS, SideBySide
@@ -32,7 +33,7 @@ from .ledger import LOOKS, forest
 
 # ---- what the study says ----------------------------------------------------------------------------------
 
-WORDS = {verdicts.HOLDS: "ahead of", verdicts.OPPOSITE: "behind", verdicts.OPEN: "not separable from",
+WORDS = {verdicts.SUPPORTED: "ahead of", verdicts.CONTRADICTED: "behind", verdicts.OPEN: "not separable from",
          verdicts.NO_RUNS: "with too few seeds to be judged against"}
 VALIDATED, TESTED = "best seed on validation", "best seed on test"
 
@@ -54,7 +55,7 @@ class PairedDifference:
     @property
     def clear(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.verdict in (verdicts.HOLDS, verdicts.OPPOSITE)
+        return self.verdict in (verdicts.SUPPORTED, verdicts.CONTRADICTED)
 
     @property
     def says(self) -> str:
@@ -65,8 +66,10 @@ class PairedDifference:
 def compare_methods(found: SideBySide, arm: str, other: str, task: str | None = None) -> PairedDifference:
     """arm against other on one task, or over all tasks for None, by the rule of the ledger."""
     gaps = found.difference(arm, other) if task is None else found.differences(arm, other, task)
-    verdict, interval = verdicts.verdict(gaps, ">")
-    return PairedDifference(arm, other, gaps, interval, verdict)
+    if len(gaps) < SEEDS:
+        return PairedDifference(arm, other, gaps, None, verdicts.NO_RUNS)
+    estimate = verdicts.Evidence(gaps).estimate()
+    return PairedDifference(arm, other, gaps, estimate.interval(), verdicts.verdict(estimate, ">"))
 
 
 def compare_on_tasks(found: SideBySide, arm: str, other: str) -> dict[str, PairedDifference]:
