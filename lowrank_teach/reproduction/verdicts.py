@@ -562,7 +562,8 @@ def _beside(found: results.SideBySide, task: str, arms: tuple[str, str], pairs: 
     if len(pairs) >= SEEDS:
         words += " [{}, {}]".format(*map(number, loss.estimate().interval()))
     time = statistics.fmean(seconds(a) for a, _ in pairs) / statistics.fmean(seconds(b) for _, b in pairs)
-    peaks = [[r["memory"].get("peak") for r in side] for side in zip(*pairs, strict=True)]
+    # of a GPU; a process that trains many runs in turn has one peak of them all
+    peaks = [[r["memory"].get("cuda_peak_bytes") for r in side] for side in zip(*pairs, strict=True)]
     memory = "" if None in peaks[0] + peaks[1] else f"{statistics.fmean(peaks[0]) / statistics.fmean(peaks[1]):.2f}"
     good = {arm: found.robustness(arm, task) for arm in arms}
     rates = "; ".join(f"{arm}: {found.rate(arm, task):g}, {range_}" for arm, range_ in good.items() if range_)

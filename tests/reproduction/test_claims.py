@@ -201,7 +201,7 @@ def tuned(folder: Path, shares: dict[str, float], task: str = "sst2", rates: tup
             records.append({"task": task, "arm": arm, "seed": seed, "lr": 2e-3, "hits": packed(right),
                             "test": {"accuracy": float(right.mean()), "loss": 1 - share + 0.01 * seed},
                             "identity": {"data": "d", "weights": "w"}, "machine": {"commit": "abc"},
-                            "memory": {"peak": 100.0 + i}, "seconds": {"training": 10.0 * (1 + i)}})
+                            "memory": {"cuda_peak_bytes": 100.0 + i}, "seconds": {"training": 10.0 * (1 + i)}})
         grid += [{"task": task, "arm": arm, "seed": 100, "lr": lr, **short,
                   "validation": {"accuracy": 0.7 - 4 * abs(lr - 2e-3)}}
                  for lr in rates for short in ({}, {"steps": 150})]

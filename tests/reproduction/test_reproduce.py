@@ -17,7 +17,16 @@ from lowrank_teach.methods import LoRA
 from lowrank_teach.models.backbones import load_backbone
 from lowrank_teach.reproduction import ledger, studies, verdicts
 from lowrank_teach.reproduction.arms import STUDIES, TASK_STUDIES, TEXT_STUDIES, Arm, Study
-from lowrank_teach.reproduction.verdicts import EXACT, HOLDS, NO_RUNS, OPPOSITE, Beyond, Compared, Exact
+from lowrank_teach.reproduction.verdicts import (
+    CONTRADICTED,
+    EXACT,
+    NO_RUNS,
+    SUPPORTED,
+    UNSOUND,
+    Beyond,
+    Compared,
+    Exact,
+)
 
 EVERY = [(f"{paper} {i}", claim) for paper, all_ in ledger.CLAIMS.items() for i, claim in enumerate(all_, 1)]
 
@@ -34,7 +43,7 @@ def tiny(monkeypatch, tmp_path):
                                                               chosen_with=(0,)))
     monkeypatch.setattr(ledger, "CLAIMS", {"P": (
         Compared("T1", "two beats one", verdicts.between(("small", "two"), ("small", "one"))),
-        verdicts.average_claim("T1", "over tasks, two beats one", "two", "one"),
+        Compared("T1", "on a task, two beats one", verdicts.on_task("side_by_side", "rt", "two", "one"), task="rt"),
         Exact("eq. 1", "one is one", lambda: 0.0, "counted"), Beyond("T2", "at scale", "a larger model"),
         Compared("T4", "memory", verdicts.peak_memory("a", "b"), "≈"))})
     stored = tmp_path / "figures" / "studies"
@@ -84,7 +93,7 @@ def test_the_plan_counts_what_the_store_lacks(tiny, tmp_path):
     assert ledger.plan("P 1", store=store, stored=tiny, steps=3).stored == 0
 
 
-def test_the_plan_over_tasks_has_the_grid_and_the_seeds(tiny, tmp_path):
+def test_the_plan_of_a_task_has_the_grid_and_the_seeds(tiny, tmp_path):
     store = Store(tmp_path / "runs")
     plan = ledger.plan("P 2", store=store, stored=tiny)
     assert (plan.runs, plan.stored, plan.minutes) == (2 * (2 + 1), 0, None)
@@ -93,19 +102,27 @@ def test_the_plan_over_tasks_has_the_grid_and_the_seeds(tiny, tmp_path):
     assert ledger.plan("P 2", store=store, stored=tiny).stored == 4
 
 
-@pytest.mark.parametrize("key", ["COLA 20", "Delta-LoRA 26", "AutoLoRA 22"])
-def test_the_plan_of_the_stored_study_by_hand(key, tmp_path):
-    """Two arms with a grid: 2 · (3 · 2 + 3) a task; a control takes another arm's rate: its 5 seeds and no grid."""
-    control = key != "COLA 20"
-    assert ledger.plan(key, store=Store(tmp_path)).runs == 8 * ((9 + 5) if control and key != "AutoLoRA 22" else
-                                                                 (9 + 5 + 6) if control else 18)
+def key_of(statement: str, task: str = "") -> str:
+    """The first row that says so."""
+    return next(key for key, claim in EVERY if claim.statement == statement and getattr(claim, "task", "") == task)
 
 
-@pytest.mark.parametrize(("key", "runs"), [("Delta-LoRA 27", 18), ("Delta-LoRA 29", 14), ("AutoLoRA 25", 18)])
-def test_the_plan_of_stored_texts_by_hand(key, runs, tmp_path):
+@pytest.mark.parametrize(("statement", "runs"), [
+    ("a chain of 2 beats LoRA at equal epochs", 2 * (6 * 2 + 3 * 2 + 5)),
+    ("the search beats its own ranks dealt out at random", 6 * 2 + 3 * 2 + 5 + 5)])
+def test_the_plan_of_a_tuned_row_by_hand(statement, runs, tmp_path):
+    """Six rates in short, three in full, with two seeds each; five seeds; a control takes another arm's rate."""
+    assert ledger.plan(key_of(statement, "sst2"), store=Store(tmp_path)).runs == runs
+
+
+@pytest.mark.parametrize(("statement", "runs"), [
+    ("on E2E, Delta-LoRA beats LoRA by BLEU, each at its best rate", 18),
+    ("on E2E, Delta-LoRA beats LoRA at (1 + λ) α and the same rate by BLEU, for λ = 2", 14),
+    ("on E2E, AutoLoRA beats LoRA of rank 4 by all five scores", 18)])
+def test_the_plan_of_stored_texts_by_hand(statement, runs, tmp_path):
     """Two arms at five rates with seed 0 and four seeds more; a control has its five seeds and no grid."""
-    assert ledger.plan(key, store=Store(tmp_path)).runs == runs
-    assert ledger.plan(key, store=Store(tmp_path), lr=1e-3).runs == 10
+    assert ledger.plan(key_of(statement), store=Store(tmp_path)).runs == runs
+    assert ledger.plan(key_of(statement), store=Store(tmp_path), lr=1e-3).runs == 10
 
 
 def test_where_there_is_nothing_to_train(tiny):
@@ -131,14 +148,14 @@ def test_only_the_arms_of_the_claim_are_trained(tiny, tmp_path):
 def test_both_verdicts_stand_side_by_side(tiny, tmp_path):
     store = Store(tmp_path / "runs")
     short = ledger.reproduce("P 1", store=store, stored=tiny)
-    assert (short.stored.verdict, short.new.verdict) == (HOLDS, NO_RUNS)      # two seeds
+    assert (short.stored.verdict, short.new.verdict) == (SUPPORTED, NO_RUNS)      # two seeds
     assert short.new.why.startswith("2 of 5 seeds")
     full = ledger.reproduce("P 1", store=store, stored=tiny, seeds=5)
     wanted = [100 * (b - a) for a, b in zip(*(_scores(store, r) for r in (1, 2)), strict=True)]
     assert full.new.differences == pytest.approx(wanted)
-    assert full.new.verdict == verdicts.verdict(wanted, ">")[0]
+    assert full.new.verdict == verdicts.verdict(verdicts.Evidence(wanted).estimate(), ">")
     assert full.gap == pytest.approx(max(abs(w - 40.0) for w in wanted))
-    assert ("the same verdict" in ledger.said(full)) == (full.new.verdict == HOLDS)
+    assert ("the same verdict" in ledger.said(full)) == (full.new.verdict == SUPPORTED)
 
 
 def _scores(store: Store, r: int) -> list[float]:
@@ -148,15 +165,16 @@ def _scores(store: Store, r: int) -> list[float]:
 
 def test_a_changed_verdict_is_said(tiny, tmp_path):
     stored = ledger.CLAIMS["P"][0].row("P 1", "P", tiny)
-    other = stored.__class__(**{**stored.__dict__, "verdict": OPPOSITE, "differences": [-1.0] * 5})
+    other = stored.__class__(**{**stored.__dict__, "verdict": CONTRADICTED, "differences": [-1.0] * 5})
     words = ledger.said(ledger.Reproduction(stored, other))
-    assert words == "'holds' becomes 'opposite'; a seed's difference changes by 41 points at most"
+    assert words == "'supported' becomes 'contradicted'; a seed's difference changes by 41 points at most"
     assert ledger.Reproduction(other, stored).gap == pytest.approx(41.0)
     assert ledger.said(ledger.Reproduction(stored, stored)).startswith("the same verdict; a seed's difference "
                                                                           "changes by 0")
 
 
-def test_over_tasks_the_rate_is_chosen_again(tiny, tmp_path):
+def test_on_a_task_the_rate_is_chosen_again(tiny, tmp_path):
+    """Of two rates either lies at the edge of the grid, and the new row says so."""
     store = Store(tmp_path / "runs")
     again = ledger.reproduce("P 2", store=store, stored=tiny)
     assert again.stored.verdict == NO_RUNS
@@ -164,7 +182,8 @@ def test_over_tasks_the_rate_is_chosen_again(tiny, tmp_path):
     assert len(ledger.reproduce("P 2", store=store, stored=tiny, seeds=1).new.differences) == 1
     assert {run.config["method"]["r"] for run in store} == {1, 2}
     assert again.gap is None
-    assert ledger.said(again) == "no stored verdict; new: no runs yet"
+    assert again.new.why.startswith("the learning rate chosen for two lies at the edge")
+    assert ledger.said(again) == f"no stored verdict; new: {UNSOUND}"
 
 
 def test_what_rests_on_no_runs_is_said(tiny):
@@ -217,7 +236,7 @@ def test_the_command_prints_both(tiny, monkeypatch, capsys):
     status, out, err = said("p", "1", "--quick")
     assert status == 0
     assert "two beats one" in out
-    assert "holds" in out
+    assert "supported" in out
     assert "2 of 5 seeds" in out
     assert "one, seed 0: accuracy 0." in err
     assert "too few seeds for a new verdict: 2 of 5 seeds; a seed's difference changes by" in out
