@@ -24,8 +24,8 @@ from lowrank_teach.course.contents import NOTEBOOKS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, where they exist
-PAGES = ("course", "own_model", "peft", "grid", "presets", "extend", "ledger", "benchmarks", "names", "data",
-         "architecture")
+PAGES = ("course", "own_model", "peft", "grid", "presets", "extend", "ledger", "how_we_compare", "benchmarks",
+         "names", "data", "architecture")
 FRONT = ROOT / "README.md"                       # is index.md on the site
 LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
 

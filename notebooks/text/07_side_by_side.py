@@ -81,7 +81,7 @@ against_lora = {f"{arm} − LoRA": side_by_side.compare_methods(found, arm, "LoR
 over_tasks = f"mean difference over {len(found.tasks)} tasks, points"
 style.show(
     side_by_side.over_all_tasks(against_lora, over_tasks),
-    f"Which bars hold zero? Small dots are seeds; opposite: behind LoRA. ({found.line()})",
+    f"Which bars hold zero? Small dots are seeds; contradicted: behind LoRA. ({found.line()})",
     "Four rows, one a method: dots of its seeds' differences to LoRA, and a bar beside a "
     "vertical line at zero.",
 )
@@ -497,7 +497,7 @@ controls = {f"{arm} − {other}": side_by_side.compare_methods(found, arm, other
 style.show(
     side_by_side.over_all_tasks(controls, over_tasks),
     "The first three rows are the controls. Compare with the picture of section 2: does "
-    "the side change when the opponent does? (opposite: the first named is behind)",
+    "the side change when the opponent does? (contradicted: the first named is behind)",
     "Five rows: dots of seeds and a bar, beside a vertical line at zero.",
 )
 print(*(one.says for one in controls.values()), sep="\n")

@@ -657,7 +657,7 @@ contents.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="
                 low="{:+.3f}", high="{:+.3f}")
 
 # %% [markdown]
-# "No" in the last column and "not separable here" above do not contradict each other: the first is about two trained
+# "No" in the last column and "open" above do not contradict each other: the first is about two trained
 # models, the second about two methods. Where Delta-LoRA and the control go the same way, up or down, it is the larger
 # step that speaks, as in notebook 05. Did the arm with the lowest loss write the texts with the best scores?
 #

@@ -272,9 +272,9 @@ for link, last in enumerate([len(steps) // 2 - 1, len(steps) - 1], 1):
 # %%
 arms = [arm for arm in pairs.arms if arm != gates]
 gaps = [[100 * d for d in pairs.differences(gates, arm)] for arm in arms]
-judged = [verdicts.verdict(gap, ">") for gap in gaps]
-spans = [span for _, span in judged]
-said = [word for word, _ in judged]
+estimates = [verdicts.Evidence(gap).estimate() for gap in gaps]
+spans = [estimate.interval() for estimate in estimates]
+said = [verdicts.verdict(estimate, ">") for estimate in estimates]
 style.show(
     ledger.forest(
         [f"{gates} above {arm}" for arm in arms],
@@ -285,13 +285,13 @@ style.show(
         "difference of test accuracy, points",
     ),
     "Small dots are seeds, the bar is the 95 % interval. Right of zero the composition is "
-    "ahead; opposite means that it is behind.",
+    "ahead; contradicted means that it is behind.",
     "A forest plot of three rows: the composition against the chain, the gates, and a small "
     "chain, each with dots and a bar beside a vertical line at zero.",
 )
 
 # %%
-OUTCOMES = {"holds": "wins", "opposite": "loses", "not separable here": "cannot be told apart"}
+OUTCOMES = {"supported": "wins", "contradicted": "loses", "open": "cannot be told apart"}
 for arm, gap, span, word in zip(arms, gaps, spans, said, strict=True):
     low, high = span
     print(

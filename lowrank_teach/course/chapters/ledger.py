@@ -29,7 +29,7 @@ LOOKS = {"supported": (style.BLUE, "o"), "contradicted": (style.ORANGE, "X"),
          "not comparable": (style.YELLOW, "x"), "not testable here": (style.BLACK, "|")}
 
 
-def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Interval, stretched: Interval,
+def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Interval, student: Interval,
                      names: tuple[str, str], unit: str = "points") -> Figure:
     """Scores paired by seed, their differences, and the resampled means (R,) with two intervals."""
     import seaborn
@@ -47,8 +47,8 @@ def verdict_in_steps(first: Numbers, second: Numbers, means: Numbers, plain: Int
     dots.set_yticks(range(len(d)))
     seaborn.histplot(means, bins=40, color=style.PALE, linewidth=0, ax=hist)
     top = hist.get_ylim()[1]
-    for height, (low, high), color, name in ((0.3, plain, style.ORANGE, "percentile"),
-                                             (0.6, stretched, style.BLUE, "stretched, used here")):
+    for height, (low, high), color, name in ((0.3, plain, style.ORANGE, "bootstrap"),
+                                             (0.6, student, style.BLUE, "Student, used here")):
         hist.plot([low, high], [height * top] * 2, color=color, linewidth=4, solid_capstyle="butt", label=name)
     for ax in (dots, hist):
         ax.axvline(0, color=style.BLACK, linestyle=":", label="zero")
