@@ -621,6 +621,23 @@ def _train_study(name: str, folder: Path, seeds: int, done: Callable[[], None]) 
     return found.values(), found.frame(next(iter(found.records[0]["test"]))).to_string()
 
 
+@app.command("suggest-lr", epilog="Example: `lowrank-teach suggest-lr lora --set r=16 --set lora_alpha=32`")
+def suggest_lr(method: Annotated[str, typer.Argument(help="short name of a method")], settings: Settings = None,
+               backbone: BackboneName = "minilm-l3", as_json: AsJson = False) -> Document:
+    """Suggest a learning rate to start from, out of the stored grids, and say which runs it comes from."""
+    from .reproduction import studies
+
+    configured, _ = configure(method, settings or [])
+    found = studies.suggest_rate(configured, backbone)
+    if as_json:
+        return asdict(found)
+    console.print(f"{found.rate:.1g} (within a point of the best: {found.low:g} to {found.high:g})\n"
+                  f"from {found.source}", soft_wrap=True)
+    if found.differs:
+        console.print(f"yours differs in {', '.join(found.differs)}: try a factor of 2 on both sides", soft_wrap=True)
+    return None
+
+
 @app.command(epilog="Example: `lowrank-teach claims --paper COLA`")
 def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-LoRA or AutoLoRA; all if left out")]
            = "", task: Annotated[str, typer.Option(help="only rows of this task, such as sst2")] = "",

@@ -233,16 +233,34 @@ class SideBySide(Comparison):
     def _chooser(self, arm: str) -> str:
         return self.about.get("rate_of", {}).get(arm, arm)
 
-    def robustness(self, arm: str, task: str) -> str:
-        """The learning rates that come within a point of the best, in the first round; "" where there was none."""
-        rung = self.grid().query("steps > 0")
-        rung = rung[(rung["arm"] == self._chooser(arm)) & (rung["task"] == task)]
-        if rung.empty:
-            return ""
-        means = rung.groupby("lr")["validation"].mean()
+    def _first_round(self, arm: str, task: str) -> pd.DataFrame:
+        grid = self.grid()
+        return grid[(grid["steps"] > 0) & (grid["arm"] == self._chooser(arm)) & (grid["task"] == task)]
+
+    def good_rates(self, arm: str, task: str) -> tuple[float, float]:
+        """The lowest and highest learning rate that come within a point of the best, in the first round of a grid.
+
+        Raises:
+            KeyError: there was no first round.
+        """
+        means = self._first_round(arm, task).groupby("lr")["validation"].mean()
+        if means.empty:
+            raise KeyError(f"no first round of rates for {arm!r} on {task!r}")
         good = means[means >= means.max() - 0.01].index
-        diverged = int(rung["validation"].isna().sum())
-        return f"{good.min():g} to {good.max():g} within a point" + (f", {diverged} diverged" if diverged else "")
+        return float(good.min()), float(good.max())
+
+    def robustness(self, arm: str, task: str) -> str:
+        """`good_rates` in words, with how many runs diverged; "" where there was no first round."""
+        tried = self._first_round(arm, task)
+        if tried.empty:
+            return ""
+        low, high = self.good_rates(arm, task)
+        diverged = int(tried["validation"].isna().sum())
+        return f"{low:g} to {high:g} within a point" + (f", {diverged} diverged" if diverged else "")
+
+    def grid_of(self, arm: str) -> dict[str, float]:
+        """Task -> the learning rate chosen for an arm with a grid of its own; only tasks with reported runs."""
+        return {r["task"]: float(r["lr"]) for r in self.records if r["arm"] == arm and "lr" in r}
 
     def grid(self) -> pd.DataFrame:
         """Every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows.

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..analysis.statistics import Curve, smooth
 from ..errors import DivergedError
 from ..experiments.fit import RunConfig
 from ..experiments.runs import Run, Store, machine
+from ..methods import Method
 from .arms import KEPT, STUDIES, TASK_STUDIES, Study
 from .results import Results, SideBySide, read, references_folder, write
 
@@ -224,6 +228,70 @@ def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
 def short_curve(curve: Curve) -> list[list[float]]:
     """Steps, and values to the digits that a picture shows."""
     return [list(curve[0]), [round(float(value), 5) for value in curve[1]]]
+
+
+# ---- a rate to start from ------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class SuggestedRate:
+    """A learning rate to start from.
+
+    rate: geometric mean of the rates chosen over tasks.  low, high: of those that come within a point of the best.
+    source: which stored runs say so.  differs: in what the configuration asked about differs from theirs.
+    """
+
+    rate: float
+    low: float
+    high: float
+    source: str
+    differs: tuple[str, ...] = ()
+
+
+def suggest_rate(method: Method, backbone: str = "", folder: Path | str | None = None) -> SuggestedRate:
+    """Return a learning rate to start from, from the stored grids of the tuned studies.
+
+    The configuration of the same method is taken whose rank, scale and matrices are nearest; nothing is extrapolated.
+
+    Args:
+        method: what is to be trained.  backbone: on which model; another than the stored one is said.
+        folder: of the studies; None takes the stored ones.
+
+    Raises:
+        ValueError: no tuned study has this method with a rate that was chosen.
+    """
+    found = []
+    for name, study in TASK_STUDIES.items():
+        if study.widen and path_of(name, folder).exists():
+            kept = load_across(name, folder)
+            own = [arm for arm in study.choosing(study.arms) if study.arms[arm].method.name == method.name]
+            found += [(_apart(method, study.arms[arm].method), name, arm, kept) for arm in own if kept.grid_of(arm)]
+    if not found:
+        raise ValueError(f"no tuned study has a rate chosen for {method.name}: start from 1e-3 for low-rank "
+                         "branches and 1e-4 for whole weights, and try a factor of 2 on both sides")
+    (_, differs), name, arm, kept = min(found, key=lambda one: one[0][0])
+    grids = kept.grid_of(arm)
+    ends = [kept.good_rates(arm, task) for task in grids]
+    if backbone and backbone != kept.about["backbone"]:
+        differs = (*differs, f"the model ({kept.about['backbone']} there)")
+    return SuggestedRate(
+        float(np.exp(np.mean(np.log(list(grids.values()))))), min(low for low, _ in ends),
+        max(high for _, high in ends),
+        f"{arm} of study {name!r}: {kept.about['backbone']} on {', '.join(grids)}, "
+        f"{kept.about['training']['steps']} steps of {kept.about['training']['batch_size']}; chosen "
+        f"{', '.join(f'{rate:g}' for rate in grids.values())}", differs)
+
+
+def _apart(one: Method, other: Method) -> tuple[float, tuple[str, ...]]:
+    """How far two configurations of a method are from each other, and in what they differ."""
+    ranks, scales = math.log2(one.r / other.r), math.log2((one.lora_alpha / one.r) / (other.lora_alpha / other.r))
+    own = {name: (getattr(one, name), getattr(other, name)) for name in vars(other)
+           if name not in ("r", "lora_alpha", "sites")}
+    rest = [name for name, (mine, theirs) in own.items() if mine != theirs]
+    sites = one.sites != other.sites
+    said = {f"rank ({other.r} there)": ranks, f"α/r ({other.lora_alpha / other.r:g} there)": scales,
+            f"matrices ({other.sites!r} there)": sites, **{f"{name} ({own[name][1]} there)": 1 for name in rest}}
+    distance = abs(ranks) + 2 * abs(scales) + sites + 0.1 * len(rest)
+    return distance, tuple(words for words, holds in said.items() if holds)
 
 
 # ---- studies by name -----------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ assert abs(simulated - wanted) < 0.08
 # | over tasks, each weighing the same | $\bar d_i = \frac1T \sum_t d_{ti}$ | `found.difference("COLA", "LoRA")` |
 # | tasks on which $a$ is ahead | $\sum_t [d_{ti} > 0] + \frac12 [d_{ti} = 0]$ | `found.ahead("COLA", "LoRA")` |
 # | the chosen rate | $\arg\max_\eta$ of the mean validation score | `found.rate("COLA", "rt")` |
-# | interval and verdict | notebook 11 | `verdicts.verdict(gaps, ">")` |
+# | interval and verdict | notebook 11 | `compare_methods(found, arm, other)` |
 # | the largest of $n$ normal numbers | $E_n = \int z\, n \varphi(z) \Phi(z)^{n-1} dz$ | `best_of.expected_best(n)` |
 #
 # A seed fixes the head's start, the branches' start and the order of the rows for *all* arms. That is why
@@ -336,7 +336,7 @@ style.show(
     "head could not.",
     "One row a task: dots of five seeds, and an interval beside a vertical line at zero.",
 )
-speaking = [task for task, one in above_head.items() if one.verdict == verdicts.HOLDS]
+speaking = [task for task, one in above_head.items() if one.verdict == verdicts.SUPPORTED]
 print(f"LoRA is ahead of the head on {len(speaking)} of {len(found.tasks)}: {speaking}")
 
 # %% [markdown]
@@ -370,7 +370,7 @@ style.show(
 # %%
 of_methods = [one for method in METHODS for one in cells[method].values()]
 count = sum(one.clear for one in of_methods)
-up = sum(one.verdict == verdicts.HOLDS for one in of_methods)
+up = sum(one.verdict == verdicts.SUPPORTED for one in of_methods)
 by_chance = binom.sf(count - 1, len(of_methods), 0.05)
 print(f"the four methods: {count} of {len(of_methods)} cells are separable, {up} upwards")
 print(f"that many or more, were all equal and independent: probability {by_chance:.3f}")

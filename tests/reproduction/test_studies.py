@@ -10,7 +10,7 @@ from tiny_models import data_folder, model_folder
 
 from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.runs import Run, Store
-from lowrank_teach.methods import COLA, LoRA
+from lowrank_teach.methods import COLA, LoRA, SaLoRA
 from lowrank_teach.models.backbones import load_backbone
 from lowrank_teach.reproduction import arms, rank_cuts, results, rewriting, studies, tagging, texts
 from lowrank_teach.reproduction.arms import STUDIES, Arm, Study
@@ -245,3 +245,24 @@ def test_stored_records_are_found_by_one_setting(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "__file__", str(tmp_path / "lowrank_teach" / "reproduction" / "results.py"))
     with pytest.raises(FileNotFoundError, match="clone the repository, and set LOWRANK_TEACH_RECORDS"):
         studies.load("chain")
+
+
+# ---- a rate to start from -----------------------------------------------------------------------------------
+
+def test_a_rate_is_suggested_from_the_nearest_grid(tmp_path):
+    """The nearest rank and scale of the same method; what differs is said, nothing is extrapolated."""
+    arms = {"LoRA": (2e-3, 4e-3), "LoRA, r = 16": (1e-3, 1e-3)}
+    records = [{"task": task, "arm": arm, "seed": 0, "lr": lr} for arm, rates in arms.items()
+               for task, lr in zip(("sst2", "rt"), rates, strict=True)]
+    grid = [{"task": task, "arm": arm, "seed": 100, "lr": lr, "steps": 150, "validation": {"accuracy": score}}
+            for arm in arms for task in ("sst2", "rt") for lr, score in ((1e-3, 0.70), (2e-3, 0.71), (4e-3, 0.6))]
+    about = {"backbone": "minilm-l3", "training": {"steps": 625, "batch_size": 16}, "grid": grid}
+    (tmp_path / "tuned_cola.json").write_text(json.dumps({**about, "records": records}), encoding="utf-8")
+    found = studies.suggest_rate(LoRA(), "minilm-l3", tmp_path)
+    assert (found.rate, found.low, found.high, found.differs) == (pytest.approx(8e-6**0.5), 1e-3, 2e-3, ())
+    assert found.source.startswith("LoRA of study 'tuned_cola': minilm-l3 on sst2, rt, 625 steps of 16; chosen 0.002")
+    other = studies.suggest_rate(LoRA(r=32, lora_alpha=64), "minilm-l6", tmp_path)
+    assert other.source.startswith("LoRA, r = 16 of study")
+    assert other.differs == ("rank (16 there)", "the model (minilm-l3 there)")
+    with pytest.raises(ValueError, match="no tuned study has a rate chosen for salora"):
+        studies.suggest_rate(SaLoRA(), folder=tmp_path)
