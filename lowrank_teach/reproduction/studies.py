@@ -212,16 +212,22 @@ class Runner:
 
 
 def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
-    """What is kept of a run of a plain study: numbers, and the series and values by site that the study names."""
+    """What is kept of a run of a plain study: numbers, and the series and values by site that the study names.
+
+    clipped: the share of steps whose gradient was longer than `max_grad_norm`, penalties included.
+    """
     known = set(run.history["name"]) if study.series or study.sites else set()
     series = {name: short_curve(smooth(run.series(name)) if name == "loss" else run.series(name))
               for name in study.series if name in known}
     sites = {name: {site: round(value, 6) for site, value in run.by_site(name).items()}
              for name in study.sites if name in known}
+    limit = run.config.get("training", {}).get("max_grad_norm")
+    norms = run.series("grad_norm")[1] if limit and "grad_norm" in known else []
+    clipped = {"clipped": round(statistics.fmean(norm > limit for norm in norms), 4)} if norms else {}
     return {"key": run.key, "identity": run.identity, "method": run.config["method"], "test": run.metrics["test"],
             "validation": run.metrics["validation"], "seconds": run.seconds, "memory": run.memory,
             "hits": run.hits.get("test"), "parameters": run.parameters, "flops": run.flops, "ranks": run.ranks,
-            "series": series, "sites": sites, "notes": run.notes,
+            "series": series, "sites": sites, "notes": run.notes, **clipped,
             "machine": {name: run.machine.get(name) for name in ("processor", "threads", "commit")}}
 
 
