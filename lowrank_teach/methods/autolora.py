@@ -145,7 +145,7 @@ class AutoLoRARule(Rule):
             batches[part], at, of, noise if part == "train" else None), weights, betas, eta, m.radius)
 
     def ranks(self) -> dict[str, int]:
-        """Site -> rank, from the selection weights as they are now."""
+        """Return site -> rank, from the selection weights as they are now."""
         raw = self.method.count == "raw"
         return {name: selection.rank(raw=raw) for name, selection in self.selections().items()}
 
@@ -153,7 +153,7 @@ class AutoLoRARule(Rule):
         return not self.method.retrain
 
     def finish(self) -> Method | None:
-        """LoRA at the ranks found, to be trained from the pretrained weights on all rows."""
+        """Return LoRA at the ranks found, to be trained from the pretrained weights on all examples."""
         m, ranks = self.method, self.ranks()
         if not m.retrain:
             return None
@@ -218,7 +218,7 @@ class AutoLoRARule(Rule):
 
 def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_loss: Callable[[Weights], Tensor],
                   weights: Weights, betas: list[nn.Parameter], eta: float, radius: float = 0.01) -> list[Tensor]:
-    """∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA, equations 5 to 8).
+    """Return ∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA, equations 5 to 8).
 
     Args:
         kind: one of KINDS.
@@ -237,7 +237,7 @@ def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_l
 def hypergradient_by_passes(kind: str, gradient: Callable[[str, Weights, Sequence[Tensor]], Sequence[Tensor]],
                             weights: Weights, betas: list[nn.Parameter], eta: float, radius: float
                             ) -> Sequence[Tensor]:
-    """`hypergradient` of every kind but "unrolled", which needs no graph through two losses.
+    """Return `hypergradient` of every kind but "unrolled": without a graph through two losses.
 
     gradient: of which loss ("train" or "held_out"), at which weights, by which tensors -> a gradient for each.
     """
@@ -262,12 +262,12 @@ def hypergradient_by_passes(kind: str, gradient: Callable[[str, Weights, Sequenc
 
 
 def virtual_step(weights: Weights, gradients: Sequence[Tensor], eta: float) -> Weights:
-    """W^ = W − η ∇_W L_train by name, as new tensors in the same graph; gradients in the order of the weights."""
+    """Return W^ = W − η ∇_W L_train by name, in the same graph; gradients are in the order of the weights."""
     return {name: w - eta * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
 def same_noise(loss: Callable[[Weights], Tensor]) -> Callable[[Weights], Tensor]:
-    """The loss with the same dropout masks at every call: else their difference drowns the finite one."""
+    """Return the loss with the same dropout masks at every call: else their difference drowns the finite one."""
     noise = Noise()
 
     def call(weights: Weights) -> Tensor:

@@ -55,16 +55,16 @@ class Asked:
         return made
 
     def changed(self: M, **values: Any) -> M:
-        """The same with other values, which are asked for from here on; what was left alone stays so."""
+        """Return the same with other values, which are asked for from here on; what was left alone stays so."""
         return self.rebuilt({**_values(self), **values}, self.given | values.keys())
 
     def filled(self: M, **values: Any) -> M:
-        """The same with other values that nobody asked for."""
+        """Return the same with other values that nobody asked for."""
         return self.rebuilt({**_values(self), **values}, self.given)
 
     @classmethod
     def rebuilt(cls: type[M], values: Mapping[str, Any], given: Iterable[str]) -> M:
-        """A configuration of these values, of which the ones named by `given` were asked for.
+        """Return a configuration of these values, of which the ones named by `given` were asked for.
 
         Raises:
             ValueError: no value has such a name, or one is out of range.
@@ -105,14 +105,14 @@ class Attachments:
     adapters: Adapters
 
     def attach(self, model: nn.Module, sites: list[Site]) -> list[str]:
-        """Put modules on the model, after the branches; names of their parameters, all of which train.
+        """Put modules on the model, after the branches; return the names of their parameters, all of which train.
 
         Nothing is refused here any more: what cannot be done is refused in `check`.
         """
         return []
 
     def detach(self, model: nn.Module) -> None:
-        """Take off what `attach` put on: the model's modules are what they were."""
+        """Remove what `attach` put on, so that the model's modules are what they were."""
 
     def merge(self) -> None:
         """Write what the attached modules have learned into W.
@@ -125,15 +125,15 @@ class Attachments:
         """Give W back what `merge` changed, exactly."""
 
     def site_ranks(self) -> dict[str, int]:
-        """Site -> directions that are in use."""
+        """Return site -> number of directions in use."""
         return {name: branch.r for name, branch in self.adapters.items()}
 
     def own_updates(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Site -> pretrained W (d, k), left (d, R), right (R, k): attached modules make W + left right of it."""
+        """Return site -> pretrained W (d, k), left (d, R), right (R, k): attached modules make it W + left right."""
         return {}
 
     def still_sites(self) -> list[Site]:
-        """Matrices inside a listed parameter that never move (k, where a fused layer trains for q and v only)."""
+        """Return matrices inside a listed parameter that never move (k, if a fused layer trains for q and v only)."""
         return []
 
 
@@ -252,7 +252,7 @@ def require_shares(config: Any, *names: str) -> None:
 
 
 def require_rank(site: Site, r: int) -> int:
-    """The rank; refuse one that a matrix cannot have, before anything of that size is made.
+    """Return the rank, or refuse one that a matrix cannot have, before anything of that size is made.
 
     Raises:
         ValueError: r is larger than min(d, k).
@@ -286,7 +286,7 @@ class Clock:
     per_epoch: int
 
     def resolve(self, when: int | float) -> int:
-        """A step count from an int (steps) or a float in [0, 1] (a share of all steps)."""
+        """Return a step count from an int (steps) or a float in [0, 1] (a share of all steps)."""
         return round(when * self.total) if isinstance(when, float) else when
 
 
@@ -324,19 +324,19 @@ class Loop(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The coarsest type that logits pass through: W's, or autocast's."""
+        """The least precise type that logits pass through: W's, or autocast's."""
         ...
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """In eval mode, without a graph."""
+        """Return the logits in eval mode, without a graph."""
         ...
 
     def loss(self, batch: dict[str, Tensor], parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """In training mode, with a graph; with these tensors in place of the parameters they name."""
+        """Return the loss in training mode, with a graph; with these tensors in place of the parameters they name."""
         ...
 
     def mean_loss(self, batches: list[dict[str, Tensor]], parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """The same over several micro-batches; refused where it is not finite."""
+        """Return the loss over several micro-batches; refuse one that is not finite."""
         ...
 
     def held_out(self) -> list[dict[str, Tensor]]: ...
@@ -402,28 +402,28 @@ class Method(Asked):
         require(0 <= self.lora_dropout < 1, f"lora_dropout = {self.lora_dropout} must lie in [0, 1)")
 
     def rule(self) -> Rule:
-        """The running rule, which holds the state."""
+        """Return a new rule, which holds the state while it runs."""
         raise TypeError(f"{type(self).__name__} names no rule: override rule()")
 
     def steps(self, total: int) -> int:
-        """How long this method trains when the run's configuration says `total` steps."""
+        """Return how many steps this method trains if the run's configuration says `total`."""
         return total
 
     def with_frozen_base(self) -> Method:
-        """The same method with all it learns kept beside W, where it has such a form: many then share one W."""
+        """Return the same method with all it learns kept beside W, if it has such a form: many then share one W."""
         return self
 
     def base_parameters(self, model: nn.Module) -> list[str]:
-        """Names of pretrained parameters that train too (none, but for full fine-tuning)."""
+        """Return the names of pretrained parameters that train too (none, but for full fine-tuning)."""
         return []
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the method's name under "method"."""
+        """Return plain values for JSON, with the method's name under "method"."""
         return {"method": self.name, **dataclasses.asdict(self)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Method:
-        """The configuration that `to_dict` wrote, with all of its values asked for.
+        """Return the configuration that `to_dict` wrote, with all of its values asked for.
 
         Raises:
             ValueError: a name is unknown, or a value out of range.
@@ -459,12 +459,12 @@ class Rule(Attachments):
         self.generator = torch.Generator()  # A's start, gate noise: apart from the model's own dropout
 
     def branch(self, site: Site) -> LowRank | None:
-        """What is put on one matrix; None leaves it as it is."""
+        """Return what is put on one matrix; None leaves it as it is."""
         m = self.method
         return self.low_rank(site, m.r, m.lora_alpha / m.r)
 
     def low_rank(self, site: Site, r: int, scaling: float, gate: nn.Module | None = None) -> LowRank:
-        """A branch of rank r for one site, with this method's dropout and start.
+        """Return a branch of rank r for one site, with this method's dropout and start.
 
         Raises:
             ValueError: r is larger than min(d, k).
@@ -481,7 +481,7 @@ class Rule(Attachments):
         """
 
     def start(self, clock: Clock, loop: Loop) -> None:
-        """Called once before the first step, also when a run is resumed: turn shares of the training into steps.
+        """Turn shares of the training into steps; called once before the first step, also when a run is resumed.
 
         Raises:
             ValueError: something in the configuration does not fit this length of training.
@@ -495,60 +495,60 @@ class Rule(Attachments):
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups; "lr" and "schedule": "constant" override the run's own."""
+        """Return the optimizer's groups; "lr" and "schedule": "constant" override the run's own."""
         return [{"params": [p for b in self.adapters.values() for p in (b.lora_A, b.lora_B)]}]
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the rule steps itself, outside the loop's optimizer."""
+        """Return the parameters that the rule steps itself, outside the loop's optimizer."""
         return []
 
     def stretch(self, step: int, total: int) -> tuple[int, int]:
-        """(steps done, steps in all) of the stretch that the learning-rate schedule runs over."""
+        """Return (steps done, steps in all) of the stretch that the learning-rate schedule runs over."""
         return step, total
 
     def link_clock(self, clock: Clock) -> Clock:
-        """The clock of the link in progress, counted from the link's own first step."""
+        """Return the clock of the link in progress, counted from the link's own first step."""
         return clock
 
     def close_link(self, clock: Clock) -> None:
-        """The link is about to be frozen: bring the branch to the form that stays."""
+        """Bring the branch to the form that stays, since the link is about to be frozen."""
 
     def open_link(self, clock: Clock) -> None:
-        """A new link was started, from what `branch` makes: start its own state anew."""
+        """Start the rule's state anew for a new link, made by `branch`."""
 
     def before_step(self, clock: Clock) -> None: ...
 
     def penalty(self) -> Tensor | None:
-        """Added to the task loss, once per optimizer step; None for nothing."""
+        """Return what is added to the task loss once an optimizer step; None for nothing."""
         return None
 
     def after_step(self, clock: Clock) -> None: ...
 
     def settled(self, clock: Clock) -> bool:
-        """Whether the model has the form that will be used; it is evaluated on the way only then."""
+        """Return whether the model has the form that will be used; it is evaluated on the way only then."""
         return True
 
     def finish(self) -> Method | None:
-        """Prune and fold after the last step; a method to train next from the pretrained weights, or None."""
+        """Prune and fold after the last step; return a method to train next from the pretrained weights, or None."""
         return None
 
     def log(self) -> dict[str, float | dict[str, float]]:
-        """What the figures need now: name -> value, or name -> {site: value}."""
+        """Return what the figures need of this step: name -> value, or name -> {site: value}."""
         return {}
 
     def notes(self) -> list[str]:
-        """Warnings that belong in the run's record."""
+        """Return warnings that belong in the run's record."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resume needs that is not a parameter of the model: tensors and plain values."""
+        """Return all that a resume needs and is no parameter of the model: tensors and plain values."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
 
     def invariants(self, clock: Clock) -> list[Invariant]:
-        """What must be true after the step in progress."""
+        """Return what must be true after the step in progress."""
         if clock.step != 1:
             return []
         still = [site for site, branch in self.adapters.items() if branch.r and not branch.lora_B.any()]
@@ -558,7 +558,7 @@ class Rule(Attachments):
 
 
 def unchanged(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> Invariant:
-    """That logits stayed the same through a change of form, up to the rounding of the type they pass through."""
+    """Return whether logits stayed the same through a change of form, up to the rounding of their type."""
     tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1.0))
     return Invariant(gap <= tolerance, f"{what} changed the logits by {gap:.1e} of their size, more than "

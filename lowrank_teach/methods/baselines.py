@@ -152,7 +152,7 @@ class _Bottlenecked(Method):
         return self.layer_norms
 
     def base_parameters(self, model: nn.Module) -> list[str]:
-        """The layer norms, where they train too."""
+        """Return the names of the layer norms, if they train too."""
         norms = [(path, module) for path, module in model.named_modules() if type(module).__name__.endswith("Norm")]
         return [f"{path}.{name}" for path, module in norms if self.layer_norms
                 for name, _ in module.named_parameters()]
@@ -259,12 +259,12 @@ class HoulsbyRule(Rule):
         return [site for site in sites if not site.name.startswith("cross.") or site.name in self.method.sites]
 
     def place(self, model: nn.Module, site: Site) -> tuple[str, int]:
-        """The module after which a site's adapter stands, and the width there."""
+        """Return the module after which a site's adapter stands, and the width there."""
         return site.path, site.d
 
     @staticmethod
     def add(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
-        """What the adapter makes of the module's output; the rest of a tuple stays."""
+        """Return the module's output with the adapter's share; the rest of a tuple stays."""
         if isinstance(output, tuple):
             return (output[0] + module.bottleneck(output[0]), *output[1:])
         return output + module.bottleneck(output)
@@ -301,7 +301,7 @@ class PfeifferRule(HoulsbyRule):
                            "\"3.down\"")
 
     def place(self, model: nn.Module, site: Site) -> tuple[str, int]:
-        """The norm or block of AFTER_FFN."""
+        """Return the norm or block of AFTER_FFN, and its width."""
         config: Any = model.config
         levels, inside = AFTER_FFN[config.model_type]
         if config.model_type == "opt" and not config.do_layer_norm_before:
@@ -311,7 +311,7 @@ class PfeifferRule(HoulsbyRule):
 
     @staticmethod
     def add(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:
-        """After a norm: the sum that it read and the adapter's share, normed again."""
+        """Return the sum that the norm read and the adapter's share, normed again."""
         if not isinstance(module, nn.LayerNorm):
             return HoulsbyRule.add(module, inputs, output)
         return type(module).forward(module, inputs[0] + module.bottleneck(output))  # type: ignore[operator]

@@ -68,7 +68,7 @@ class COLA(Method):
 
     @property
     def owns(self) -> frozenset[str]:  # type: ignore[override]
-        """Links always; the branch's form and the schedule where a switch says so."""
+        """Links always; the branch's form and the schedule if a switch says so."""
         claimed = {"schedule": self.restart_schedule, "form": bool(self.ranks)}
         return frozenset({"links", *(name for name, holds in claimed.items() if holds)})
 
@@ -83,7 +83,7 @@ class COLA(Method):
         return COLARule(self)
 
     def knot_steps(self, clock: Clock) -> list[int]:
-        """The steps after which a knot is tied.
+        """Return the steps after which a knot is tied.
 
         Raises:
             ValueError: a knot falls on or past the last step.
@@ -160,7 +160,7 @@ class COLARule(Rule):
 
     @torch.no_grad()
     def _extend(self, branch: LowRank, fresh: LowRank | None) -> None:
-        """A new link on one site: A drawn anew, B zero, moments and step counts zero."""
+        """Start a new link on one site: A drawn anew, B zero, moments and step counts zero."""
         assert fresh is not None  # a site that has a branch has one in every link
         optimizer = self.loop.optimizer
         fresh.to(branch.lora_B)
@@ -176,7 +176,7 @@ class COLARule(Rule):
         branch.lora_A, branch.lora_B = fresh.lora_A, fresh.lora_B
 
     def _renew_gate(self, branch: LowRank, fresh: LowRank) -> None:
-        """The new link's gate, where a partner gates the branch, in the place of the old one."""
+        """Put the new link's gate in the place of the old one, if a partner gates the branch."""
         if branch.gate_module is None or fresh.gate_module is None:
             return
         for old, new in zip(branch.gate_module.parameters(), fresh.gate_module.parameters(), strict=True):

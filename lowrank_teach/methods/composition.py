@@ -99,7 +99,7 @@ class ComposedRule(Rule):
             rule.again()
 
     def _start_link(self, done: int) -> int:
-        """Start those that live by link for the link that the step after `done` is in; its length."""
+        """Start those that live by link for the link that the step after `done` is in; return its length."""
         lap = self._lap_after(done)
         for rule in self.rules.values():
             if rule.by_link:
@@ -111,7 +111,7 @@ class ComposedRule(Rule):
         return lap.total
 
     def _lap_after(self, done: int) -> Clock:
-        """The clock of a link between two steps: steps of it that are done, and its length."""
+        """Return the clock of a link between two steps: steps of it that are done, and its length."""
         lap = self.link_clock(dataclasses.replace(self.clock, step=done + 1))
         return dataclasses.replace(lap, step=lap.step - 1)
 
@@ -284,7 +284,7 @@ class Composed(Method):
         return ComposedRule(self, self.first, self._following)
 
     def _following(self, handed: Method) -> Method:
-        """What a member hands over to, with those that have waited for it."""
+        """Return what a member hands over to, with those that have waited for it."""
         shared = {name: getattr(handed, name) for name in SHARED}
         return compose(handed, *(m.changed(**shared) for m in self.members if m not in self.first))
 
@@ -297,7 +297,7 @@ class Composed(Method):
 
 
 def compose(*methods: Method) -> Method:
-    """Several methods as one; a single one is itself, and a composition among them counts as its members.
+    """Return several methods as one; a single one is itself, and a composition counts as its members.
 
     Raises:
         ValueError: they contradict each other; the sentence names the members and says what to do.
@@ -313,7 +313,7 @@ METHODS.compose = compose
 
 
 def as_method(what: Method | str | Sequence[Method | str]) -> Method:
-    """A configuration from itself, from a name ("cola", or "cola+salora" for both), or from several of these.
+    """Return a configuration from itself, from a name ("cola", "cola+salora" for both), or from several of these.
 
     Raises:
         ValueError: a name is unknown, or the members contradict each other.
@@ -327,7 +327,7 @@ def as_method(what: Method | str | Sequence[Method | str]) -> Method:
 
 
 def named(name: str, **values: Any) -> Method:
-    """The method or composition of this name; each value goes to every member that has such a field.
+    """Return the method or composition of this name; each value goes to every member that has such a field.
 
     Raises:
         ValueError: a name is unknown, or no member has one of the values.
@@ -340,7 +340,7 @@ def named(name: str, **values: Any) -> Method:
 
 
 def kinds_of(name: str) -> list[type[Method]]:
-    """The classes that "cola+salora" names.
+    """Return the classes that a name such as "cola+salora" stands for.
 
     Raises:
         ValueError: a name is unknown.
@@ -353,7 +353,7 @@ def kinds_of(name: str) -> list[type[Method]]:
 
 
 def fields_of(name: str) -> list[str]:
-    """All values that the methods of a name take, each once."""
+    """Return the names of all values that the methods of a name take, each once."""
     return list(dict.fromkeys(f.name for kind in kinds_of(name) for f in dataclasses.fields(kind)))
 
 
@@ -377,7 +377,7 @@ def _refuse_contradictions(members: Sequence[Method]) -> None:
 
 
 def _agreed(members: Sequence[Method]) -> tuple[Method, ...]:
-    """The members with one value for each shared field."""
+    """Return the members with one value for each shared field."""
     maker = next((m for m in members if "form" in _owned(m)), members[0])
     agreed: dict[str, Any] = {}
     for name in SHARED:

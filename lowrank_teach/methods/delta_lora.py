@@ -97,7 +97,7 @@ class DeltaLoRARule(Rule):
             self._follow_product(branch, 0.0)
 
     def lam(self, clock: Clock) -> float:
-        """λ of the step in progress."""
+        """Return λ of the step in progress."""
         m = self.method
         if m.lam_end is None:
             return m.lam
@@ -131,7 +131,7 @@ class DeltaLoRARule(Rule):
         self.held = {}   # W holds nothing of the new link
 
     def _anchor(self, name: str, branch: LowRank) -> None:
-        """From here W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
+        """Start at W* − W = (1 + λ) s B A − λ s B_K A_K: what is there at step K never enters W."""
         if self.method.form == "in_place" and not branch.in_base:
             self.adapters.owner(name).write_in_base(name)  # what is fixed, if anything; else W's own bytes
         self._follow_product(branch, self.method.lam)
@@ -147,7 +147,7 @@ class DeltaLoRARule(Rule):
         branch.merged_share = merged_share
 
     def _stepwise(self) -> bool:
-        """Whether W is added to, step by step. Not in a short float: W is then cast from the closed form."""
+        """Return whether W is added to step by step; in a short float it is cast from the closed form instead."""
         wide = self.adapters.dtype in (torch.float32, torch.float64)
         return self.method.form == "in_place" and (wide or self.method.lam_end is not None)
 
@@ -167,7 +167,7 @@ class DeltaLoRARule(Rule):
             self.adapters.owner(name).write_in_base(name)
 
     def _add_step(self, name: str, branch: LowRank, lam: float) -> None:
-        """W += λ s (B' A' − B A), one product of rank r + r'."""
+        """Add λ s (B' A' − B A) to W, one product of rank r + r'."""
         owner = self.adapters.owner(name)
         left, right = step_factors(*self.before[name], *product(branch))
         scale = lam * branch.scaling
@@ -185,7 +185,7 @@ class DeltaLoRARule(Rule):
         return {"moved": dict(zip(self.adapters, moved.tolist(), strict=True))}   # one wait for a GPU
 
     def _moved(self, name: str, branch: LowRank) -> Tensor:
-        """How far W has moved, ‖W_t − W‖; lazily, how far it would have."""
+        """Return how far W has moved, ‖W_t − W‖; in the lazy form, how far it would have."""
         if self.method.form == "lazy":
             return product_norm(*branch.factors_in_base())
         owner = self.adapters.owner(name)
@@ -214,18 +214,18 @@ class DeltaLoRARule(Rule):
 
 
 def product(branch: LowRank) -> tuple[Tensor, Tensor]:
-    """B diag(g) (d, r) and A (r, k) as they are now, g without noise: W follows what is deployed."""
+    """Return B diag(g) (d, r) and A (r, k) as they are now, g without noise: W follows what is deployed."""
     B = branch.lora_B.detach()
     return B.clone() if branch.gate_module is None else B * branch.settled_gate(), branch.lora_A.detach().clone()
 
 
 def product_norm(left: Tensor, right: Tensor) -> Tensor:
-    """‖left right‖ for left (d, R) and right (R, k), from products of R columns: nothing d × k is formed."""
+    """Return ‖left right‖ for left (d, R), right (R, k), from products of R columns: nothing d × k is formed."""
     return ((left.t() @ left) * (right @ right.t())).sum().clamp_min(0).sqrt()
 
 
 def step_factors(B: Tensor, A: Tensor, new_B: Tensor, new_A: Tensor) -> tuple[Tensor, Tensor]:
-    """B' A' − B A as two factors: [ΔB, B] and [A'; ΔA] where the rank is the same, so that nothing large cancels.
+    """Return B' A' − B A as two factors: [ΔB, B] and [A'; ΔA] for equal ranks, so that nothing large cancels.
 
     Args: B (d, r), A (r, k), new_B (d, r'), new_A (r', k). Returns (d, r + r') and (r + r', k).
     """

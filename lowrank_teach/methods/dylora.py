@@ -59,7 +59,7 @@ class DyLoRA(Method):
         return DyLoRARule(self)
 
     def probabilities(self) -> Tensor:
-        """p(b) for b = r_min … r: (r − r_min + 1,), summing to one."""
+        """Return p(b) for b = r_min … r: (r − r_min + 1,), summing to one."""
         steps = torch.arange(self.r - self.r_min + 1, dtype=torch.float64, device="cpu")
         weights = (1 - self.p) ** steps if self.distribution == "geometric" else torch.ones_like(steps)
         return weights / weights.sum()
@@ -85,11 +85,11 @@ class Nested(Wide):
         self.register_buffer("like", like, persistent=False)
 
     def forward(self) -> Tensor:
-        """g (r,)."""
+        """Return g (r,)."""
         return self._first(torch.where(self.drawn > 0, self.drawn, self.rank) if self.training else self.rank)
 
     def settled(self) -> Tensor:
-        """g (r,) of what is deployed, whatever is drawn."""
+        """Return g (r,) of what is deployed, whatever is drawn."""
         return self._first(self.rank)
 
     def _first(self, b: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class DyLoRARule(Rule):
                        for factor, dim in self._factors()] if self.method.frozen else []
 
     def _only_b(self, gradient: Tensor, dim: int) -> Tensor:
-        """The gradient of direction b; zero for the others."""
+        """Return the gradient of direction b, and zero for the others."""
         kept = torch.zeros_like(gradient)
         kept.select(dim, self.b - 1).copy_(gradient.select(dim, self.b - 1))
         return kept
@@ -147,7 +147,7 @@ class DyLoRARule(Rule):
         self._kept = []
 
     def finish(self) -> None:
-        """Nothing is drawn any more: the branches run at rank r, or at what they were cut to."""
+        """Stop drawing: the branches run at rank r, or at what they were cut to."""
         for gate in self.gates().values():
             gate.drawn.zero_()
 

@@ -125,18 +125,18 @@ class SaLoRA(Method):
         return Stretch(self.tau, self.gamma, self.zeta)
 
     def shortest_window(self) -> int:
-        """Steps from the start's density to b if all gates moved alike, eta_c a step; hardly ever fewer will do."""
+        """Return the steps from the start's density to b if all gates moved alike, eta_c a step."""
         return math.ceil(self._way() / self.eta_c)
 
     def estimated_window(self) -> int:
-        """Steps that are likely to be enough: λ must first outgrow the task's gradient noise on the gates.
+        """Return the steps that are likely to be enough: λ must first outgrow the task's gradient noise on the gates.
 
         The budget pulls log θ with 2 λ (C − b) p (1 − p): the fewer gates are to stay open, the weaker the pull.
         """
         return math.ceil(self._way() / self.eta_c * (1 + PATIENCE / self.b))
 
     def _way(self) -> float:
-        """How far log θ must fall if all gates were alike."""
+        """Return how far log θ must fall if all gates were alike."""
         target = math.log(self.b / (1 - self.b)) if self.b < 1 else math.inf
         return max(0.0, self.stretch.shift - target)
 
@@ -220,19 +220,19 @@ class SaLoRARule(Rule):
             draw(list(gates), self.generator)
 
     def log_theta(self) -> tuple[Tensor, list[int]]:
-        """log θ of all directions, site after site (Σ r,), and how many each site has."""
+        """Return log θ of all directions, site after site (Σ r,), and how many each site has."""
         gates = self.gates().values()
         return torch.cat([gate.log_theta for gate in gates]), [len(gate.log_theta) for gate in gates]
 
     def density(self) -> Tensor:
-        """C: expected share of directions kept, weighted by their size d + k."""
+        """Return C, the expected share of directions kept, weighted by their size d + k."""
         log_theta, counts = self.log_theta()
         sizes = [size for size, r in zip(self.sizes.values(), counts, strict=True) for _ in range(r)]
         kept = self.method.stretch.open_probability(log_theta) * log_theta.new_tensor(sizes)
         return kept.sum() / self.all_directions
 
     def orthogonality(self) -> tuple[Tensor, Tensor]:
-        """‖A Aᵀ − I‖² and ‖Bᵀ B − I‖², each over all sites (mean or sum), as one batched product a shape."""
+        """Return ‖A Aᵀ − I‖² and ‖Bᵀ B − I‖², each over all sites (sum or mean), as one batched product a shape."""
         reduce = torch.Tensor.mean if self.method.orthogonality == "mean" else torch.Tensor.sum
         branches = list(self.adapters.values())
         return (reduce(_off_identity([b.lora_A for b in branches])),
@@ -257,7 +257,7 @@ class SaLoRARule(Rule):
 
     @torch.no_grad()
     def _ascend(self) -> None:
-        """λ ← max(0, λ + η_c ∂/∂λ): projected gradient ascent, ∂/∂λ = (C − b)²."""
+        """Step λ ← max(0, λ + η_c ∂/∂λ): projected gradient ascent, ∂/∂λ = (C − b)²."""
         self.lam.grad = ((self.density() - self.method.b) ** 2).to(self.lam)
         self.ascent.step()
         self.lam.clamp_(min=0.0, max=self.method.lambda_max)
@@ -284,7 +284,7 @@ class SaLoRARule(Rule):
         self._note_what_is_kept(clock)
 
     def _kept(self) -> dict[str, Tensor]:
-        """Site -> indices of the directions that stay."""
+        """Return site -> indices of the directions that stay."""
         m, gates = self.method, self.gates()
         if m.prune == "threshold":
             return {name: gate.settled().nonzero().flatten() for name, gate in gates.items()}
@@ -300,7 +300,7 @@ class SaLoRARule(Rule):
 
     @torch.no_grad()
     def _fold(self, branch: LowRank) -> None:
-        """B ← B diag(g), and the moments that belong to it: its gradient is that of the old B divided by g."""
+        """Set B ← B diag(g) and the moments that belong to it: its gradient is that of the old B divided by g."""
         gate: HardConcrete = branch.gate_module  # type: ignore[assignment]
         g = (gate.settled() if self.method.prune == "threshold" else
              gate.stretch.mean(gate.log_theta)).to(branch.lora_B)                         # (r,)
@@ -308,7 +308,7 @@ class SaLoRARule(Rule):
         rescale_moments(self.loop.optimizer, branch.lora_B, g)
 
     def _note_what_is_kept(self, clock: Clock) -> None:
-        """A warning where that is far from b: in expectation, or (by a quarter and a direction) after pruning."""
+        """Warn if that is far from b: in expectation, or (by a quarter and a direction) after pruning."""
         m, density, share = self.method, self.closed_at or 0.0, self._share(self.site_ranks())
         kept, allowed = f"pruning kept {share:.3f} of the directions", max(self.sizes.values()) / self.all_directions
         if abs(density - m.b) > 0.02 and m.lambda_max != 0:
@@ -324,11 +324,11 @@ class SaLoRARule(Rule):
                                  f"{clock.total - clock.step} steps after it no branch trains; raise b")
 
     def _share(self, kept: Mapping[str, float]) -> float:
-        """Of all directions, each weighted by its size d + k."""
+        """Return the share of all directions, each weighted by its size d + k."""
         return sum(n * self.sizes[name] for name, n in kept.items()) / self.all_directions
 
     def _anything_trains(self) -> bool:
-        """Whether there is something to train: directions that are left, the head, a part of W."""
+        """Return whether there is something to train: directions that are left, the head, a part of W."""
         adapters = self.adapters
         return any(self.site_ranks().values()) or bool(adapters.head_parameters() or adapters.base_parameters())
 
@@ -354,7 +354,7 @@ class SaLoRARule(Rule):
 
     @torch.no_grad()
     def open_link(self, clock: Clock) -> None:
-        """λ starts from zero again: it is the price of one link's budget, and says nothing of fresh gates."""
+        """Start λ from zero again: it is the price of one link's budget, and says nothing of fresh gates."""
         self.start(clock, self.loop)
         self._price_from_zero()
 
@@ -424,7 +424,7 @@ class SaLoRARule(Rule):
 
 
 def _off_identity(factors: list[Tensor]) -> Tensor:
-    """‖M Mᵀ − I‖² of each (r, n) factor: one batched product for each shape. (sites,)"""
+    """Return ‖M Mᵀ − I‖² (sites,) of each (r, n) factor, as one batched product a shape."""
     by_shape: dict[tuple[int, ...], list[Tensor]] = {}
     for M in factors:
         by_shape.setdefault(tuple(M.shape), []).append(M)
