@@ -26,12 +26,12 @@ from ..lowrank import numel
 
 
 def _exact(x: Tensor) -> Tensor:
-    """float64 on the CPU: these are small, and 1 - cosine near 1e-9 would drown in float32."""
+    """Return it in float64 on the CPU: these are small, and 1 - cosine near 1e-9 would drown in float32."""
     return x.detach().to("cpu").double()
 
 
 def factor_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD of left @ right without forming it: QR of both factors, then the SVD of an R x R core.
+    """Return the thin SVD of left @ right without forming it: QR of both factors, then the SVD of an R x R core.
 
     Args: left (d, R); right (R, k). Returns U (d, n), s (n,) descending, Vh (n, k), all float64.
     Raises ValueError when the two do not multiply.
@@ -46,7 +46,7 @@ def factor_svd(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def singular_values(left: Tensor, right: Tensor) -> Tensor:
-    """Singular values of left @ right, (min(R, d, k),), descending; none for R = 0. As `factor_svd`."""
+    """Return the singular values of left @ right, (min(R, d, k),), descending; none for R = 0. As `factor_svd`."""
     return factor_svd(left, right)[1]
 
 
@@ -57,7 +57,7 @@ def energy(s: Tensor) -> Tensor:
 
 
 def energy_rank(s: Tensor, share: float = 0.9) -> int:
-    """Smallest rank that can hold `share` of ‖ΔW‖_F² (Eckart & Young 1936); 0 for an all-zero spectrum.
+    """Return the smallest rank that can hold `share` of ‖ΔW‖_F² (Eckart & Young 1936); 0 for an all-zero spectrum.
 
     Args: s (n,) descending; share in (0, 1]. Raises ValueError for another share.
     """
@@ -69,19 +69,19 @@ def energy_rank(s: Tensor, share: float = 0.9) -> int:
 
 
 def effective_rank(s: Tensor) -> float:
-    """exp(entropy of s / Σs), s (n,): n for n equal values, 1 for one, 0 for none (Roy & Vetterli 2007)."""
+    """Return exp(entropy of s / Σs), s (n,): n for n equal values, 1 for one, 0 for none (Roy & Vetterli 2007)."""
     s = _exact(s)
     return float(torch.special.entr(s / s.sum()).sum().exp()) if s.any() else 0.0
 
 
 def stable_rank(s: Tensor) -> float:
-    """‖ΔW‖_F² / ‖ΔW‖_2² of a spectrum s (n,), at most the rank (Rudelson & Vershynin 2007); 0 for none."""
+    """Return ‖ΔW‖_F² / ‖ΔW‖_2² of a spectrum s (n,), at most the rank (Rudelson & Vershynin 2007); 0 for none."""
     s = _exact(s)
     return float((s / s.max()).square().sum()) if s.any() else 0.0
 
 
 def numerical_rank(s: Tensor, tol: float = 1e-6) -> int:
-    """How many singular values s (n,) exceed `tol` times the largest; 1e-6 suits factors held in float32."""
+    """Return how many singular values s (n,) exceed `tol` times the largest; 1e-6 suits factors held in float32."""
     s = _exact(s)
     return int((s > tol * s.max()).sum()) if s.any() else 0
 
@@ -93,13 +93,13 @@ def _cosine(dot: Tensor, square_a: Tensor, square_b: Tensor) -> float:
 
 
 def cosine(before: Tensor, after: Tensor) -> float:
-    """Cosine of two (d, k) matrices read as vectors (Delta-LoRA, Fig. 3). ValueError for a zero one."""
+    """Return the cosine of two (d, k) matrices read as vectors (Delta-LoRA, Fig. 3). ValueError for a zero one."""
     a, b = _exact(before), _exact(after)
     return _cosine((a * b).sum(), a.square().sum(), b.square().sum())
 
 
 def cosine_update(W: Tensor, left: Tensor, right: Tensor) -> float:
-    """cosine(W, W + left @ right) without the (d, k) product.
+    """Return cosine(W, W + left @ right) without the (d, k) product.
 
     Args: W (d, k); left (d, R); right (R, k). Raises ValueError if W or W + ΔW is all zero.
     """
@@ -111,7 +111,7 @@ def cosine_update(W: Tensor, left: Tensor, right: Tensor) -> float:
 
 
 def top_subspace(W: Tensor, rank: int, side: str = "left") -> Tensor:
-    """Orthonormal basis of W's top-`rank` singular subspace: "left" (d, rank), "right" (k, rank).
+    """Return an orthonormal basis of W's top-`rank` singular subspace: "left" (d, rank), "right" (k, rank).
 
     Args: W (d, k). Raises ValueError for another side, or a rank outside 1 .. min(d, k). Dense SVD: keep it.
     """
@@ -125,7 +125,7 @@ def top_subspace(W: Tensor, rank: int, side: str = "left") -> Tensor:
 
 def principal_angles(left: Tensor, right: Tensor, W: Tensor | None, rank: int, side: str = "left", *,
                      basis: Tensor | None = None) -> Tensor:
-    """Angles (rank,) in radians, ascending, between top-`rank` subspaces of ΔW and W (Björck & Golub 1973).
+    """Return angles (rank,) in radians, ascending, between top-`rank` subspaces of ΔW and W (Björck & Golub 1973).
 
     Args: left (d, R); right (R, k); W (d, k), or None with `basis` = top_subspace(W, rank, side); side:
     "left" compares column spaces, "right" row spaces.
@@ -154,7 +154,7 @@ def gate_sparsity(gates: Mapping[str, Tensor]) -> float:
 
 
 def density(open_probabilities: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]) -> Tensor:
-    """C = Σ p_ij (d_i + k_i) / Σ r_i (d_i + k_i), the share of adapter weights expected open (SaLoRA, C).
+    """Return C = Σ p_ij (d_i + k_i) / Σ r_i (d_i + k_i), the share of adapter weights expected open (SaLoRA, C).
 
     Args: site -> probability that each gate is open (r,); site -> (d, k). Returns a 0-dim tensor that keeps
     the graph of p, so it can stand in a loss. ValueError for no site, KeyError for a site without a size.
@@ -170,7 +170,7 @@ ADAPTER_NAMES = frozenset({"lora_A", "lora_B", "log_theta", "beta", "lora_E", "b
 
 
 def parameter_counts(model: nn.Module, still: int = 0) -> dict[str, int]:
-    """Numbers of parameters: total = trainable + frozen, trainable = adapter + head; shared ones once.
+    """Return numbers of parameters: total = trainable + frozen, trainable = adapter + head; shared ones once.
 
     "adapter": a part of the name is in ADAPTER_NAMES; "head": all else that trains (W too, where it does).
     still: how many entries of those that train (W's) never move, and so count as frozen.
@@ -208,7 +208,7 @@ class Flops:
 
 def matrix_flops(d: int, k: int, r: int, tokens: int, *, input_gradient: bool = True,
                  train_adapter: bool = True, train_weight: bool = False) -> Flops:
-    """One training step through W (d, k) with a rank-r adapter (r = 0: none) for T = `tokens` rows.
+    """Return the FLOPs of a training step through W (d, k) with a rank-r adapter (r = 0: none) for T = `tokens`.
 
     Counted from y = W x + B z, z = A x. `input_gradient`: something below needs dX; `train_weight`: full
     fine-tuning's dW. Unlike 6 x tokens x parameters, this does not charge frozen matrices for a dW.
@@ -221,14 +221,14 @@ def matrix_flops(d: int, k: int, r: int, tokens: int, *, input_gradient: bool = 
 
 
 def _input_of(site: str) -> str:
-    """A name for what a matrix reads: q, k, v of a layer read one input, and so do gate and up."""
+    """Return a name for what a matrix reads: q, k, v of a layer read one input, and so do gate and up."""
     layer, dot, matrix = site.rpartition(".")
     return layer + dot + {"k": "q", "v": "q", "up": "gate"}.get(matrix, matrix)
 
 
 def model_flops(linear_shapes: Mapping[str, tuple[int, int]], ranks: Mapping[str, int], tokens: int,
                 sequence_length: int | None = None, *, train_weight: bool = False) -> Flops:
-    """One training step through a stack of matrices; below the lowest trained one nothing goes backward.
+    """Return the FLOPs of a step through a stack of matrices; below the lowest trained one nothing goes backward.
 
     Args: site -> (d, k) of every matrix in forward order; site -> r (missing = not adapted); T tokens in
     the batch; L, to count the attention products of each layer with "….q", "….k", "….v" (dense, L tokens;
@@ -254,7 +254,7 @@ def model_flops(linear_shapes: Mapping[str, tuple[int, int]], ranks: Mapping[str
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Peak bytes: on the GPU since the last reset, resident in RAM since the process began; or None."""
+    """Return the peak bytes: on the GPU since the last reset, resident in RAM since the process began; or None."""
     cuda = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
     return {"cuda_peak_bytes": cuda, "rss_peak_bytes": _resident_peak()}
 
@@ -297,26 +297,26 @@ class Directions(NamedTuple):
     Vh: Tensor
 
     def keep(self, which: slice | Sequence[int]) -> Directions:
-        """Only these of them: slice(8) keeps the first eight, slice(8, None) leaves them out."""
+        """Keep only these of them: slice(8) keeps the first eight, slice(8, None) leaves them out."""
         return Directions(self.U[:, which], self.s[which], self.Vh[which])
 
     def matrix(self) -> Tensor:
-        """Their sum Σ σ_j u_j v_jᵀ, (d, k)."""
+        """Return their sum Σ σ_j u_j v_jᵀ, (d, k)."""
         return (self.U * self.s) @ self.Vh
 
 
 def directions(delta: Tensor) -> Directions:
-    """The singular value decomposition of a dense matrix delta (d, k), all n = min(d, k) directions."""
+    """Return the singular value decomposition of a dense matrix delta (d, k), all n = min(d, k) directions."""
     return Directions(*torch.linalg.svd(delta.detach().cpu().double(), full_matrices=False))
 
 
 def truncate(delta: Tensor, i: int) -> Tensor:
-    """delta (d, k) cut to its first i directions: no matrix of rank i is nearer to it (Eckart & Young 1936)."""
+    """Cut delta (d, k) to its first i directions: no matrix of rank i is nearer to it (Eckart & Young 1936)."""
     return directions(delta).keep(slice(i)).matrix().to(delta)
 
 
 def random_twin(delta: Tensor, seed: int = 0) -> Tensor:
-    """A matrix (d, k) of independent Gaussian numbers with delta's shape and norm: a change without structure."""
+    """Draw a Gaussian matrix (d, k) with delta's shape and norm: a change without structure."""
     noise = torch.randn(delta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return noise * (delta.detach().cpu().double().norm() / noise.norm())
 
@@ -368,7 +368,7 @@ def in_turns(steps: Mapping[str, Callable[[], object]], repeats: int = 5) -> dic
 
 def training_step(model: nn.Module, batch: dict[str, Tensor], parameters: Sequence[Tensor] | None = None, *,
                   lr: float = 1e-4, after: Callable[[int], object] | None = None) -> Callable[[], None]:
-    """A function that takes one step of AdamW on a batch with "labels"; it changes the model.
+    """Return a function that takes one step of AdamW on a batch with "labels"; it changes the model.
 
     Args: parameters: None takes all that train; after: called with the step's number, before gradients are cleared.
     """

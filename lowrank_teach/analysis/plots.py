@@ -26,7 +26,7 @@ Curves = Mapping[str, tuple[Numbers, Numbers]]
 
 def rank_heatmaps(ranks: Mapping[str, Mapping[str, float]], *, max_rank: float, title: str | None = None,
                   label: str = "Rank") -> Figure:
-    """Ranks by matrix and layer, one panel a name, one scale for all (SaLoRA Fig. 7, AutoLoRA Fig. 3).
+    """Draw ranks by matrix and layer, one panel a name, one scale for all (SaLoRA Fig. 7, AutoLoRA Fig. 3).
 
     Args: name -> site -> rank (a mean over seeds may be a fraction); max_rank: top of the colour scale.
     A site without a value is hatched: not adapted is not rank 0. ValueError for a rank above.
@@ -61,14 +61,14 @@ def _rank_table(ax: Axes, table: np.ndarray, rows: Sequence[str], layers: Sequen
 
 def rank_heatmap(ranks: Mapping[str, float], *, max_rank: float, title: str | None = None,
                  label: str = "Rank") -> Figure:
-    """One panel of `rank_heatmaps`; ranks: site -> rank."""
+    """Draw one panel of `rank_heatmaps`; ranks: site -> rank."""
     return rank_heatmaps({"": ranks}, max_rank=max_rank, title=title, label=label)
 
 
 def density_and_lambda(steps: Numbers, density: Numbers, lam: Numbers, orth_A: Numbers, orth_B: Numbers, *,
                        target: float, window: tuple[float, float], penalty: Numbers | None = None,
                        title: str | None = None) -> Figure:
-    """How SaLoRA's gates close (its Fig. 6): expected density C, λ, both orthogonality penalties, λ(C − b)².
+    """Draw how SaLoRA's gates close (its Fig. 6): expected density C, λ, both orthogonality penalties, λ(C − b)².
 
     Args: steps and four histories (S,); target b; window (T_start, T_end) in steps; penalty (S,) or computed.
     """
@@ -91,7 +91,7 @@ def density_and_lambda(steps: Numbers, density: Numbers, lam: Numbers, orth_A: N
 
 def gates_closing(steps: Numbers, kept: Mapping[str, Numbers], density: Numbers, lam: Numbers, *, r: int,
                   target: float, window: tuple[float, float]) -> style.Animation:
-    """SaLoRA's training as an animation: density and λ as they come, and how many gates of each matrix are open.
+    """Return SaLoRA's training as an animation: density and λ, and how many gates of each matrix are open.
 
     Args: steps, density, lam: (S,); kept: site -> (S,) gates above 0 without noise; r: starting rank; target: b;
     window: steps between which gates train.
@@ -130,7 +130,7 @@ def gates_closing(steps: Numbers, kept: Mapping[str, Numbers], density: Numbers,
 
 def cosine_by_layer(values: Mapping[str, Mapping[str, float]], *, one_minus: bool = False,
                     title: str | None = None) -> Figure:
-    """Cosine of W before and after training by layer, a panel a matrix (Delta-LoRA Fig. 3).
+    """Draw the cosine of W before and after training by layer, a panel a matrix (Delta-LoRA Fig. 3).
 
     Args: method -> site -> cosine; one_minus: 1 − cosine on a log axis instead, the honest view of small
     changes (what did not move has no place there: the legend says so of a method).
@@ -157,7 +157,7 @@ def cosine_by_layer(values: Mapping[str, Mapping[str, float]], *, one_minus: boo
 def chain_length(series: Mapping[str, Mapping[int, Numbers]], *, ylabel: str, title: str | None = None,
                  xlabel: str = "Chain length (number of LoRA links)", band: str = "std",
                  half: Mapping[str, Mapping[int, float]] | None = None) -> Figure:
-    """A score against chain length, or against the second link's rank with that xlabel (COLA Figs. 2 and 3).
+    """Draw a score against chain length, or against the second link's rank with that xlabel (COLA Figs. 2 and 3).
 
     Args: task or method -> length -> one value a seed; band: "std" (one standard deviation) or "range", drawn
     where there are three seeds or more; every seed is a dot; half: name -> length -> half an error bar, such as
@@ -185,7 +185,7 @@ def _range(run: Numbers) -> tuple[float, float]:
 
 def spectra(values: Mapping[str, Numbers], *, energy: Mapping[str, Numbers] | None = None,
             title: str | None = None) -> Figure:
-    """Singular values in order, on a log axis, and beside them the share of energy that the first i hold.
+    """Draw singular values in order, on a log axis, and beside them the share of energy that the first i hold.
 
     Args: name -> s (n,), descending (zeros have no place on a log axis); energy: name -> `measure.energy(s)`.
     """
@@ -207,7 +207,7 @@ def spectra(values: Mapping[str, Numbers], *, energy: Mapping[str, Numbers] | No
 def learning_curves(curves: Curves, *, knots: Numbers = (), reference: Curves | None = None,
                     xlabel: str = "Optimizer step", ylabel: str = "Training loss",
                     title: str | None = None) -> Figure:
-    """Curves over training, a dashed line at each knot, and the stored reference runs thin and grey behind.
+    """Draw curves over training, a dashed line at each knot, and the stored reference runs thin and grey behind.
 
     Args: name -> (steps, values), each (S,); knots in steps; reference: as curves.
     """
@@ -226,7 +226,7 @@ def learning_curves(curves: Curves, *, knots: Numbers = (), reference: Curves | 
 
 def alpha_over_time(steps: Numbers, alphas: Mapping[str, np.ndarray], threshold: float, *,
                     title: str | None = None) -> Figure:
-    """AutoLoRA's selection variables during the search, a panel a site; those kept at the end solid.
+    """Draw AutoLoRA's selection variables during the search, a panel a site; those kept at the end solid.
 
     Args: steps (S,); site -> α (S, k); threshold: a column is kept if its last α is at least this, 1/k.
     """
@@ -243,7 +243,7 @@ def alpha_over_time(steps: Numbers, alphas: Mapping[str, np.ndarray], threshold:
 
 
 def gate_bars(gates: Mapping[str, Numbers], *, title: str | None = None) -> Figure:
-    """SaLoRA's deterministic gates g_j by direction, a panel a site; a cross marks one that is exactly zero.
+    """Draw SaLoRA's deterministic gates g_j by direction, a panel a site; a cross marks one that is exactly zero.
 
     Args: site -> g (r,), each in [0, 1].
     """
@@ -263,7 +263,7 @@ def gate_bars(gates: Mapping[str, Numbers], *, title: str | None = None) -> Figu
 
 def pareto(points: Mapping[str, tuple[float, float, float]], *, xlabel: str, ylabel: str, log_x: bool = False,
            title: str | None = None) -> Figure:
-    """Cost against score; the grey line joins those that no other beats in both (less cost, higher score).
+    """Draw cost against score; the grey line joins those that no other beats in both (less cost, higher score).
 
     Args: name -> (x, y, half-length of the error bar in y, 0 for none); xlabel, ylabel with units.
     """

@@ -16,7 +16,7 @@ from scipy.stats import nct, norm, t
 # ---- do lists of ranks agree -------------------------------------------------------------------------------
 # Do several lists of ranks agree on which matrix needs much? Correlations, and what chance gives. Used by 06.
 def mean_correlation(lists: pd.DataFrame) -> float:
-    """Mean of Pearson's correlations between all pairs of columns; pairs with a constant list are left out.
+    """Return the mean of Pearson's correlations between all pairs of columns that are not constant.
 
     nan where no pair is left.
     """
@@ -25,7 +25,7 @@ def mean_correlation(lists: pd.DataFrame) -> float:
 
 
 def by_chance(lists: pd.DataFrame, draws: int = 300, seed: int = 0) -> tuple[float, float]:
-    """The 95 % range of `mean_correlation` if each list's ranks were dealt to the matrices at random."""
+    """Return the 95 % range of `mean_correlation` if each list's ranks were dealt to the matrices at random."""
     draw = np.random.default_rng(seed)
     dealt = [mean_correlation(lists.apply(lambda column: draw.permutation(column))) for _ in range(draws)]
     low, high = pd.Series(dealt).quantile([0.025, 0.975])
@@ -40,7 +40,7 @@ LEVEL = 0.95
 
 def paired_bootstrap(differences: Sequence[float], level: float = LEVEL, *, seed: int = 0, resamples: int = 4000,
                      stretch: bool = True) -> tuple[float, float]:
-    """Interval for the mean of differences that are paired by seed: the percentile bootstrap, stretched.
+    """Return an interval for the mean of differences that are paired by seed: the percentile bootstrap, stretched.
 
     Differences are drawn anew with replacement; the interval spans the middle `level` of the means. With n pairs that
     is too narrow: it divides by n where n − 1 is due, and takes the normal's width where Student's t is due. So both
@@ -71,19 +71,19 @@ def paired_bootstrap(differences: Sequence[float], level: float = LEVEL, *, seed
 
 
 def draws_of(n: int, resamples: int = 500, seed: int = 0, out_of: int | None = None) -> np.ndarray:
-    """Row numbers (R, n), drawn with replacement: the same for all that is resampled, so that it stays paired."""
+    """Draw row numbers (R, n) with replacement: the same for all that is resampled, so that it stays paired."""
     return np.random.default_rng(seed).integers(out_of or n, size=(resamples, n))
 
 
 def middle(values: Sequence[float] | np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The interval that the middle `level` of what resamples gave spans."""
+    """Return the interval that the middle `level` of what resamples gave spans."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def percentile_interval(differences: Sequence[float] | np.ndarray, draws: np.ndarray, level: float = LEVEL
                         ) -> tuple[float, float]:
-    """The middle `level` of the means of resampled differences.
+    """Return the middle `level` of the means of resampled differences.
 
     Args: differences (n,); draws (R, n), which of them each of R resamples takes.
     """
@@ -91,7 +91,7 @@ def percentile_interval(differences: Sequence[float] | np.ndarray, draws: np.nda
 
 
 def t_interval(differences: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Student's interval for the mean of n paired differences: exact if they are normal. As `paired_bootstrap`."""
+    """Return Student's interval for the mean of n paired differences, which is exact if they are normal."""
     d = np.asarray(differences, dtype=float)
     if len(d) < 2:
         raise ValueError("an interval needs two differences or more")
@@ -110,16 +110,16 @@ class PairedMean(NamedTuple):
     df: float
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Student's interval for the true mean."""
+        """Return Student's interval for the true mean."""
         half = self.error * float(t.ppf((1 + level) / 2, self.df))
         return self.mean - half, self.mean + half
 
     def p_value(self) -> float:
-        """Two-sided: that a mean this far from zero comes about without a difference."""
+        """Return the two-sided p-value: that a mean this far from zero comes about without a difference."""
         return float(2 * t.sf(abs(self.mean) / self.error, self.df)) if self.error else float(self.mean == 0)
 
     def p_unequal(self, margin: float) -> float:
-        """Two one-sided tests (TOST, Schuirmann 1987): that a true difference of `margin` or more looks like this.
+        """Return the p-value of equality within ± margin, by two one-sided tests (TOST, Schuirmann 1987).
 
         Below 0.05 exactly where the 90 % interval lies inside ± margin.
         """
@@ -127,7 +127,7 @@ class PairedMean(NamedTuple):
                 else float(abs(self.mean) >= margin))
 
     def detectable(self, chance: float = 0.8, level: float = LEVEL) -> float:
-        """The smallest true difference that an interval as wide as this one excludes zero for, with this chance."""
+        """Return the smallest true difference for which such an interval excludes zero, with this chance."""
         return self.error * float(t.ppf((1 + level) / 2, self.df) + t.ppf(chance, self.df))
 
 
@@ -167,7 +167,7 @@ def paired_mean(differences: Sequence[Sequence[float]] | np.ndarray) -> PairedMe
 
 
 def power(effect: float, sd: float, seeds: int, level: float = LEVEL) -> float:
-    """Chance that an interval over this many seeds excludes zero, for a true mean difference of `effect`.
+    """Return the chance that an interval over this many seeds excludes zero, for a true mean difference of `effect`.
 
     Args:
         effect: true mean difference.  sd: standard deviation of the paired differences, above 0.  seeds: 2 or more.
@@ -180,7 +180,7 @@ def power(effect: float, sd: float, seeds: int, level: float = LEVEL) -> float:
 
 
 def seeds_needed(effect: float, sd: float, chance: float = 0.8, most: int = 1000) -> int | None:
-    """Fewest seeds with which a true difference of `effect` is seen with this chance; None beyond `most`."""
+    """Return the fewest seeds that show a true difference of `effect` with this chance; None beyond `most`."""
     return next((n for n in range(2, most + 1) if power(effect, sd, n) >= chance), None)
 
 
@@ -188,7 +188,7 @@ Curve = tuple[Sequence[float], Sequence[float]]   # steps, losses
 
 
 def smooth(curve: Curve, width: int = 10) -> Curve:
-    """Means over `width` steps (fewer where there are few); the steps are those in the middle."""
+    """Return the means over `width` steps (fewer where there are few); the steps are those in the middle."""
     steps, values = curve
     width = max(1, min(width, len(values) // 4))
     whole = len(values) // width * width

@@ -63,7 +63,7 @@ METHOD_STYLE: dict[str, tuple[str, str, Any, str]] = {
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """name -> label, color, linestyle, marker for `plot`: a method's own, or the next pair not in use."""
+    """Return name -> label, color, linestyle, marker for `plot`: a method's own, or the next pair not in use."""
     names = list(names)
     taken = [METHOD_STYLE[name][1:3] for name in names if name in METHOD_STYLE]
     # no yellow: a thin yellow line cannot be read on white
@@ -81,7 +81,7 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def panels(count: int, columns: int, height: float, title: str | None, width: float = WIDTH,
            sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A Figure with `count` axes in rows of `columns`; height of a row and width of the figure in inches."""
+    """Return a Figure with `count` axes in rows of `columns`; height of a row and width of the figure in inches."""
     rows = math.ceil(count / columns)
     with themed():
         fig = Figure(figsize=(width, rows * height + 0.5), dpi=DPI, layout="constrained")
@@ -100,7 +100,7 @@ def themed() -> AbstractContextManager[None]:
 
 @functools.cache
 def _theme() -> Any:
-    """Sizes, ticks and a light grid as rcParams: seaborn's, for a page that is 990 pixels wide."""
+    """Return sizes, ticks and a light grid as rcParams: seaborn's, for a page that is 990 pixels wide."""
     import seaborn
 
     return {**seaborn.plotting_context("paper", font_scale=1.05),
@@ -117,7 +117,7 @@ def dress(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 
 
 def legend(fig: Figure, extra: Sequence[Artist] = ()) -> None:
-    """One legend under all panels, each label once; outside, so that it hides nothing."""
+    """Draw one legend under all panels, each label once; outside, so that it hides nothing."""
     handles: dict[str, Any] = {}
     for ax in fig.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -131,7 +131,7 @@ def legend(fig: Figure, extra: Sequence[Artist] = ()) -> None:
 
 
 def text_color(rgb: Sequence[float]) -> str:
-    """Black or white, whichever contrasts more with a cell of this colour (WCAG 2.1, relative luminance)."""
+    """Return black or white, whichever contrasts more with a cell of this colour (WCAG 2.1, relative luminance)."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return "black" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "white"
@@ -199,7 +199,7 @@ def seed_curve(ax: Axes, values: Mapping[Any, Values], look: Mapping[str, Any], 
 
 
 def spread(runs: Values) -> tuple[float, float]:
-    """One standard deviation to either side of the mean; two seeds have no spread worth a band."""
+    """Return the mean ± one standard deviation; two seeds have no spread worth a band."""
     mean, deviation = np.mean(runs), np.std(runs, ddof=1) if len(runs) > 2 else np.nan
     return float(mean - deviation), float(mean + deviation)
 
@@ -208,14 +208,14 @@ MATRICES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of rows
 
 
 def site_label(site: str) -> str:
-    """"3.q" -> layer 3 W_q, "q" -> W_q, as the papers write it; other names stay."""
+    """Return "3.q" -> layer 3 W_q, "q" -> W_q, as the papers write it; other names stay."""
     layer, _, matrix = site.rpartition(".")
     name = rf"$W_\mathrm{{{matrix}}}$" if matrix in MATRICES else matrix
     return f"layer {layer} {name}" if layer else name
 
 
 def site_grid(maps: Iterable[Mapping[str, float]]) -> tuple[list[str], list[str]]:
-    """Rows and columns for sites like "3.q", "enc.3.q": matrices in order, every layer from 0 to the last."""
+    """Return rows and columns for sites like "3.q", "enc.3.q": matrices in order, every layer from 0 to the last."""
     matrices, stacks = dict[str, None](), dict[str, int]()
     for site in (site for one in maps for site in one):
         layer, _, matrix = site.rpartition(".")
@@ -229,13 +229,13 @@ def site_grid(maps: Iterable[Mapping[str, float]]) -> tuple[list[str], list[str]
 
 
 def site_table(values: Mapping[str, float], rows: Sequence[str], layers: Sequence[str]) -> np.ndarray:
-    """site -> value as (matrices, layers), NaN where there is no such site."""
+    """Return site -> value as (matrices, layers), NaN where there is no such site."""
     return np.array([[values.get(f"{layer}.{m}".lstrip("."), np.nan) for layer in layers] for m in rows],
                     dtype=float)
 
 
 def layer_ticks(ax: Axes, layers: Sequence[str], start: float = 0.0) -> None:
-    """The layers along x, the first at `start`; names like "enc.3" stand upright, of many only some."""
+    """Put the layers along x, the first at `start`; names like "enc.3" stand upright, of many only some."""
     upright = any("." in layer for layer in layers)
     every = 1 if upright else -(-len(layers) // 16)
     ax.set_xticks(start + np.arange(0, len(layers), every), layers[::every], rotation=90 * upright,
@@ -243,7 +243,7 @@ def layer_ticks(ax: Axes, layers: Sequence[str], start: float = 0.0) -> None:
 
 
 def index_axis(ax: Axes, longest: int) -> None:
-    """Whole numbers along x, on a log axis where hundreds of values would push the first eight together."""
+    """Put whole numbers along x, on a log axis where hundreds of values would push the first eight together."""
     if longest > 64:
         ax.set_xscale("log")
         ax.set_xlabel(f"{ax.get_xlabel()} (log)")
@@ -298,7 +298,7 @@ def save_animation(animation: Animation, path: str | Path, *, fps: int = 8, hold
 
 
 def png_bytes(fig: Figure) -> bytes:
-    """The figure as a PNG file of few colours, a third of the size: a notebook with ten of them stays small.
+    """Return the figure as a PNG file of few colours, a third of the size: a notebook with ten of them stays small.
 
     256 where it shows a colour map; 128 where lines, bars and letters are all there is; 96 for strips, of which a
     page has many.
@@ -314,7 +314,7 @@ def png_bytes(fig: Figure) -> bytes:
 
 
 def image_bundle(png: bytes, width: int, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Data and metadata of a notebook output: a plain image, with its alt text twice (as alt, and as text)."""
+    """Return data and metadata of a notebook output: a plain image, with its alt text twice (as alt, and as text)."""
     return ({"image/png": base64.b64encode(png).decode(), "text/plain": alt},
             {"image/png": {"alt": alt, "width": width}})
 
@@ -341,7 +341,7 @@ def show(fig: Figure, caption: str, alt: str) -> None:
 
 
 def empty_panels(fig: Figure) -> list[int]:
-    """Numbers, from 1, of the panels in which nothing can be seen: no artist, or none with a finite number."""
+    """Return the numbers, from 1, of the panels that show nothing: no artist, or none with a finite number."""
     panels = [ax for ax in fig.axes if ax.get_visible()]
     if not panels and not fig.images:
         return [1]
@@ -349,7 +349,7 @@ def empty_panels(fig: Figure) -> list[int]:
 
 
 def _seen(artist: Artist, ax: Axes) -> bool:
-    """Whether an artist of a panel shows data: its frame, titles and lines across the whole panel do not."""
+    """Return whether an artist of a panel shows data: its frame, titles and lines across the whole panel do not."""
     across = Artist.get_transform(artist) is not ax.transData and isinstance(artist, Line2D | Patch)
     if across or isinstance(artist, Spine) or not artist.get_visible():
         return False
@@ -366,7 +366,7 @@ def _seen(artist: Artist, ax: Axes) -> bool:
 
 
 def caption_bundle(caption: str) -> dict[str, str]:
-    """A caption as a notebook output: Markdown in italics, and plain text. Nothing in it is markup of its own."""
+    """Return a caption as a notebook output, in italics and as plain text; nothing in it is markup of its own."""
     plain = " ".join(caption.split()).replace("*", "∗").replace("&", "&amp;").replace("<", "&lt;")
     plain = re.sub(r"[\\`\[\]$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", plain)   # W_q is no emphasis
     return {"text/markdown": f"*{plain}*", "text/plain": caption}

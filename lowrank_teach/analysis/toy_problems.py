@@ -48,19 +48,19 @@ class Completion:
     unit: float = 1.0
 
     def residual(self, W: np.ndarray) -> np.ndarray:
-        """W / unit − Y where seen, zero elsewhere, (d, k)."""
+        """Return W / unit − Y where seen, zero elsewhere, (d, k)."""
         return (W / self.unit - self.target) * self.seen
 
     def loss(self, W: np.ndarray) -> float:
-        """f(W) of W (d, k)."""
+        """Return f(W) of W (d, k)."""
         return float((self.residual(W) ** 2).sum() / 2)
 
     def gradient(self, W: np.ndarray) -> np.ndarray:
-        """∇f(W), (d, k)."""
+        """Return ∇f(W), (d, k)."""
         return self.residual(W) / self.unit
 
     def errors(self, W: np.ndarray) -> tuple[float, float]:
-        """Root mean square error of W (d, k) on the seen entries, and on the hidden ones."""
+        """Return the root mean square error of W (d, k) on the seen entries, and on the hidden ones."""
         squares = (W / self.unit - self.target) ** 2
         return float(np.sqrt(squares[self.seen].mean())), float(np.sqrt(squares[~self.seen].mean()))
 
@@ -87,7 +87,7 @@ class Completion:
 
 def completion(d: int = 24, k: int = 30, rank: int = 6, share: float = 0.6, noise: float = 0.05,
                seed: int = 0, unit: float = 1.0) -> Completion:
-    """A random problem: Y (d, k) of this rank, singular values falling by a third each, plus noise.
+    """Return a random problem: Y (d, k) of this rank, singular values falling by a third each, plus noise.
 
     Args: share: of the entries that are seen; noise: standard deviation on every entry. ‖Y‖_* is K's radius.
     """
@@ -100,7 +100,7 @@ def completion(d: int = 24, k: int = 30, rank: int = 6, share: float = 0.6, nois
 
 
 def linear_minimiser(G: np.ndarray, radius: float) -> np.ndarray:
-    """V = argmin of ⟨G, V⟩ over ‖V‖_* ≤ radius: −radius u vᵀ, with G's top singular pair (Jaggi 2013, 4.3).
+    """Return V = argmin of ⟨G, V⟩ over ‖V‖_* ≤ radius: −radius u vᵀ, with G's top singular pair (Jaggi 2013, 4.3).
 
     Args: G (d, k), a gradient. Returns V (d, k), of rank one.
     """
@@ -109,17 +109,17 @@ def linear_minimiser(G: np.ndarray, radius: float) -> np.ndarray:
 
 
 def duality_gap(G: np.ndarray, W: np.ndarray, V: np.ndarray) -> float:
-    """g = ⟨G, W − V⟩ with V the minimiser: at least f(W) − min f for a convex f, and zero only at the minimum."""
+    """Return g = ⟨G, W − V⟩, V the minimiser: at least f(W) − min f for a convex f, zero only at the minimum."""
     return float((G * (W - V)).sum())
 
 
 def decreasing_step(t: int) -> float:
-    """η_t = 2 / (t + 2) for t = 0, 1, …: the usual step, which needs to know nothing of the problem."""
+    """Return η_t = 2 / (t + 2) for t = 0, 1, …: the usual step, which needs to know nothing of the problem."""
     return 2 / (t + 2)
 
 
 def constant_step(problem: Completion, T: int) -> float:
-    """η = √M / (D √(β T)): the step of COLA's analysis.
+    """Return η = √M / (D √(β T)): the step of COLA's analysis.
 
     Raises:
         ValueError: T is so small that η would be above 1, and W would leave K.
@@ -134,7 +134,7 @@ BOUNDS = {"of the proof": 2.0, "with its ½": 1.5}   # × D √(M β / T)
 
 
 def gap_bound(problem: Completion, T: int, which: str = "of the proof") -> float:
-    """A bound on the mean duality gap of T constant steps with exact V; an inexact V adds its mean ε.
+    """Return a bound on the mean duality gap of T constant steps with exact V; an inexact V adds its mean ε.
 
     Summing f(W_t+1) ≤ f(W_t) − η g_t + β η² D² / 2 gives mean g ≤ M / (η T) + β η D² / 2, with COLA's η
     3/2 · D √(M β / T): "with its ½". The printed proof drops the ½ and so has 2 D √(M β / T): "of the proof".
@@ -160,7 +160,7 @@ class Descent:
 
 
 def frank_wolfe(problem: Completion, T: int, step: str = "decreasing", share: float = 1.0, seed: int = 0) -> Descent:
-    """T steps from W = 0; the gap is always that of the exact gradient.
+    """Take T steps from W = 0; the gap is always that of the exact gradient.
 
     Args:
         step: "decreasing" or "constant".
@@ -200,7 +200,7 @@ class Chain:
 
 
 def fit_chain(problem: Completion, links: int, r: int, sweeps: int = 24, ridge: float = 1.0, seed: int = 0) -> Chain:
-    """COLA's three verbs on the toy: tune a link to what is left, tie it, extend by a new one with B = 0.
+    """Run COLA's three verbs on the toy: tune a link to what is left, tie it, extend by a new one with B = 0.
 
     A sweep solves for B with A fixed, then for A with B fixed (least squares on the seen entries, plus
     ridge · ‖·‖²: alternating least squares), so there is no step size. All chains have the same number of
@@ -228,7 +228,7 @@ def fit_chain(problem: Completion, links: int, r: int, sweeps: int = 24, ridge: 
 
 
 def _solve(A: np.ndarray, rest: np.ndarray, seen: np.ndarray, ridge: float) -> np.ndarray:
-    """B (d, r) that fits B A to rest (d, k) on the seen entries (d, k), for A (r, k)."""
+    """Return B (d, r) that fits B A to rest (d, k) on the seen entries (d, k), for A (r, k)."""
     gram = (seen[:, None, :] * A) @ A.T + ridge * np.eye(len(A))              # (d, r, r)
     return np.linalg.solve(gram, (rest @ A.T)[..., None])[..., 0]
 
@@ -257,7 +257,7 @@ class Beam:
 
 
 def search(width: int, tree: Tree = TREE) -> list[list[Beam]]:
-    """The beams kept after each word, the likeliest first; width 1 is greedy.
+    """Return the beams kept after each word, the likeliest first; width 1 is greedy.
 
     Raises:
         ValueError: width below 1.
@@ -274,7 +274,7 @@ def search(width: int, tree: Tree = TREE) -> list[list[Beam]]:
 
 
 def best(width: int, tree: Tree = TREE) -> Beam:
-    """What is written at this width."""
+    """Return what is written at this width."""
     return search(width, tree)[-1][0]
 
 
@@ -292,7 +292,7 @@ REACH, CELLS = 8.0, 4000   # of the integral: from −8 to 8 standard deviations
 
 
 def expected_best(n: int) -> float:
-    """Mean of the largest of n standard normal numbers: ∫ z · n φ(z) Φ(z)^(n − 1) dz.
+    """Return the mean of the largest of n standard normal numbers: ∫ z · n φ(z) Φ(z)^(n − 1) dz.
 
     Raises:
         ValueError: n is below 1.
@@ -304,12 +304,12 @@ def expected_best(n: int) -> float:
 
 
 def draw(repetitions: int, rates: int, seeds: int, seed: int = 0) -> np.ndarray:
-    """Standard normal numbers (3, R, n, m): of the run, of its validation rows, of its test rows."""
+    """Draw standard normal numbers (3, R, n, m): of the run, of its validation rows, of its test rows."""
     return np.random.default_rng(seed).standard_normal((3, repetitions, rates, seeds))
 
 
 def scores(drawn: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
-    """Validation and test score of each rate, (R, n) each: the mean over its seeds.
+    """Return the validation and test score of each rate, (R, n) each: the mean over its seeds.
 
     Args: drawn (3, R, n, m), as `draw` gives them; shared: the share of the variance that both splits see, 0 to 1.
     """
@@ -319,12 +319,12 @@ def scores(drawn: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reported(by: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The test score that is reported (R,): of the rate that is best by `by` (R, n), which may be `test` itself."""
+    """Return the test score (R,) that is reported: of the rate that is best by `by` (R, n), maybe `test` itself."""
     return np.take_along_axis(test, by.argmax(1, keepdims=True), 1)[:, 0]
 
 
 def ways(validation: np.ndarray, test: np.ndarray, fresh: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Way of choosing -> what is reported (R,).
+    """Return way of choosing -> what is reported (R,).
 
     Args: scores of the rates (R, n); fresh: of other seeds at the chosen rate (R,); here every rate has the same.
     """
@@ -332,7 +332,7 @@ def ways(validation: np.ndarray, test: np.ndarray, fresh: np.ndarray) -> Mapping
 
 
 def expected(rates: int, seeds: int, shared: float) -> dict[str, float]:
-    """Way of choosing -> how much it adds on average to what a method without a grid reports."""
+    """Return way of choosing -> how much it adds on average to what a method without a grid reports."""
     gain = expected_best(rates) / math.sqrt(seeds)
     return dict(zip(WAYS, (gain, shared * gain, 0.0), strict=True))
 
@@ -358,39 +358,39 @@ class Bilevel:
     held_out: tuple[float, float] = (1.0, 0.5)
 
     def alpha(self, beta: Tensor) -> Tensor:
-        """Selection weights (*, 2) of β (*), the softmax of (β, 0)."""
+        """Return the selection weights (*, 2) of β (*), the softmax of (β, 0)."""
         return torch.softmax(torch.stack([beta, torch.zeros_like(beta)], -1), -1)
 
     def loss(self, part: str, w: Tensor, beta: Tensor) -> Tensor:
-        """½ ‖w α(β) − y‖² (*) for the rows `part`, "train" or "held_out"."""
+        """Return ½ ‖w α(β) − y‖² (*) for the rows `part`, "train" or "held_out"."""
         y = torch.tensor({"train": self.train, "held_out": self.held_out}[part], dtype=w.dtype)
         return 0.5 * (w.unsqueeze(-1) * self.alpha(beta) - y).square().sum(-1)
 
     def inner_solution(self, beta: np.ndarray) -> np.ndarray:
-        """The w that the training rows ask for at β, of β's shape: y·α / α·α."""
+        """Return the w that the training rows ask for at β, of β's shape: y·α / α·α."""
         alpha = self.alpha(torch.as_tensor(beta, dtype=torch.float64)).numpy()
         return alpha @ np.asarray(self.train) / (alpha ** 2).sum(-1)
 
     def surface(self, part: str, w: np.ndarray, beta: np.ndarray) -> np.ndarray:
-        """The loss over the grid of w (n,) and β (m,), as (n, m)."""
+        """Return the loss over the grid of w (n,) and β (m,), as (n, m)."""
         grid = torch.meshgrid(torch.as_tensor(w), torch.as_tensor(beta), indexing="ij")
         return self.loss(part, *grid).numpy()
 
     def best(self, low: float = -4.0, high: float = 6.0) -> tuple[float, float]:
-        """(β, w) with the lowest held-out loss among the inner solutions: what the two levels together ask for."""
+        """Return the inner solution (β, w) with the lowest held-out loss, which is what both levels ask for."""
         beta = np.linspace(low, high, 10001)
         w = self.inner_solution(beta)
         i = int(self.loss("held_out", torch.as_tensor(w), torch.as_tensor(beta)).argmin())
         return float(beta[i]), float(w[i])
 
     def gradients(self, part: str, w: float, beta: float) -> tuple[float, float]:
-        """(∂L/∂w, ∂L/∂β) at one point."""
+        """Return (∂L/∂w, ∂L/∂β) at one point."""
         at = [_leaf(w), _leaf(beta)]
         slope_w, slope_beta = torch.autograd.grad(self.loss(part, *at), at)
         return slope_w.item(), slope_beta.item()
 
     def hypergradient(self, kind: str, w: float, beta: float, eta: float, radius: float = 0.01) -> float:
-        """The library's hypergradient of one kind (`methods.autolora.HYPERGRADIENTS`) at one point."""
+        """Return the library's hypergradient of one kind (`methods.autolora.HYPERGRADIENTS`) at one point."""
         outer = _leaf(beta)
         found = hypergradient(kind, lambda weights: self.loss("train", weights["w"], outer),
                               lambda weights: self.loss("held_out", weights["w"], outer),
@@ -399,7 +399,7 @@ class Bilevel:
 
     def path(self, kind: str, w: float, beta: float, *, eta: float = 0.3, eta_beta: float = 0.5,
              steps: int = 150) -> tuple[np.ndarray, np.ndarray]:
-        """β (S + 1,) and w (S + 1,) of the alternation: a step of β by its hypergradient, then a step of w."""
+        """Return β (S + 1,) and w (S + 1,) of the alternation: a step of β by its hypergradient, then a step of w."""
         points = [(beta, w)]
         for _ in range(steps):
             beta -= eta_beta * self.hypergradient(kind, w, beta, eta)
@@ -421,7 +421,7 @@ def _leaf(value: float) -> nn.Parameter:
 # shows what Adam's momentum does to the density and what its memory does to λ, in a second. Taught in 04.
 def gates_alone(method: SaLoRA, noise: float, *, sites: int = 12, steps: int = 150,
                 seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Density C and multiplier λ after each step, (steps,) each, of gates that the budget alone moves.
+    """Return the density C and multiplier λ after each step, (steps,) each, of gates that the budget alone moves.
 
     Args: method: its rates and betas count, its β and its window do not; noise: standard deviation of the
     gradient that stands for the task; sites: matrices, all of one size, with method.r gates each.
@@ -471,7 +471,7 @@ class LeastSquares:
     W: np.ndarray
 
     def loss(self, W: np.ndarray) -> float:
-        """½ · mean ‖W x − y‖² of a matrix (d, k)."""
+        """Return ½ · mean ‖W x − y‖² of a matrix (d, k)."""
         return 0.5 * float(np.square(self.X @ W.T - self.Y).sum(1).mean())
 
 
@@ -489,22 +489,22 @@ class Trajectory:
     s: float
 
     def product(self, t: int = -1) -> np.ndarray:
-        """s B A (d, k) after t steps."""
+        """Return s B A (d, k) after t steps."""
         return self.s * self.B[t] @ self.A[t]
 
     def total(self, t: int = -1) -> np.ndarray:
-        """W* − W₀ (d, k): all that was learned in t steps, in W and beside it."""
+        """Return W* − W₀ (d, k): all that was learned in t steps, in W and beside it."""
         return self.W[t] - self.W[0] + self.product(t)
 
     def cosines(self) -> np.ndarray:
-        """(T+1,) cosine of W* and W₀ after every step, matrices read as vectors (Delta-LoRA, Fig. 3)."""
+        """Return (T+1,) cosine of W* and W₀ after every step, matrices read as vectors (Delta-LoRA, Fig. 3)."""
         start, deployed = self.W[0], self.W + self.s * self.B @ self.A                  # (T+1, d, k)
         sizes = np.sqrt(np.square(deployed).sum((1, 2)) * np.square(start).sum())
         return (deployed * start).sum((1, 2)) / sizes
 
 
 def problem(d: int = 12, k: int = 10, n: int = 60, *, seed: int = 0) -> LeastSquares:
-    """White x; y = (W + M) x for a change M of full rank, whose singular values fall by a quarter each."""
+    """Return white x and y = (W + M) x for a change M of full rank, whose singular values fall by a quarter each."""
     g = np.random.default_rng(seed)
     u, _, vt = np.linalg.svd(g.standard_normal((d, k)), full_matrices=False)
     M = (u * (2.0 * 0.75 ** np.arange(len(vt)))) @ vt                                   # (d, k)
@@ -514,7 +514,7 @@ def problem(d: int = 12, k: int = 10, n: int = 60, *, seed: int = 0) -> LeastSqu
 
 def solve(on: LeastSquares, *, r: int = 2, alpha: float = 4.0, lam: float = 0.0, K: int = 0, steps: int = 120,
           lr: float = 0.01, decay: float = 0.01, eps: float = 1e-8, seed: int = 0) -> Trajectory:
-    """LoRA, or Delta-LoRA for λ > 0, from A uniform ±1/√k and B = 0.
+    """Train by LoRA, or Delta-LoRA for λ > 0, from A uniform ±1/√k and B = 0.
 
     Args:
         K: the first K steps leave W alone.  decay: AdamW's, on A and B.  eps: Adam's ε.  seed: of A.
@@ -546,7 +546,7 @@ def solve(on: LeastSquares, *, r: int = 2, alpha: float = 4.0, lam: float = 0.0,
 
 def _adamw(theta: np.ndarray, gradient: np.ndarray, first: np.ndarray, second: np.ndarray, t: int, lr: float,
            decay: float, eps: float) -> None:
-    """One step on theta, in place; first and second are Adam's moments."""
+    """Take one step on theta, in place; first and second are Adam's moments."""
     first += (1 - BETA1) * (gradient - first)
     second += (1 - BETA2) * (gradient * gradient - second)
     step = first / (1 - BETA1 ** t) / (np.sqrt(second / (1 - BETA2 ** t)) + eps)

@@ -36,7 +36,7 @@ def compare(task: str = "rt", backbone: str = "minilm-l6", profile: str | None =
 
 
 def table(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """One row a run: headline metric on the test rows, parameters that trained, ranks left, seconds, memory.
+    """Return one row a run: headline metric on the test rows, parameters that trained, ranks left, seconds, memory.
 
     "ms a step" is the mean over the steps of the last stage; a search before it has its own column.
     """
@@ -55,7 +55,7 @@ def table(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The table as the page of measurements shows it: names spelled out, no timings of searches."""
+    """Return the table as the page of measurements shows it: names spelled out, no timings of searches."""
     metric = frame.columns[0]
     lines = [f"| method | test {metric} | parameters trained | rank of a matrix | ms a step |",
              "|---|---|---|---|---|"]

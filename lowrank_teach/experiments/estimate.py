@@ -14,7 +14,7 @@ from .runs import Store
 
 
 def varied(configs: Sequence[RunConfig]) -> list[str]:
-    """Of each run the values in which runs of its method differ, such as "r=4, lr=0.001"."""
+    """Return, for each run, the values in which runs of its method differ, such as "r=4, lr=0.001"."""
     plain = [_plain(config) for config in configs]
     found: dict[str, dict[str, set[str]]] = {}
     for config, values in zip(configs, plain, strict=True):
@@ -25,14 +25,14 @@ def varied(configs: Sequence[RunConfig]) -> list[str]:
 
 
 def labels(configs: Sequence[RunConfig]) -> list[str]:
-    """Of each run method, task, seed, and what sets it apart, such as "lora, rt, seed 0, lr=0.001"."""
+    """Return, for each run, method, task, seed, and what sets it apart, such as "lora, rt, seed 0, lr=0.001"."""
     several = len({config.backbone for config in configs}) > 1
     return [", ".join([config.label, *([config.backbone] if several else []), *([values] if values else [])])
             for config, values in zip(configs, varied(configs), strict=True)]
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
-    """All values of the method, those of a composition's members too, and of the training."""
+    """Return all values of the method, those of a composition's members too, and of the training."""
     method = dict(config.described["method"])
     members = method.pop("members", [])
     return {name: one for values in (*members, method, config.described["training"]) for name, one in values.items()}
@@ -55,7 +55,7 @@ class Estimate:
         return self.runs - self.stored
 
     def words(self, processes: int) -> str:
-        """Sentences for a reader, for so many processes."""
+        """Return sentences for a reader, for so many processes."""
         known = self.missing - len(self.unknown)
         found = [f"{self.runs} runs, {self.stored} of them stored, {self.missing} to train"]
         if known:
@@ -70,14 +70,14 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a reader would take: 40 s, 12 min, 3.5 h."""
+    """Return a time in the unit that a reader would take: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def estimate(configs: Sequence[RunConfig], store: Store | None = None) -> Estimate:
-    """Runs, stored ones, and the time of the others by stored runs on the same backbone, batch and row length.
+    """Return how many runs, how many are stored, and the time of the others by stored runs that are like them.
 
     Of the nearest (the same method and task, the same method, any) the median seconds a step, and the median seconds
     beside the steps (loading, evaluating).
@@ -106,7 +106,7 @@ def _timings(store: Store) -> Timings:
 
 
 def _seconds(config: dict[str, Any], known: Timings) -> float | None:
-    """Of a run of this configuration; None where nothing like it is stored."""
+    """Return the seconds of a run of this configuration; None if nothing like it is stored."""
     for like in _likenesses(config):
         if like in known:
             each, beside = (median(values) for values in zip(*known[like], strict=True))
@@ -115,7 +115,7 @@ def _seconds(config: dict[str, Any], known: Timings) -> float | None:
 
 
 def _likenesses(config: dict[str, Any]) -> list[tuple]:
-    """What two runs must share to take like long, from near to far."""
+    """Return what two runs must share to take like long, from near to far."""
     training = config["training"]
     far = (config["backbone"], *(training[name] for name in ("batch_size", "max_length", "epochs")))
     near = (*far, config["method"]["method"])

@@ -55,7 +55,7 @@ KEPT = 64                           # singular values
 
 
 def site_measures(adapters: Adapters) -> list[Measured]:
-    """Of every matrix that could change: cosine to its start; norm, ranks and spectrum of its change."""
+    """Measure every matrix that could change: cosine to its start; norm, ranks and spectrum of its change."""
     out: list[Measured] = []
     for name, branch in adapters.items():
         pretrained = adapters.owner(name).pretrained_of(name).float()
@@ -76,7 +76,7 @@ def site_measures(adapters: Adapters) -> list[Measured]:
 
 
 def trained_weights(adapters: Adapters) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(site, W before, W after), both (d, k) in float32, of the matrices of a known architecture that train whole."""
+    """Yield (site, W before, W after), (d, k) in float32, of matrices of a known architecture that train whole."""
     if not adapters.base_names or getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
         return
     still = adapters.rule.still_sites()
@@ -157,7 +157,7 @@ def _to_the_end(job: Job) -> Run:
 
 
 def _kept(store: Store, key: str) -> str:
-    """What an interrupt outside of the steps leaves, in a sentence."""
+    """Return what an interrupt outside of the steps leaves, in a sentence."""
     some = any(store.folder.glob(f"{key}.*checkpoint.safetensors"))
     return (f"stopped; {'the steps are kept up to the last checkpoint' if some else 'no step was kept yet'}: run the "
             f"same line again to {'go on from there' if some else 'begin anew'}")
@@ -188,7 +188,7 @@ def write_network(path: Path, adapters: Adapters) -> None:
 
 
 def read_network(path: Path) -> tuple[Method, dict[str, Tensor], dict[str, Any]] | None:
-    """The method that was on the network, and its state; None, and a warning, where the file is damaged."""
+    """Return the method that was on the network, and its state; None, and a warning, if the file is damaged."""
     if not path.exists():
         return None
     try:
@@ -244,7 +244,7 @@ class Job:
         return machine() if self.team.size == 1 else {**machine(), "processes": self.team.size}
 
     def stages(self) -> Generator[Trainer, Outcome, Run]:
-        """Yields a trainer for each stage that the method has, is sent its outcome, and returns the record."""
+        """Yield a trainer for each stage that the method has, take its outcome, and return the record."""
         started = time.perf_counter()
         require_config(self.config.backbone)  # before minutes of reading rows
         data = self.materials.data(self.config.task, self.config.train, self.config.seed)
@@ -289,7 +289,7 @@ class Job:
                    trained=network if self.keep_model else None)
 
     def restored(self) -> Trained | None:
-        """The network of a stored run; None where none was kept."""
+        """Return the network of a stored run; None where none was kept."""
         if (kept := read_network(self.store.network(self.key))) is None:
             return None
         method, tensors, values = kept
@@ -300,7 +300,7 @@ class Job:
         return network
 
     def _network(self, data: TaskData, method: Method) -> Trained:
-        """The backbone with a method on it as training begins, and the rows for it."""
+        """Return the backbone with a method on it as training begins, and the rows for it."""
         c, seed = self.config.train, self.config.seed
         model, tokenizer = self.materials.model(self.config.backbone, data, seed, c)
         self._refuse_changed()
@@ -317,7 +317,7 @@ class Job:
                                  "once nothing writes there any more")
 
     def _examples(self, rows: Rows) -> list[dict[str, Any]]:
-        """What is trained on: all rows, or those of at most `longest` tokens."""
+        """Return what is trained on: all rows, or those of at most `longest` tokens."""
         if (longest := self.config.longest) is None:
             return rows.train
         short = [row for row in rows.train if len(row["input_ids"]) <= longest]
@@ -365,7 +365,7 @@ class Rows:
         return self.splits["train"]
 
     def score(self, model: Any, split: str, hits: list[bool] | None = None) -> dict[str, float]:
-        """Metrics of a split, the headline first; validation rows stand in for a test without labels.
+        """Return the metrics of a split, the headline first; validation rows stand in for a test without labels.
 
         hits: as in `evaluate`.
         """
@@ -378,7 +378,7 @@ class Rows:
 
 
 def load_for(backbone: str, data: TaskData, seed: int, base_dtype: str = "float32") -> tuple[Any, Any]:
-    """A backbone with the head that a task asks for, and its tokenizer; as `load_backbone`.
+    """Return a backbone with the head that a task asks for, and its tokenizer; as `load_backbone`.
 
     base_dtype: as in `TrainConfig`.
     """
@@ -392,7 +392,7 @@ def load_for(backbone: str, data: TaskData, seed: int, base_dtype: str = "float3
 
 
 def _step_flops(adapters: Adapters, rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
-    """Analytic FLOPs of one step at the ranks it starts with, a batch of rows of mean length, by part."""
+    """Return the analytic FLOPs of one step at the ranks it starts with, a batch of rows of mean length, by part."""
     length = sum(len(row["input_ids"]) for row in rows) / len(rows)
     attached = adapters.extra_names and not adapters.rule.own_updates()  # what stands beside no matrix is not counted
     if attached or getattr(adapters.model.config, "model_type", None) not in ARCHITECTURES:
@@ -503,7 +503,7 @@ class RunConfig:
         return f"{self.method.name}, {self.task}, seed {self.seed}"
 
     def on(self, team: Team) -> RunConfig:
-        """The run as it is recorded: that of one process with the batch of all."""
+        """Return the run as it is recorded: that of one process with the batch of all."""
         if team.size == 1:
             return self
         return dataclasses.replace(self, training={**self.training, "batch_size": team.whole(self.train).batch_size})
@@ -517,7 +517,7 @@ class RunConfig:
 def grid(methods: Method | str | Sequence[Method | str], tasks: str | Sequence[str] = "rt",
          backbones: str | Sequence[str] = "minilm-l6", *, seeds: int | Iterable[int] = 1, profile: str | None = None,
          **values: Any) -> list[RunConfig]:
-    """Every combination, seed by seed, so that an interrupted sweep is balanced.
+    """Return every combination, seed by seed, so that an interrupted sweep is balanced.
 
     Args:
         methods: configurations or short names; "cola+salora" is one.  seeds: how many, or which.
@@ -543,7 +543,7 @@ def _several(what: Any) -> list[Any]:
 
 
 def _varied(method: Method | str, tried: Mapping[str, list[Any]]) -> Iterable[tuple[Method, dict[str, Any]]]:
-    """One method with each combination of the values that it or its training has."""
+    """Return one method with each combination of the values that it or its training has."""
     own, training = _fields(method), {f.name for f in dataclasses.fields(TrainConfig)}
     names = [name for name in tried if name in own | training]
     for combination in itertools.product(*(tried[name] for name in names)):
@@ -558,7 +558,7 @@ def _fields(method: Method | str) -> set[str]:
 
 
 def _with(method: Method | str, values: Mapping[str, Any]) -> Method:
-    """The method with other values; in a composition each goes to every member that has such a field."""
+    """Return the method with other values; in a composition each goes to every member that has such a field."""
     if isinstance(method, str):
         return named(method, **values)
     members = getattr(method, "members", (method,))

@@ -138,7 +138,7 @@ class Many:
     autosave: float = math.inf
 
     def train(self, configs: Sequence[RunConfig]) -> Iterable[tuple[RunConfig, Run | Exception]]:
-        """Each run as it ends."""
+        """Yield each run as it ends."""
         for group in groups(configs):
             size = min(len(group), self.at_once) if self.at_once else room_for(group)
             self.say(plan(group, size))
@@ -171,7 +171,7 @@ class Many:
                    form=(lambda method: method) if alone else methodcaller("with_frozen_base"), alone=alone)
 
     def _stage(self, making: list[PendingRun]) -> None:
-        """The next stage of some runs: in one pass if they can share it, else one after another."""
+        """Train the next stage of some runs: in one pass if they can share it, else one after another."""
         trainers = [one.trainer for one in making if one.trainer is not None]
         if len(making) > 1:
             outcomes: Sequence[Outcome | Exception] = train_together(trainers)
@@ -189,7 +189,7 @@ def _alone(trainer: Trainer) -> Outcome | Exception:
 
 
 def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """Runs that may share a pass, as far as their configurations tell; each of the others alone."""
+    """Return groups of runs that may share a pass, as far as their configurations tell; each of the others alone."""
     alike: dict[Any, list[RunConfig]] = {}
     for config in configs:
         alike.setdefault(_key(config), []).append(config)
@@ -206,7 +206,7 @@ def _key(config: RunConfig) -> Any:
 
 
 def _alike(making: Sequence[PendingRun]) -> list[list[PendingRun]]:
-    """Those whose next stage can share a pass, together."""
+    """Return those whose next stage can share a pass, together."""
     found: dict[Any, list[PendingRun]] = {}
     for i, one in enumerate(making):
         assert one.trainer is not None
@@ -219,14 +219,14 @@ def _alike(making: Sequence[PendingRun]) -> list[list[PendingRun]]:
 
 
 def room_for(configs: Sequence[RunConfig]) -> int:
-    """How many of these runs' replicas fit into the memory that is free, at least one."""
+    """Return how many of these runs' replicas fit into the memory that is free, at least one."""
     if len(configs) == 1:
         return 1
     return max(1, min(len(configs), int(SHARE_OF_FREE * free_memory() // _added(configs))))
 
 
 def plan(configs: Sequence[RunConfig], size: int) -> str:
-    """One sentence: in how many passes, and what a replica adds to the frozen network."""
+    """Return one sentence: in how many passes, and what a replica adds to the frozen network."""
     passes = math.ceil(len(configs) / size)
     what = f"{len(configs)} run{'s' if len(configs) > 1 else ''} on {configs[0].backbone}"
     if size == 1:
@@ -237,7 +237,7 @@ def plan(configs: Sequence[RunConfig], size: int) -> str:
 
 
 def _added(configs: Sequence[RunConfig]) -> int:
-    """Bytes that the largest of these replicas adds: branches, head, gradients, moments, activations."""
+    """Return how many bytes the largest of these replicas adds: branches, head, gradients, moments, activations."""
     largest = max(configs, key=lambda config: config.adjusted.r)
     task = TASKS[largest.task]
     kind = {"seq2seq": None, "choice": "causal"}.get(task.kind, task.kind)
@@ -247,7 +247,7 @@ def _added(configs: Sequence[RunConfig]) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that are free where training runs: the GPU, or this machine."""
+    """Return the bytes that are free where training runs: the GPU, or this machine."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     if "SC_AVPHYS_PAGES" in os.sysconf_names:

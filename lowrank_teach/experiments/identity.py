@@ -40,7 +40,7 @@ _hashed: dict[str, list[int | str]] = {}   # path -> size, times of change, sha2
 
 
 def identity(task: str, backbone: str, folder: Path | str | None = None) -> dict[str, str | None]:
-    """Fingerprints of the rows and of the weights, as a record holds them.
+    """Return fingerprints of the rows and of the weights, as a record holds them.
 
     task: a key of `tasks.TASKS`.  backbone: as `load_backbone` takes it.
     folder: of local rows; None takes LOWRANK_TEACH_DATA, as `load_task` does.
@@ -51,14 +51,14 @@ def identity(task: str, backbone: str, folder: Path | str | None = None) -> dict
 
 
 def data_fingerprint(task: str, folder: Path | str | None = None) -> str | None:
-    """A hash of all that a task's rows are made from; arguments as `identity`."""
+    """Return a hash of all that a task's rows are made from; arguments as `identity`."""
     named = folder or os.environ.get("LOWRANK_TEACH_DATA")
     place = expanded(str(named), "LOWRANK_TEACH_DATA") if named else None
     return None if place and not place.is_dir() else _hash_of(_rows(task, place))
 
 
 def weights_fingerprint(backbone: str) -> str | None:
-    """A hash of a model's weights, configuration and tokenizer; arguments as `identity`."""
+    """Return a hash of a model's weights, configuration and tokenizer; arguments as `identity`."""
     from ..models.backbones import BACKBONES
     from ..models.convert import CONVERTER, CONVERTERS
     from ..models.packaged import ASSETS
@@ -74,7 +74,7 @@ def weights_fingerprint(backbone: str) -> str | None:
 
 
 def _hash_of(digests: Digests) -> str | None:
-    """One hash of many; None of nothing."""
+    """Return one hash of many digests; None of none."""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32] if digests else None
 
 
@@ -108,7 +108,7 @@ def _packaged_rows(task: Task, folder: Path | None) -> Digests:
 
 
 def _own_rows(task: Task, folder: Path | None) -> Digests:
-    """Of a task that a user defined: nothing is known of its functions but what comes out of them."""
+    """Return the rows of a task that a user defined: nothing is known of its functions but what comes out of them."""
     from ..tasks.load import all_rows
 
     try:
@@ -127,7 +127,7 @@ def _hash_of_rows(frame: DataFrame) -> str:
 
 
 def _of_a_model(folder: Path) -> list[Path]:
-    """What transformers may read of a model's folder: not hidden, no document, and of folders in it what an index
+    """Find what transformers may read of a model's folder: no hidden file, no document, of folders what an index
     of weights names, and templates."""
     shards: list[str] = []
     for index in folder.glob("*.index.json"):
@@ -139,7 +139,7 @@ def _of_a_model(folder: Path) -> list[Path]:
 
 
 def _tree(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones, also where a folder in it is a link; each folder once."""
+    """Return all files below a folder but hidden ones, also where a folder in it is a link; each folder once."""
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         fresh = [name for name in sorted(folders) if os.path.realpath(os.path.join(place, name)) not in seen]
@@ -149,7 +149,7 @@ def _tree(folder: Path) -> Iterator[Path]:
 
 
 def _files(folder: Path, paths: Iterable[Path]) -> Digests:
-    """Digests by path in the folder; of none where one cannot be read."""
+    """Return digests by path in the folder; none if one cannot be read."""
     try:
         return {path.relative_to(folder).as_posix(): digest(path) for path in paths if path.is_file()}
     except OSError:
@@ -158,7 +158,7 @@ def _files(folder: Path, paths: Iterable[Path]) -> Digests:
 
 @cache
 def _model_on_hub(name: str) -> str | None:
-    """The commit that a hub name stands for, asked once a process."""
+    """Return the commit that a hub name stands for, asked once a process."""
     from huggingface_hub import try_to_load_from_cache
 
     from ..models.backbones import CheckpointError, require_config
@@ -183,7 +183,7 @@ def _rows_on_hub(task: str) -> str | None:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, from what is remembered where its size and times of change are those of then.
+    """Return sha256 of a file, from what is remembered where its size and times of change are those of then.
 
     Raises:
         OSError: it cannot be read.
@@ -211,7 +211,7 @@ def _remembered() -> dict[str, list[int | str]]:
 
 
 def _remember(name: str, entry: list[int | str]) -> None:
-    """Beside what is known of files that still stand. Of two written at once one is forgotten, and hashed again."""
+    """Keep a digest beside those of files that still stand. Of two written at once one is hashed again."""
     with suppress(OSError, ValueError):   # a cache that cannot be written, or no home, is fine
         known = {path: old for path, old in _remembered().items() if os.path.exists(path)} | {name: entry}
         scratch = home() / f"{MEMORY}.{os.getpid()}.part"

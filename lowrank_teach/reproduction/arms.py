@@ -70,35 +70,35 @@ class Study:
     sites: tuple[str, ...] = ("cosine", "effective_rank", "norm")
 
     def changed(self, *, training: Mapping[str, Any] | None = None, **values: Any) -> Self:
-        """The same study with other values; None leaves one alone. A learning rate that is given is not chosen."""
+        """Return the study with other values; None leaves one alone. A learning rate that is given is not chosen."""
         given = {name: value for name, value in values.items() if value is not None}
         rates = () if "lr" in (training or {}) else self.rates
         return replace(self, **{"rates": rates, **given, "training": {**self.training, **(training or {})}})
 
     def config(self, task: str, arm: str, seed: int, lr: float | None = None, **training: Any) -> RunConfig:
-        """One run; lr: the one that was chosen, where there is a choice.  training: fields to change in this run."""
+        """Return one run; lr: the one that was chosen, if there is a choice.  training: fields to change in it."""
         own = self.arms[arm]
         values = {**self.training, **self.tasks[task], **own.training, **({} if lr is None else {"lr": lr}),
                   **training}
         return RunConfig(own.method, task, self.backbone, self.profile, seed, values, longest=self.longest)
 
     def first_round(self, task: str, arm: str, seed: int, lr: float | None) -> RunConfig:
-        """A run of the first round in which rates are tried: short, and without a look at the test examples."""
+        """Return a run of the first round of rates: short, and without a look at the test examples."""
         whole, short = self.config(task, arm, seed, lr, steps=self.rung, n_test=1), self.arms[arm].short
         return replace(whole, method=short or whole.method)
 
     def choosing(self, arms: Iterable[str]) -> list[str]:
-        """Those configurations whose learning rate is chosen for some of `arms`, themselves or others."""
+        """Return those configurations whose learning rate is chosen for some of `arms`, themselves or others."""
         return list(dict.fromkeys(self.rate_of.get(arm, arm) for arm in arms)) if self.rates else []
 
     def runs(self, seeds: int = 0) -> int:
-        """How many that takes, with so many seeds (0 takes the study's own), those that choose a rate included."""
+        """Return how many runs that takes, those that choose a rate included; seeds: 0 takes the study's own."""
         of_one = len(self.rates) + (KEPT if self.rung else 0)
         tried = len(self.choosing(self.arms)) * of_one * len(self.chosen_with)
         return len(self.tasks) * (tried + len(self.arms) * (seeds or self.seeds))
 
     def plan(self, arms: Sequence[str], seeds: int) -> dict[str, list[RunConfig | None]]:
-        """Configuration -> its runs; None stands for one whose learning rate is not chosen before the others ran."""
+        """Return configuration -> its runs; None stands for one whose learning rate is chosen by the others."""
         choosing, found = self.choosing(arms), dict[str, list[RunConfig | None]]()
         first = self.first_round if self.rung else self.config
         for arm in dict.fromkeys([*arms, *choosing]):
@@ -121,18 +121,18 @@ SIGMA = tuple(f"sigma.{i}" for i in range(24))
 
 
 def salora(**switches: Any) -> SaLoRA:
-    """SaLoRA with the rate and window that so short a training asks for, and with gates that stay half shut."""
+    """Return SaLoRA with the rate and window of so short a training, and with gates that stay half shut."""
     return SaLoRA(**{"eta_c": 0.1, "t_start": 0.05, "t_end": 0.9, "init": "unit_rows", "after_window": "leave",
                      "orthogonality": "mean", "orthogonality_until": "end", **switches})
 
 
 def cola(**switches: Any) -> COLA:
-    """COLA with the start of A that its authors name, Gaussian, here of standard deviation 1/r."""
+    """Return COLA with the start of A that its authors name, Gaussian, here of standard deviation 1/r."""
     return COLA(**{"init": "gaussian", **switches})
 
 
 def autolora(**switches: Any) -> AutoLoRA:
-    """AutoLoRA with the search and the rate of β that so short a training asks for."""
+    """Return AutoLoRA with the search and the rate of β that so short a training asks for."""
     return AutoLoRA(**{"search_steps": 0.25, "eta_beta": 0.01, **switches})
 
 
@@ -244,7 +244,7 @@ TUNED_TASKS: dict[str, dict[str, Any]] = {"sst2": {}, "trec": SHORT, "rt": {}}
 
 
 def windowed(**switches: Any) -> SaLoRA:
-    """SaLoRA as in the paper, with gates that learn fast enough for a window of 240 steps."""
+    """Return SaLoRA as in the paper, with gates that learn fast enough for a window of 240 steps."""
     return SaLoRA(**{"eta_c": 0.03, "t_start": 0.0, "t_end": 0.3, **switches})
 
 

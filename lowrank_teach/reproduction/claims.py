@@ -60,7 +60,7 @@ GLUE_LISTS = {"MRPC": 99, "QQP": 82, "QNLI": 97, "MNLI": 72, "CoLA": 88, "SST-2"
 # -- a layer with a method on it
 
 def layer(method: type[Method], d: int = 12, k: int = 10, **values: Any) -> tuple[Adapters, Tensor]:
-    """One (d, k) linear layer in float64 with a branch whose B is not zero, and inputs (7, k)."""
+    """Return one (d, k) linear layer in float64 with a branch whose B is not zero, and inputs (7, k)."""
     g = torch.Generator().manual_seed(0)
     linear = nn.utils.skip_init(nn.Linear, k, d, bias=False, dtype=torch.float64)
     linear.weight.data = torch.randn(d, k, generator=g, dtype=torch.float64)
@@ -79,13 +79,13 @@ def shake(adapters: Adapters, seed: int = 1) -> None:
 
 
 def gap(a: Tensor, b: Tensor) -> float:
-    """Largest difference, in units of the size of b."""
+    """Return the largest difference, in units of the size of b."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1.0))
 
 
 @torch.no_grad()
 def starts_unchanged() -> float:
-    """B = 0: the adapted layer is the layer."""
+    """Return B = 0: the adapted layer is the layer."""
     adapters, x = layer(LoRA, r=2)
     return gap(adapters.model(x), x @ adapters.owner("0").W.T)
 
@@ -102,7 +102,7 @@ def merge_is_the_same_function() -> float:
 # -- COLA
 
 def _chain(links: int = 3, r: int = 2) -> tuple[Adapters, list[float], list[int]]:
-    """A chain of links with values in each: the adapters, change of function at each knot, trained numbers a link."""
+    """Return a chain with values in each link: adapters, change of function at each knot, trained numbers a link."""
     adapters, x = layer(COLA, chain=links, r=r)
     trained = [p for b in adapters.values() for p in (b.lora_A, b.lora_B)]
     adapters.rule.loop = SimpleNamespace(optimizer=torch.optim.AdamW(trained))  # type: ignore[assignment]
@@ -123,20 +123,20 @@ def knot_keeps_the_function() -> float:
 
 
 def chain_reaches_the_sum_of_ranks() -> float:
-    """|rank of the whole change − Σ r|, for three links of rank 2."""
+    """Return |rank of the whole change − Σ r|, for three links of rank 2."""
     adapters, _, _ = _chain()
     left, right = adapters["0"].factors()
     return abs(measures.numerical_rank(measures.singular_values(left, right), 1e-10) - 6)
 
 
 def link_trains_what_lora_trains() -> float:
-    """Trained numbers of every link less those of LoRA at its rank."""
+    """Return the trained numbers of every link less those of LoRA at its rank."""
     lora = measures.parameter_counts(layer(LoRA, r=2)[0].model)["adapter"]
     return max(abs(n - lora) for n in _chain()[2])
 
 
 def step_down_flops(second: int, first: int = 8, share: float = 0.4) -> float:
-    """FLOPs of a training step of a two-link chain, averaged over both links, on W_q and W_v of a BERT of 3 layers.
+    """Return the FLOPs of a training step of a two-link chain, averaged over both, on W_q and W_v of a 3-layer BERT.
 
     share: of the steps that the second link has (the paper: 2 epochs of 5).
     """
@@ -149,14 +149,14 @@ def step_down_flops(second: int, first: int = 8, share: float = 0.4) -> float:
 
 
 def flops_fall_with_the_second_rank() -> float:
-    """1 for a step-down from 8 that costs no less than the next larger second rank, or more than LoRA."""
+    """Return 1 for a step-down from 8 that costs no less than the next larger second rank, or more than LoRA."""
     costs = [step_down_flops(r) for r in (2, 4, 6, 8)]
     falls = all(a < b for a, b in itertools.pairwise(costs))
     return float(not (falls and costs[-1] <= step_down_flops(8, share=0.0)))
 
 
 def frank_wolfe_gap(which: str, units: tuple[float, ...] = (0.1, 1.0, 10.0), steps: int = 200) -> float:
-    """By what share the mean gap of Frank-Wolfe exceeds a bound, at worst over units of measurement.
+    """Return the by what share the mean gap of Frank-Wolfe exceeds a bound, at worst over units of measurement.
 
     which: "of the proof" or "as printed", as `toy_problems.gap_bound` says.
     """
@@ -171,20 +171,20 @@ def frank_wolfe_gap(which: str, units: tuple[float, ...] = (0.1, 1.0, 10.0), ste
 # -- SaLoRA
 
 def density_starts_at_092() -> float:
-    """P(g > 0) at log θ = 0, less the paper's 0.92, beyond its two digits."""
+    """Return P(g > 0) at log θ = 0, less the paper's 0.92, beyond its two digits."""
     start = float(Stretch().open_probability(torch.zeros((), dtype=torch.float64)))
     return max(0.0, abs(start - 0.92) - 0.005)
 
 
 def pruned_exactly_below_one_half() -> float:
-    """Gates whose deterministic value is zero though P(g > 0) > ½, or not zero though P(g > 0) < ½."""
+    """Return the gates whose deterministic value is zero though P(g > 0) > ½, or not zero though P(g > 0) < ½."""
     theta = torch.linspace(-6, 6, 4000, dtype=torch.float64)
     closed, rare = Stretch().deterministic(theta) == 0, Stretch().open_probability(theta) < 0.5
     return float((closed != rare).sum())
 
 
 def _roberta(size: str, r: int, gated: bool) -> tuple[int, int]:
-    """Numbers in A and B, and in the gates, of r directions on all six matrices of every layer."""
+    """Return the numbers in A and B, and in the gates, of r directions on all six matrices of every layer."""
     layers, width, inner = ROBERTA[size]
     total = gates = 0
     for d, k in [(width, width)] * 4 + [(inner, width), (width, inner)]:
@@ -196,7 +196,7 @@ def _roberta(size: str, r: int, gated: bool) -> tuple[int, int]:
 
 
 def salora_counts() -> float:
-    """|ours − paper|, of 1.33 M and 3.54 M numbers at r = 8 (to the digits printed), and 576 and 1152 gates."""
+    """Return |ours − paper| of 1.33 M and 3.54 M numbers at r = 8 (to the digits printed), 576 and 1152 gates."""
     base, large = (_roberta(size, 8, gated=True) for size in ROBERTA)
     return (abs(round(base[0] / 1e6, 2) - 1.33) + abs(round(large[0] / 1e6, 2) - 3.54)
             + abs(base[1] - 576) + abs(large[1] - 1152))
@@ -219,18 +219,18 @@ def lambda_zero_is_lora() -> float:
 
 
 def delta_telescopes() -> float:
-    """W_T − W_K less λ s (B_T A_T − B_K A_K), W having been written step by step."""
+    """Return W_T − W_K less λ s (B_T A_T − B_K A_K), W having been written step by step."""
     path = _solved(lam=2.0, K=50)
     return float(np.abs(path.W[-1] - path.W[50] - 2.0 * (path.product(-1) - path.product(50))).max())
 
 
 def delta_has_rank_2r() -> float:
-    """Directions of the whole change beyond 2 r = 4, for r = 2."""
+    """Return the directions of the whole change beyond 2 r = 4, for r = 2."""
     return float(max(0, np.linalg.matrix_rank(_solved(lam=2.0, K=50).total(), tol=1e-9) - 4))
 
 
 def delta_from_the_start_is_a_larger_scale() -> float:
-    """K = 0 against LoRA at (1 + λ) α: all that was learned, and Adam without ε."""
+    """Return K = 0 against LoRA at (1 + λ) α: all that was learned, and Adam without ε."""
     delta, larger = _solved(lam=2.0, K=0, eps=1e-300), _solved(alpha=3 * 4.0, eps=1e-300)
     return float(np.abs(delta.total() - larger.total()).max())
 
@@ -238,7 +238,7 @@ def delta_from_the_start_is_a_larger_scale() -> float:
 # -- AutoLoRA
 
 def _two_losses() -> tuple[Any, Any, dict[str, Tensor], list[nn.Parameter]]:
-    """Least-squares losses of U diag(softmax β) V on two halves of the rows, with weights and β."""
+    """Return Least-squares losses of U diag(softmax β) V on two halves of the rows, with weights and β."""
     g = torch.Generator().manual_seed(0)
     X, Y = (torch.randn(20, n, generator=g, dtype=torch.float64) for n in (6, 5))
     weights = {name: torch.randn(shape, generator=g, dtype=torch.float64).requires_grad_()
@@ -257,13 +257,13 @@ def _gradient(kind: str, eta: float = 1e-3, radius: float = 1e-4) -> Tensor:
 
 
 def finite_difference_is_the_unrolled() -> float:
-    """Their difference in units of the unrolled hypergradient."""
+    """Return the their difference in units of the unrolled hypergradient."""
     exact = _gradient("unrolled")
     return float((_gradient("finite_difference") - exact).norm() / exact.norm())
 
 
 def code_weighs_by_one() -> float:
-    """(betty − direct) less (finite difference − direct) / η, in units of the latter, at one radius."""
+    """Return (betty − direct) less (finite difference − direct) / η, in units of the latter, at one radius."""
     eta = 1e-3
     train, held_out, weights, betas = _two_losses()
     virtual = {n: (w - eta * g).detach().requires_grad_() for (n, w), g in zip(
@@ -274,14 +274,14 @@ def code_weighs_by_one() -> float:
 
 
 def second_order_vanishes_with_eta(eta: float = 1e-4) -> float:
-    """|2 − the factor by which unrolled and η = 0 come to differ more when η is doubled|."""
+    """Return |2 − the factor by which unrolled and η = 0 come to differ more when η is doubled|."""
     direct = _gradient("first_order")
     one, two = (float((_gradient("unrolled", e) - direct).norm()) for e in (eta, 2 * eta))
     return abs(two / one - 2)
 
 
 def softmax_ranks_stay_inside(k: int = 8, draws: int = 500) -> float:
-    """Ranks outside 1 .. k among random β, of every size."""
+    """Return the ranks outside 1 .. k among random β, of every size."""
     g, outside = torch.Generator().manual_seed(0), 0
     selection = Selection(k)
     for i in range(draws):
@@ -291,7 +291,7 @@ def softmax_ranks_stay_inside(k: int = 8, draws: int = 500) -> float:
 
 
 def autolora_counts() -> float:
-    """|ours − theirs|: 147 456 numbers at r = 4 on q and v of RoBERTa-base; 110 592, 152 064 at two of the lists."""
+    """Return |ours − theirs|: 147 456 at r = 4 on q and v of RoBERTa-base; 110 592, 152 064 at two of the lists."""
     layers, width, _ = ROBERTA["base"]
     unit = sum(p.numel() for p in LowRank(width, width, 1, device="meta").parameters())
     lists = [unit * GLUE_LISTS[task] for task in ("MNLI", "MRPC")]
@@ -301,7 +301,7 @@ def autolora_counts() -> float:
 # -- LoRA
 
 def lora_count() -> float:
-    """|ours − 294 912|: r = 8 on q and v of RoBERTa-base, the table's 0.3 M."""
+    """Return |ours − 294 912|: r = 8 on q and v of RoBERTa-base, the table's 0.3 M."""
     layers, width, _ = ROBERTA["base"]
     return abs(2 * layers * sum(p.numel() for p in LowRank(width, width, 8, device="meta").parameters()) - 294_912)
 
@@ -361,7 +361,7 @@ REPORTED: dict[str, Reported] = {
 
 
 def says(name: str) -> str:
-    """A reported number as the ledger prints it.
+    """Return a reported number as the ledger prints it.
 
     Raises:
         KeyError: there is no such number.
@@ -380,7 +380,7 @@ DEALS = 2000
 
 
 def _by_chance(value: Value) -> Value:
-    """The mean of `value` over the same run with its ranks dealt to its matrices at random: what no search gives."""
+    """Return the mean of `value` over the same run with its ranks dealt to its matrices at random."""
     def chance(record: Record) -> float:
         sites, dealer = list(record["ranks"]), random.Random(0)
         ranks = list(record["ranks"].values())
@@ -391,12 +391,12 @@ def _by_chance(value: Value) -> Value:
 
 
 def _ranks(record: Record, letter: str) -> list[int]:
-    """Ranks of one matrix, layer by layer."""
+    """Return the ranks of one matrix, layer by layer."""
     return [r for site, r in sorted(record["ranks"].items()) if site.endswith(f".{letter}")]
 
 
 def _between_blocks(record: Record) -> float:
-    """Standard deviation of ranks over layers, averaged over q and v."""
+    """Return the standard deviation of ranks over layers, averaged over q and v."""
     return statistics.fmean(statistics.pstdev(_ranks(record, letter)) for letter in "qv")
 
 
@@ -518,7 +518,7 @@ WET_LORA, WET_DELTA = ("delta", "LoRA, dropout 0.1"), ("delta", "Delta-LoRA, dro
 
 
 def _turn(record: Record) -> float:
-    """1 − cosine of W before and after, mean over matrices."""
+    """Return 1 − cosine of W before and after, mean over matrices."""
     return 1 - site_mean("cosine")(record)
 
 
@@ -608,12 +608,12 @@ def _target(record: Record) -> float:
 
 
 def _largest_fall(record: Record) -> float:
-    """By how much λ ever falls from one step to the next."""
+    """Return the by how much λ ever falls from one step to the next."""
     return max([a - b for a, b in itertools.pairwise(record["series"]["lambda"][1])] + [0.0])
 
 
 def _left_of_peak(record: Record) -> float:
-    """The budget penalty at the end, as a share of its peak."""
+    """Return the budget penalty at the end, as a share of its peak."""
     penalty = record["series"]["budget_penalty"][1]
     return float(penalty[-1] / max(penalty))
 
@@ -624,7 +624,7 @@ def _wide_less_others(record: Record) -> float:
 
 
 def _of_a_matrix(which: str) -> Value:
-    """The penalty on A or B at the end, of one matrix; the records hold the sum over all."""
+    """Return the penalty on A or B at the end, of one matrix; the records hold the sum over all."""
     return lambda record: last(f"orth_{which}")(record) / len(record["ranks"])
 
 
@@ -702,7 +702,7 @@ SALORA_CLAIMS: tuple[Claim, ...] = (
 #
 # They are read from figures/data and drawn beside ours; nothing here is measured.
 def autolora_ranks() -> tuple[dict[str, dict[str, int]], str]:
-    """Task -> site ("0.q") -> rank that AutoLoRA's authors found, and a line that says where.
+    """Return task -> site ("0.q") -> rank that AutoLoRA's authors found, and a line that says where.
 
     roberta-base, W_q and W_v of 12 layers, k = 8: 24 ranks a task (Zhang et al. 2024; the authors' repository).
     """

@@ -110,7 +110,7 @@ def _curves(runs: Runs) -> dict[str, Any]:
 
 
 def _smooth(steps: list[int], values: list[float], last: int, width: int = 10) -> tuple[list[int], list[float]]:
-    """Means over `width` steps of the last stage, counted from its own start."""
+    """Return the means over `width` steps of the last stage, counted from its own start."""
     steps, values = steps[-last:], values[-last:]
     ends = range(width, len(values) + 1, width)
     return list(ends), [float(np.mean(values[end - width:end])) for end in ends]
@@ -196,7 +196,7 @@ def write_figures(runs: Runs, folder: Path | str = "figures") -> list[Path]:
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration; of a model in a folder only the folder's name, not where it lies."""
+    """Return a run's configuration; of a model in a folder only the folder's name, not where it lies."""
     folder = Path(config["backbone"])
     return {**config, "backbone": folder.name} if folder.is_absolute() else config
 
@@ -209,7 +209,7 @@ OVERVIEW = ("ranks", "density", "cosine", "chain")
 
 
 def overview(folder: Path | str = "figures") -> Path | None:
-    """The four signature pictures on one sheet, or None where one of them is missing."""
+    """Return the four signature pictures on one sheet, or None where one of them is missing."""
     from PIL import Image
 
     paths = [Path(folder) / f"{name}.png" for name in OVERVIEW]

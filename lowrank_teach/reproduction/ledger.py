@@ -63,7 +63,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
 
 def ledger(paper: str | Iterable[str] | None = None, folder: Folder = None, task: str | None = None,
            verdict: str | None = None) -> list[Row]:
-    """Rows of one paper, of several, or of all.
+    """Return the rows of one paper, of several, or of all.
 
     Args:
         folder: of the stored studies; None takes the checkout's own.
@@ -86,7 +86,7 @@ def ledger(paper: str | Iterable[str] | None = None, folder: Folder = None, task
 
 
 def corrected(found: Sequence[Row]) -> list[Row]:
-    """The rows, each told whether its verdict stands among all that were tested.
+    """Return the rows, each told whether its verdict stands among all that were tested.
 
     Two families, each held to a false discovery rate of 5 % (Benjamini and Hochberg 1995): all tests that there is no
     difference, on which "supported" and "contradicted" rest, and all tests that there is one of the margin or more,
@@ -103,13 +103,13 @@ def corrected(found: Sequence[Row]) -> list[Row]:
 
 
 def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
-    """p-values by key, adjusted for their number."""
+    """Return p-values by key, adjusted for their number."""
     return dict(zip(p, false_discovery_control(list(p.values())), strict=True)) if p else {}
 
 
 def table(paper: str | Iterable[str] | None = None, folder: Folder = None, task: str | None = None,
           verdict: str | None = None) -> pd.DataFrame:
-    """The ledger to read: one row a claim, indexed by its key. As `ledger`."""
+    """Return the ledger to read: one row a claim, indexed by its key. As `ledger`."""
     found = ledger(paper, folder, task, verdict)
     cells = [{"where": row.where, "statement": row.statement, "task": row.task or "–", "paper's number": row.says,
               "ours": row.ours, "difference [95 %]": row.interval_words(), "seeds": str(len(row.differences) or "–"),
@@ -123,7 +123,7 @@ BESIDE = ("test loss", "time", "memory", "rates")
 
 
 def standing(row: Row) -> str:
-    """Whether a verdict stands among all that were tested, and what an open row could have shown."""
+    """Return whether a verdict stands among all that were tested, and what an open row could have shown."""
     if row.survives is not None:
         return "stands" if row.survives else "does not stand"
     if row.verdict == OPEN and row.detectable is not None:
@@ -132,7 +132,7 @@ def standing(row: Row) -> str:
 
 
 def counts(found: Iterable[Row]) -> pd.DataFrame:
-    """How many claims of each paper got each verdict; verdicts in their fixed order, a row a paper."""
+    """Return how many claims of each paper got each verdict; verdicts in their fixed order, a row a paper."""
     found = list(found)
     tally = pd.crosstab(pd.Series([row.paper for row in found]), pd.Series([row.verdict for row in found]))
     papers = [name for name in CLAIMS if name in tally.index]
@@ -140,7 +140,7 @@ def counts(found: Iterable[Row]) -> pd.DataFrame:
 
 
 def markdown(found: Iterable[Row]) -> str:
-    """`counts` as the page of the ledger shows it."""
+    """Return `counts` as the page of the ledger shows it."""
     tally = counts(found)
     lines = [f"| paper | {' | '.join(tally.columns)} |", "|---" * (len(tally.columns) + 1) + "|"]
     lines += [f"| {paper} | {' | '.join(str(n) for n in row)} |" for paper, row in zip(tally.index, tally.to_numpy(),
@@ -149,7 +149,7 @@ def markdown(found: Iterable[Row]) -> str:
 
 
 def summary_markdown(folder: Folder = None) -> str:
-    """The page of the site that says which claims held here and which did not; computed from the ledger."""
+    """Return the page of the site that says which claims held here and which did not; computed from the ledger."""
     found = ledger(folder=folder)
     return summary(found, markdown(found))
 
@@ -167,13 +167,13 @@ HEADS = {
 
 
 def from_runs(found: Iterable[Row]) -> list[Row]:
-    """Rows whose verdict is computed from stored runs of five seeds or more."""
+    """Return the rows whose verdict is computed from stored runs of five seeds or more."""
     return [row for row in found
             if row.interval is not None and row.over == "seeds" and len(row.differences) >= SEEDS]
 
 
 def summary(found: Sequence[Row], table: str) -> str:
-    """The page.
+    """Return the page.
 
     Args: rows of the ledger; the table of their counts, as Markdown.
     """
@@ -206,7 +206,7 @@ def _of(found: Iterable[Row], verdict: str) -> list[Row]:
 
 
 def _line(row: Row) -> str:
-    """One row with its setting beside it."""
+    """Return one row with its setting beside it."""
     numbers = f": {row.interval_words()}" if row.interval is not None else ""
     task = f", {row.task}" if row.task else ""
     shown = {True: "", False: "; does not stand among all", None: ""}[row.survives]
@@ -260,7 +260,7 @@ class RunPlan:
 
 
 def find(key: str) -> tuple[str, str, Claim]:
-    """(key, paper, claim) of a key such as "COLA 3", whatever its case.
+    """Return (key, paper, claim) of a key such as "COLA 3", whatever its case.
 
     Raises:
         ValueError: there is no such row; with those there are.
@@ -274,7 +274,7 @@ def find(key: str) -> tuple[str, str, Claim]:
 
 
 def nothing_to_train(claim: Claim) -> str:
-    """Why no runs stand behind a claim; "" where some do."""
+    """Return the why no runs stand behind a claim; "" where some do."""
     if isinstance(claim, Beyond):
         return f"it cannot be tested here: it needs {claim.needs}"
     if isinstance(claim, Untried):
@@ -287,7 +287,7 @@ def nothing_to_train(claim: Claim) -> str:
 
 
 def behind(claim: Compared) -> dict[str, list[str]]:
-    """Study -> arms that a claim reads."""
+    """Return the study -> arms that a claim reads."""
     found: dict[str, list[str]] = {}
     assert isinstance(claim.measure, FromRuns)
     for study, arm in claim.measure.arms:
@@ -326,14 +326,14 @@ def reproduce(claim: str, *, seeds: int | None = None, store: Store | None = Non
 
 
 def _trained(found: results.Comparison) -> int:
-    """How many runs stand behind the records and the choice of rates."""
+    """Return how many runs stand behind the records and the choice of rates."""
     return len({(r.get("task", found.about.get("task")), r["arm"], r["seed"], r.get("lr"))
                 for r in [*found.about.get("grid", ()), *found.records] if r["arm"] != texts.UNTRAINED})
 
 
 def plan(claim: str, *, seeds: int | None = None, store: Store | None = None, stored: Folder = None,
          **training: Any) -> RunPlan:
-    """What `reproduce` would train, and how long that would take. As `reproduce`."""
+    """Return what `reproduce` would train, and how long that would take. As `reproduce`."""
     _, _, one = find(claim)
     if why := nothing_to_train(one):
         return RunPlan(why=why)
@@ -355,7 +355,7 @@ def plan(claim: str, *, seeds: int | None = None, store: Store | None = None, st
 
 
 def _seconds(arm: Arm, stored: Folder) -> float:
-    """Mean seconds of a stored run of an arm; nan where there is none."""
+    """Return the mean seconds of a stored run of an arm; nan where there is none."""
     try:
         found = verdicts.stored(arm[0], stored).of(arm[1])
     except FileNotFoundError:
@@ -364,7 +364,7 @@ def _seconds(arm: Arm, stored: Folder) -> float:
 
 
 def said(again: Reproduction) -> str:
-    """One sentence: does the new verdict agree with the stored one?"""
+    """Return one sentence: does the new verdict agree with the stored one?"""
     if again.why or again.new is None:
         return again.why
     if again.stored.verdict == verdicts.NO_RUNS:

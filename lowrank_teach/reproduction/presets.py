@@ -109,7 +109,7 @@ class Preset:
         return self.configured()
 
     def configured(self, method: str | None = None, **changes: Any) -> Method:
-        """The paper's method, or a baseline of its table, with some values changed.
+        """Return the paper's method, or a baseline of its table, with some values changed.
 
         Raises:
             ValueError: the table has no such baseline whose setting is known, or a value is out of range.
@@ -142,7 +142,7 @@ class Preset:
         return self.train_rows or TASKS[task.trained_on or self.task].rows["train"]
 
     def values(self) -> dict[str, Setting]:
-        """Every value of the method and of the training, the ones left at a default included.
+        """Return every value of the method and of the training, the ones left at a default included.
 
         What says how a run is carried out and not what it is (WHERE_RUN) is there only where it was set.
         """
@@ -158,7 +158,7 @@ class Preset:
 
     def arguments(self, profile: str | None = None, *, method: str | None = None, stand_in: bool = False,
                   backbone: str | None = None, **changes: Any) -> dict[str, Any]:
-        """What `fit` is to be called with: `lt.fit(**preset.arguments(), seed=0)`.
+        """Return what `fit` is to be called with: `lt.fit(**preset.arguments(), seed=0)`.
 
         Args:
             profile: None trains as long as the paper; a profile's name shortens the training (steps, rows, longest
@@ -203,13 +203,13 @@ class Preset:
             raise CheckpointError(self.missing(f'lt.preset("{self.name}").fit(stand_in=True)', error)) from error
 
     def missing(self, line: str, error: Exception) -> str:
-        """What to do where the checkpoint cannot be had; `line` is what trains the stand-in."""
+        """Return what to do where the checkpoint cannot be had; `line` is what trains the stand-in."""
         return (f"{self.backbone}, the model of {self.name}, cannot be had here ({reason(error)}): name a folder "
                 f"that holds it as the backbone, or train the packaged {self.stand_in} in its place, which is not "
                 f"the paper's cell: {line}")
 
     def _as_shares(self, method: Method, changes: Mapping[str, Any]) -> Method:
-        """The paper's step counts as shares of its own length: 500 of 26,290 steps are 1 of 30."""
+        """Return the paper's step counts as shares of its own length: 500 of 26,290 steps are 1 of 30."""
         counted = {name: getattr(method, name) / self.steps for name in STEP_COUNTS if name not in changes
                    and isinstance(getattr(method, name, None), int) and getattr(method, name) > 0}
         return method.filled(**counted)
@@ -322,7 +322,7 @@ class Glue:
     score: str
 
     def settings(self) -> dict[str, Setting]:
-        """What the scripts say of the training."""
+        """Return what the scripts say of the training."""
         where = f"{self.device_batch} rows on each of {self.devices} devices, {SCRIPT}"
         return {"batch_size": code(self.device_batch * self.devices, where), "lr": code(self.lr, SCRIPT),
                 "epochs": code(float(self.epochs), SCRIPT), "max_length": code(self.max_length, SCRIPT),
@@ -357,7 +357,7 @@ E2E: dict[str, Setting] = {
 
 
 def differs(task: str, begins_from_adapter: bool = True) -> tuple[str, ...]:
-    """How a GLUE task of a paper differs from ours."""
+    """Return how a GLUE task of a paper differs from ours."""
     from_adapter = begins_from_adapter and task in ("mrpc", "rte", "stsb")
     return (*([ADAPTER] if from_adapter else []), *([MNLI] if task == "mnli" else []))
 
@@ -593,7 +593,7 @@ PRESETS: dict[str, Preset] = {one.name: one for presets in (
 
 
 def preset(name: str) -> Preset:
-    """One cell.
+    """Return one cell of the presets.
 
     Raises:
         ValueError: there is none of this name, with the nearest ones; or it is no text.

@@ -40,7 +40,7 @@ from .studies import OnRun, Records, Runner, short_curve
 #         rows.score(model, "test")
 @contextmanager
 def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterator[None]:
-    """The first b directions of each branch; the factors are put back at the end.
+    """Return the first b directions of each branch; the factors are put back at the end.
 
     Args:
         by_svd: the branch is first turned into its singular directions: the first b are then the best b there are.
@@ -81,7 +81,7 @@ def cut_branches(adapters: Adapters, b: int, *, by_svd: bool = False) -> Iterato
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Site -> a copy of its W (d, k), for every matrix of a known architecture.
+    """Return site -> a copy of its W (d, k), for every matrix of a known architecture.
 
     Raises:
         ValueError: the architecture is not in the table of `sites`.
@@ -113,12 +113,12 @@ class FineTuned:
         return {name: directions(delta) for name, delta in self.changes.items()}
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one name of the history."""
+        """Return the steps and values of one name of the history."""
         return self.run.series(name)
 
     @contextmanager
     def cut(self, keep: slice | Sequence[int]) -> Iterator[Any]:
-        """The network with only these directions of every ΔW, as long as the block lasts.
+        """Return the network with only these directions of every ΔW, as long as the block lasts.
 
         keep: as in `Directions.keep`.  Biases, norms and head stay as trained: slice(0) still has those.
         """
@@ -130,12 +130,12 @@ class FineTuned:
             self._write(self.after)
 
     def score(self, keep: slice | Sequence[int] = slice(None), split: str = "test") -> dict[str, float]:
-        """Metrics of the network cut to these directions, the headline first."""
+        """Return the metrics of the network cut to these directions, the headline first."""
         with self.cut(keep) as model:
             return self.rows.score(model, split)
 
     def count(self, split: str = "test") -> int:
-        """How many rows a score rests on."""
+        """Return how many rows a score rests on."""
         return len(self.rows.splits.get(split, self.rows.splits["validation"]))
 
     @torch.no_grad()
@@ -161,7 +161,7 @@ def fine_tune(task: str = "rt", backbone: str = "minilm-l6", profile: str | None
 
 
 def fine_tuned(run: Run) -> FineTuned:
-    """The network of a run of full fine-tuning, which `fit(keep_model=True)` left in it, beside its start."""
+    """Return the network of a run of full fine-tuning, which `fit(keep_model=True)` left in it, beside its start."""
     found = run.trained
     assert found is not None
     names = {*found.adapters.head_names, *found.adapters.base_names}
@@ -185,7 +185,7 @@ FILE = "01_cuts.json"
 
 
 def at_random(i: int, n: int, seed: int) -> list[int]:
-    """i of n directions, drawn without looking at their weight."""
+    """Return i of n directions, drawn without looking at their weight."""
     return sorted(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:i].tolist())
 
 
@@ -197,7 +197,7 @@ def arms(n: int, seed: int) -> dict[str, slice | list[int]]:
 
 
 def records(full: FineTuned, seed: int) -> list[dict[str, Any]]:
-    """One record a cut: scores on the test rows, and by site the rank that holds 90 % and the first 8's share."""
+    """Return one record a cut: test scores, and by site the rank that holds 90 % and the first 8's share."""
     n = max(len(found.s) for found in full.directions.values())
     shares = {name: measures.energy(found.s) for name, found in full.directions.items()}
     sites = {"energy_rank": {name: measures.energy_rank(found.s) for name, found in full.directions.items()},
@@ -227,7 +227,7 @@ def train_cuts(seeds: Iterable[int] = range(5), folder: Path | str | None = None
 
 
 def line(found: Results) -> str:
-    """One sentence on where the numbers come from."""
+    """Return one sentence on where the numbers come from."""
     a = found.about
     networks = len(found.values("loss")["all"])
     return (f"stored cuts: {networks} networks trained whole, {a['backbone']} on {a['task']}, "
@@ -235,7 +235,7 @@ def line(found: Results) -> str:
 
 
 def load_cuts(folder: Path | str | None = None) -> Results:
-    """What is stored.
+    """Return what is stored.
 
     Raises:
         FileNotFoundError: it has not been trained here.
@@ -288,7 +288,7 @@ class Stored:
     about: Mapping[str, Any]
 
     def line(self) -> str:
-        """One sentence on where the numbers come from."""
+        """Return one sentence on where the numbers come from."""
         s, steps = self.about["setting"], self.about["steps"].values()
         return (f"stored for the sliders: {len(self.losses) + 3} runs, {s['backbone']} on {s['task']}, seed "
                 f"{s['seed']}, {min(steps)} to {max(steps)} steps; "
@@ -296,7 +296,7 @@ class Stored:
 
 
 def load_explorer_data(folder: Path | str | None = None) -> Stored:
-    """What is stored.
+    """Return what is stored.
 
     Raises:
         FileNotFoundError: it has not been trained here.
@@ -323,7 +323,7 @@ def load_explorer_data(folder: Path | str | None = None) -> Stored:
 
 
 def _padded(tensors: Mapping[str, np.ndarray], site: str, size: tuple[int, ...]) -> Parts:
-    """U and Vᵀ in their own sizes, 0 outside the corner that is kept."""
+    """Return U and Vᵀ in their own sizes, 0 outside the corner that is kept."""
     u, s, vh = (tensors[f"full/{site}/{name}"] for name in ("u", "s", "vh"))
     return np.pad(u, ((0, size[0] - len(u)), (0, 0))), s, np.pad(vh, ((0, 0), (0, size[1] - vh.shape[1])))
 
@@ -360,7 +360,7 @@ def train_explorer_data(folder: Path | str | None = None, *, store: Store | None
 
 
 def _corners(full: FineTuned) -> dict[str, torch.Tensor]:
-    """What is shown of the whole ΔW: all of σ, and of U and V the first rows."""
+    """Return what is shown of the whole ΔW: all of σ, and of U and V the first rows."""
     return {f"full/{site}/{name}": value for site in CUT_SITES
             for name, value in (("u", full.directions[site].U[:BLOCK]), ("s", full.directions[site].s),
                                 ("vh", full.directions[site].Vh[:, :BLOCK]))}
@@ -373,6 +373,6 @@ def _cut_scores(full: FineTuned) -> list[dict[str, float]]:
 
 
 def _columns(run: Run, name: str, count: int) -> dict[str, list[float]]:
-    """Site -> the last values of name.0, name.1, …"""
+    """Return site -> the last values of name.0, name.1, …"""
     columns = [run.by_site(f"{name}.{j}") for j in range(count)]
     return {site: [round(column[site], 6) for column in columns] for site in columns[0]}

@@ -21,7 +21,7 @@ RECORDS = "LOWRANK_TEACH_RECORDS"   # names the folder of the stored records in 
 # ---- a file of records -------------------------------------------------------------------------------------
 
 def write(path: Path, about: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Both in one file of JSON; what stood there is replaced, whole or not at all."""
+    """Write both in one file of JSON; what stood there is replaced, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps({**about, "records": records}, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -29,7 +29,7 @@ def write(path: Path, about: Mapping[str, Any], records: Sequence[Mapping[str, A
 
 
 def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(about, records) of what `write` wrote.
+    """Return (about, records) of what `write` wrote.
 
     Raises:
         FileNotFoundError: it is not there; `missing` is said, with how to make it.
@@ -41,7 +41,7 @@ def read(path: Path, missing: str) -> tuple[dict[str, Any], list[dict[str, Any]]
 
 
 def made_on(machine: Mapping[str, Any]) -> str:
-    """The end of a sentence on where numbers come from."""
+    """Return the end of a sentence on where numbers come from."""
     return f"made on {machine['processor']} with torch {machine['torch']}, commit {machine['commit']}"
 
 
@@ -76,11 +76,11 @@ class Comparison:
         return list(dict.fromkeys(record.get(self.task_key, "") for record in self.records))
 
     def of(self, arm: str) -> list[Record]:
-        """The runs of an arm, by seed."""
+        """Return the runs of an arm, by seed."""
         return sorted((r for r in self.records if r["arm"] == arm), key=lambda r: r["seed"])
 
     def record(self, arm: str, seed: int = 0) -> Record:
-        """One run.
+        """Return one run.
 
         Raises:
             KeyError: there is no such run.
@@ -91,7 +91,7 @@ class Comparison:
         raise KeyError(f"no run of {arm!r} with seed {seed}; arms: {self.arms}")
 
     def long(self, value: Value | None = None, arms: Sequence[str] | None = None, **more: Value) -> pd.DataFrame:
-        """The long table: one row a run, with its task, arm, seed, a value, and whatever else is read.
+        """Return the long table: one row a run, with its task, arm, seed, a value, and whatever else is read.
 
         value: the headline metric on the test rows where None.  arms: some of them, None for all.
         """
@@ -102,16 +102,16 @@ class Comparison:
                             columns=["task", "arm", "seed", *columns])
 
     def of_each(self, arm: str, value: Value | None = None) -> pd.Series:
-        """Seed -> a value of an arm, of a study on one task; empty where the arm has no run."""
+        """Return seed -> a value of an arm, of a study on one task; empty where the arm has no run."""
         return self.long(value, [arm]).set_index("seed")["value"].sort_index()
 
     def by_arm(self, value: Value | None = None) -> dict[str, list[float]]:
-        """Arm -> a value of each seed, in the order of the seeds."""
+        """Return arm -> a value of each seed, in the order of the seeds."""
         return {arm: self.of_each(arm, value).tolist() for arm in self.arms}
 
 
 def pair(first: pd.Series, second: pd.Series) -> pd.DataFrame:
-    """Two arms' values side by side for each seed that both have: columns "first", "second"."""
+    """Return two arms' values side by side for each seed that both have: columns "first", "second"."""
     return pd.concat({"first": first, "second": second}, axis=1, join="inner").sort_index()
 
 
@@ -119,11 +119,11 @@ class Scored(Comparison):
     """Runs on one task, whose records have metrics by split, such as record["test"]["accuracy"]."""
 
     def values(self, name: str = "", split: str = "test") -> dict[str, list[float]]:
-        """Arm -> one metric of each seed, in the order of the seeds; without a name the task's headline."""
+        """Return arm -> one metric of each seed, in the order of the seeds; without a name the task's headline."""
         return self.by_arm(headline(split, name))
 
     def differences(self, arm: str, other: str, name: str = "", split: str = "test") -> list[float]:
-        """arm − other on each seed that both have: what pairing leaves."""
+        """Return arm − other on each seed that both have: what pairing leaves."""
         both = pair(*(self.of_each(one, headline(split, name)) for one in (arm, other)))
         return (both["first"] - both["second"]).tolist()
 
@@ -133,16 +133,16 @@ class Results(Scored):
     """What a study found: of each run test, validation, seconds, ranks, series, sites beside its arm and seed."""
 
     def series(self, arm: str, name: str = "loss", seed: int = 0) -> Curve:
-        """Steps and values of one name of a run's history (the loss: means of ten steps)."""
+        """Return the steps and values of one name of a run's history (the loss: means of ten steps)."""
         steps, values = self.record(arm, seed)["series"][name]
         return steps, values
 
     def by_site(self, arm: str, name: str, seed: int = 0) -> dict[str, float]:
-        """Site -> last value of one name of a run."""
+        """Return site -> last value of one name of a run."""
         return dict(self.record(arm, seed)["sites"][name])
 
     def frame(self, name: str = "accuracy") -> pd.DataFrame:
-        """One row an arm: seeds, mean and standard deviation of the metric, validation loss, seconds a run."""
+        """Return one row an arm: seeds, mean and standard deviation of the metric, validation loss, seconds a run."""
         runs = self.long(headline("test", name), loss=headline("validation", "loss"),
                          seconds=lambda record: record["seconds"]["total"]).groupby("arm", sort=False)
         return pd.DataFrame({"seeds": runs.size(), f"test {name}": runs["value"].mean(),
@@ -150,7 +150,7 @@ class Results(Scored):
                              "seconds": runs["seconds"].mean()})
 
     def line(self) -> str:
-        """One sentence on where the numbers come from."""
+        """Return one sentence on where the numbers come from."""
         a = self.about
         return (f"stored study {a['name']!r}: {len(self.records)} runs, {a['backbone']} on {a['task']}, "
                 f"{a['training']['steps']} steps; {made_on(a['machine'])}")
@@ -168,7 +168,7 @@ class SideBySide(Comparison):
     """
 
     def metric(self, task: str) -> str:
-        """The name of a task's headline metric.
+        """Return the name of a task's headline metric.
 
         Raises:
             KeyError: there are no runs on it.
@@ -179,37 +179,37 @@ class SideBySide(Comparison):
         raise KeyError(f"no runs on {task!r}; tasks: {self.tasks}")
 
     def scores(self, arm: str, split: str = "test") -> pd.DataFrame:
-        """The headline metric of an arm: a row a seed, a column a task; nan where there is no run."""
+        """Return the headline metric of an arm: a row a seed, a column a task; nan where there is no run."""
         runs = self.long(headline(split), [arm])
         return runs.pivot(index="seed", columns="task", values="value").reindex(columns=self.tasks)
 
     def values(self, arm: str, split: str = "test") -> dict[str, list[float]]:
-        """Task -> the headline metric of each seed, in the order of the seeds."""
+        """Return task -> the headline metric of each seed, in the order of the seeds."""
         scores = self.scores(arm, split)
         return {task: scores[task].dropna().tolist() for task in self.tasks}
 
     def by_seed(self, arm: str, task: str, split: str = "test") -> dict[int, float]:
-        """Seed -> the headline metric."""
+        """Return seed -> the headline metric."""
         return self.scores(arm, split)[task].dropna().to_dict()
 
     def gaps(self, arm: str, other: str) -> pd.DataFrame:
-        """arm − other in points (hundredths): a row a seed, a column a task; nan where one of them has no run."""
+        """Return arm − other in points (hundredths): a row a seed, a column a task; nan if one of them has no run."""
         return POINTS * (self.scores(arm) - self.scores(other))
 
     def differences(self, arm: str, other: str, task: str) -> list[float]:
-        """arm − other on one task, one a seed that both have, in points."""
+        """Return arm − other on one task, one a seed that both have, in points."""
         return self.gaps(arm, other)[task].dropna().tolist()
 
     def difference(self, arm: str, other: str) -> list[float]:
-        """arm − other, one a seed: the mean over tasks, in points."""
+        """Return arm − other, one a seed: the mean over tasks, in points."""
         return [statistics.fmean(of_tasks) for of_tasks in self.gaps(arm, other).dropna().to_numpy()]
 
     def average(self, arm: str) -> list[float]:
-        """The mean over tasks, in points, one a seed."""
+        """Return the mean over tasks, in points, one a seed."""
         return [POINTS * statistics.fmean(of_tasks) for of_tasks in zip(*self.values(arm).values(), strict=True)]
 
     def ahead(self, arm: str, other: str, tasks: Sequence[str] | None = None) -> list[float]:
-        """Tasks on which an arm is ahead of another, one count a seed; a tie counts one half.
+        """Return the tasks on which an arm is ahead of another, one count a seed; a tie counts one half.
 
         tasks: those counted, None for all.
         """
@@ -217,16 +217,16 @@ class SideBySide(Comparison):
         return ((gaps > 0) + 0.5 * (gaps == 0)).sum(axis=1).tolist() if len(gaps.columns) else []
 
     def telling(self, arm: str, other: str, tasks: Sequence[str] = ()) -> list[str]:
-        """The tasks, of these or of all, on which two arms do not tie at every seed (as at chance they may)."""
+        """Return the tasks, of these or of all, on which two arms do not tie at every seed (at chance they may)."""
         differ = self.gaps(arm, other).fillna(0).any()
         return [task for task in self.tasks if differ[task] and (not tasks or task in tasks)]
 
     def rate(self, arm: str, task: str) -> float:
-        """The learning rate that was chosen on validation rows."""
+        """Return the learning rate that was chosen on validation rows."""
         return float(next(r["lr"] for r in self.records if (r["arm"], r["task"]) == (arm, task)))
 
     def tried(self, arm: str, task: str) -> list[float]:
-        """The learning rates that were tried for an arm on a task, lowest first; none where they were not kept."""
+        """Return the learning rates tried for an arm on a task, lowest first; none if they were not kept."""
         grid = self.grid()
         return sorted(set(grid.loc[(grid["arm"] == self._chooser(arm)) & (grid["task"] == task), "lr"]))
 
@@ -238,7 +238,7 @@ class SideBySide(Comparison):
         return grid[(grid["steps"] > 0) & (grid["arm"] == self._chooser(arm)) & (grid["task"] == task)]
 
     def good_rates(self, arm: str, task: str) -> tuple[float, float]:
-        """The lowest and highest learning rate that come within a point of the best, in the first round of a grid.
+        """Return the lowest and highest learning rate within a point of the best, in the first round of a grid.
 
         Raises:
             KeyError: there was no first round.
@@ -250,7 +250,7 @@ class SideBySide(Comparison):
         return float(good.min()), float(good.max())
 
     def robustness(self, arm: str, task: str) -> str:
-        """`good_rates` in words, with how many runs diverged; "" where there was no first round."""
+        """Return `good_rates` in words, with how many runs diverged; "" where there was no first round."""
         tried = self._first_round(arm, task)
         if tried.empty:
             return ""
@@ -259,11 +259,11 @@ class SideBySide(Comparison):
         return f"{low:g} to {high:g} within a point" + (f", {diverged} diverged" if diverged else "")
 
     def grid_of(self, arm: str) -> dict[str, float]:
-        """Task -> the learning rate chosen for an arm with a grid of its own; only tasks with reported runs."""
+        """Return task -> the learning rate chosen for an arm with a grid of its own, for tasks with reported runs."""
         return {r["task"]: float(r["lr"]) for r in self.records if r["arm"] == arm and "lr" in r}
 
     def grid(self) -> pd.DataFrame:
-        """Every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows.
+        """Return every run that chose a rate: task, arm, seed, lr, and its headline metric on validation rows.
 
         steps: of a run of the first round, 0 for a whole one.
         """
@@ -273,13 +273,13 @@ class SideBySide(Comparison):
         return pd.DataFrame(rows)
 
     def frame(self, split: str = "test") -> pd.DataFrame:
-        """Long form, one row a run: task, arm, seed, lr, score (of 1 at most), seconds."""
+        """Return the long form, one row a run: task, arm, seed, lr, score (of 1 at most), seconds."""
         runs = self.long(lambda record: float(record["lr"]), score=headline(split),
                          seconds=lambda record: record["seconds"]["total"])
         return runs.rename(columns={"value": "lr"})
 
     def table(self) -> pd.DataFrame:
-        """One row an arm, one column a task ("71.3 ± 0.8", points), and the mean over tasks."""
+        """Return one row an arm, one column a task ("71.3 ± 0.8", points), and the mean over tasks."""
         points = self.frame().assign(score=lambda frame: POINTS * frame["score"])
         cells = points.groupby(["arm", "task"])["score"].agg(["mean", "std"])
         words = cells.apply(lambda row: f"{row['mean']:.1f} ± {row['std']:.1f}", axis=1).unstack("task")
@@ -287,7 +287,7 @@ class SideBySide(Comparison):
         return words.loc[self.arms, self.tasks].assign(mean=mean)
 
     def line(self) -> str:
-        """One sentence on where the numbers come from."""
+        """Return one sentence on where the numbers come from."""
         a = self.about
         seeds = len({r["seed"] for r in self.records})
         return (f"stored study {a['name']!r}: {len(self.arms)} arms, {len(self.tasks)} tasks, {seeds} seeds, "

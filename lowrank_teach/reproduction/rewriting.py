@@ -58,22 +58,22 @@ class Rewrites(Comparison):
         return self.tasks
 
     def values(self, name: str, direction: str) -> dict[str, list[float]]:
-        """Arm -> one score of each seed, in one direction; arms without the score are left out."""
+        """Return arm -> one score of each seed, in one direction; arms without the score are left out."""
         here = [r for r in self.records if r["direction"] == direction and name in r["scores"]]
         return Rewrites(self.about, here).by_arm(lambda record: record["scores"][name])
 
     def mean(self, name: str, direction: str, arm: str) -> float:
-        """One score of an arm, averaged over its seeds."""
+        """Return one score of an arm, averaged over its seeds."""
         return float(np.mean(self.values(name, direction)[arm]))
 
     def points(self, direction: str, x: str = "self_bleu", y: str = "accuracy"
                ) -> dict[str, list[tuple[float, float]]]:
-        """Arm -> (x, y) of each seed, for two scores."""
+        """Return arm -> (x, y) of each seed, for two scores."""
         across, up = self.values(x, direction), self.values(y, direction)
         return {arm: list(zip(across[arm], up[arm], strict=True)) for arm in across}
 
     def table(self, direction: str) -> pd.DataFrame:
-        """One row an arm: seeds, and the mean of every score over them."""
+        """Return one row an arm: seeds, and the mean of every score over them."""
         names = list(dict.fromkeys(name for r in self.records for name in r["scores"]))
         by_arm = {name: {arm: float(np.mean(v)) for arm, v in self.values(name, direction).items()} for name in names}
         frame = pd.DataFrame(by_arm, index=self.arms)
@@ -82,24 +82,24 @@ class Rewrites(Comparison):
         return frame.rename_axis("arm")
 
     def samples(self, direction: str, seed: int = 0) -> pd.DataFrame:
-        """The first sentences of the test rows: source, human rewrite, and what every arm wrote."""
+        """Return the first sentences of the test rows: source, human rewrite, and what every arm wrote."""
         of = {r["arm"]: r for r in self.records if r["direction"] == direction and r["seed"] == seed}
         return pd.DataFrame({arm: of[arm]["samples"] for arm in self.arms})
 
     def accuracy_interval(self, arm: str, direction: str, level: float = 0.95) -> tuple[float, float]:
-        """The middle `level` of the accuracy over resampled sentences, seeds averaged."""
+        """Return the middle `level` of the accuracy over resampled sentences, seeds averaged."""
         hits = np.mean([r["hits"] for r in self.records if r["arm"] == arm and r["direction"] == direction], axis=0)
         return percentile_interval(hits, draws_of(len(hits), 2000), level)
 
     def line(self) -> str:
-        """One sentence on where the numbers come from."""
+        """Return one sentence on where the numbers come from."""
         a = self.about
         return (f"stored rewrites: {a['backbone']}, {a['training']['steps']} steps of {a['training']['batch_size']} "
                 f"instructions, {a['sentences']} sentences a direction; {made_on(a['machine'])}")
 
 
 def in_words(scores: pd.DataFrame) -> pd.DataFrame:
-    """A table of `score_transfer`'s numbers with names to read, which a narrow page can break: "self_bleu" becomes
+    """Return a table of `score_transfer` with names that a narrow page can break: "self_bleu" becomes
     "self bleu", "perplexity.3-gram" "perplexity 3-gram"."""
     return scores.rename(columns=lambda name: name.replace("_", " ").replace(".", " ", 1))
 
@@ -130,7 +130,7 @@ class RewriteRunner(Runner):
         return kept["scores"]
 
     def scored(self, written: pd.DataFrame) -> Records:
-        """One record a direction."""
+        """Return one record a direction."""
         found = []
         for direction, part in written.groupby("direction", sort=False):
             codes = self.classifier.predict(part["written"].tolist())
@@ -172,13 +172,13 @@ def train(seeds: Iterable[int] = range(2), folder: Path | str | None = None, *, 
 
 
 def _language_models(styles: str, model: Any, tokenizer: Any, name: str) -> list[Any]:
-    """Two judges of fluency: word groups counted in the style's own reviews, and the causal model before tuning."""
+    """Return two judges of fluency: word groups of the style's own reviews, and the causal model before tuning."""
     reviews = load_task(styles).train
     return [NGram.from_texts(reviews["text"][:20_000]), CausalLM(model, tokenizer, name)]
 
 
 def load(folder: Path | str | None = None) -> Rewrites:
-    """What is stored.
+    """Return what is stored.
 
     Raises:
         FileNotFoundError: it has not been made here.
@@ -206,7 +206,7 @@ class StyleClassifier:
 
     @torch.no_grad()
     def predict(self, texts: Sequence[str], batch_size: int = 64) -> list[int]:
-        """The class code of each text, read as a row of the training is."""
+        """Return the class code of each text, read as a row of the training is."""
         place, found = next(self.model.parameters()).device, []
         frame = pd.DataFrame({self.task.text[0]: list(texts), self.task.label: 0})
         rows, collate = encode(frame, self.task, self.tokenizer), Collate(self.tokenizer, self.task)
@@ -241,7 +241,7 @@ def train_classifier(task: str, backbone: str = "minilm-l6", profile: str | None
 
 
 def seen_here(stored: Taggers, asked: Rewrites) -> pd.DataFrame:
-    """What the stored runs say, one statement a row, with the verdict computed from them: "holds" or "not seen"."""
+    """Return what the stored runs say, one statement a row, with its computed verdict: "holds" or "not seen"."""
     means = {arm: float(np.mean(values)) for arm, values in stored.values().items()}
     rival = max((arm for arm in means if arm != "autolora"), key=means.__getitem__)
     lead = np.array(stored.differences("autolora", rival))
@@ -275,7 +275,7 @@ def _tuning(asked: Rewrites, arm: str, name: str, words: str) -> tuple[str, bool
 
 
 def main() -> None:
-    """The command line: how many seeds."""
+    """Read the command line: how many seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     train(range(parser.parse_args().seeds), on_run=lambda *done: print(*done, flush=True))

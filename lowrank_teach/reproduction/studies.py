@@ -64,15 +64,15 @@ class Runner:
     # -- what a study may say for itself
 
     def records_of(self, arm: str, seed: int, run: Run) -> Records:
-        """What is kept of a run: numbers, no factors."""
+        """Return what is kept of a run: numbers, no factors."""
         return [record(self.study, arm, seed, run)]
 
     def validation(self, run: Run) -> Mapping[str, float]:
-        """Scores on validation examples: the first decides, where runs tie the lower loss."""
+        """Return the scores on validation examples: the first decides, where runs tie the lower loss."""
         return run.metrics["validation"]
 
     def shown(self, run: Run, kept: Mapping[str, Any]) -> Any:
-        """What `on_run` is told of a run; kept: its last record, or its entry in the grid."""
+        """Return what `on_run` is told of a run; kept: its last record, or its entry in the grid."""
         return run
 
     # -- the loop
@@ -105,7 +105,7 @@ class Runner:
         self.tell(task, arm, seed, lr, self.shown(run, made[-1]))
 
     def config(self, task: str, arm: str, seed: int, lr: float | None, steps: int = 0) -> RunConfig:
-        """One run; steps: of a first round, 0 for a whole run."""
+        """Return one run; steps: of a first round, 0 for a whole run."""
         return (self.study.first_round if steps else self.study.config)(task, arm, seed, lr)
 
     def fit(self, task: str, arm: str, seed: int, lr: float | None, steps: int = 0) -> Run:
@@ -132,13 +132,13 @@ class Runner:
             self.commits |= set(about.get("commits", ()))
 
     def is_current(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record has the key of the run that the study would train at its place."""
+        """Return whether a record has the key of the run that the study would train at its place."""
         known = record.get("key") and record.get("task") in self.study.tasks and record["arm"] in self.study.arms
         return bool(known) and record["key"] == self.config(record["task"], record["arm"], record["seed"],
                                                             record.get("lr"), record.get("steps", 0)).key
 
     def described(self) -> dict[str, Any]:
-        """What stands in the file beside the records."""
+        """Return what stands in the file beside the records."""
         study, tasks = self.study, list(self.study.tasks)
         own = study.tasks[tasks[0]] if len(tasks) == 1 else {}
         found: dict[str, Any] = {
@@ -155,12 +155,12 @@ class Runner:
     # -- learning rates
 
     def rates(self, task: str, arms: Sequence[str]) -> dict[str, float | None]:
-        """Configuration -> its learning rate on a task; None where the study has no choice of them."""
+        """Return configuration -> its learning rate on a task; None where the study has no choice of them."""
         chosen = {arm: self.choose(task, arm) for arm in self.study.choosing(arms)}
         return {arm: chosen.get(self.study.rate_of.get(arm, arm)) for arm in arms}
 
     def choose(self, task: str, arm: str) -> float:
-        """The rate with the best mean validation score; where scores tie, the one with the lower loss.
+        """Return the rate with the best mean validation score; where scores tie, the one with the lower loss.
 
         Raises:
             DivergedError: at every rate of the grid.
@@ -176,7 +176,7 @@ class Runner:
                             f"widened {WIDEST} times: look at the configuration")
 
     def best(self, task: str, arm: str, rates: Sequence[float], steps: int = 0) -> list[float]:
-        """The rates that did not diverge, best first; steps: shorter runs, 0 for whole ones.
+        """Return the rates that did not diverge, best first; steps: shorter runs, 0 for whole ones.
 
         Raises:
             DivergedError: all did.
@@ -193,7 +193,7 @@ class Runner:
         return sorted(means, key=means.__getitem__, reverse=True)
 
     def attempt(self, task: str, arm: str, seed: int, rate: float, steps: int = 0) -> Mapping[str, float] | None:
-        """Validation scores of one run of the grid, kept in it once; None where it diverged."""
+        """Return the validation scores of one run of the grid, kept in it once; None where it diverged."""
         tried: dict[str, Any] = {"task": task, "arm": arm, "seed": seed, "lr": rate,
                                  **({"steps": steps} if steps else {})}
         for known in self.grid:
@@ -212,7 +212,7 @@ class Runner:
 
 
 def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
-    """What is kept of a run of a plain study: numbers, and the series and values by site that the study names.
+    """Return what is kept of a run of a plain study: numbers, and the series and values by site that the study names.
 
     clipped: the share of steps whose gradient was longer than `max_grad_norm`, penalties included.
     """
@@ -232,7 +232,7 @@ def record(study: Study, arm: str, seed: int, run: Run) -> dict[str, Any]:
 
 
 def short_curve(curve: Curve) -> list[list[float]]:
-    """Steps, and values to the digits that a picture shows."""
+    """Return the steps, and values to the digits that a picture shows."""
     return [list(curve[0]), [round(float(value), 5) for value in curve[1]]]
 
 
@@ -288,7 +288,7 @@ def suggest_rate(method: Method, backbone: str = "", folder: Path | str | None =
 
 
 def _apart(one: Method, other: Method) -> tuple[float, tuple[str, ...]]:
-    """How far two configurations of a method are from each other, and in what they differ."""
+    """Return how far two configurations of a method are from each other, and in what they differ."""
     ranks, scales = math.log2(one.r / other.r), math.log2((one.lora_alpha / one.r) / (other.lora_alpha / other.r))
     own = {name: (getattr(one, name), getattr(other, name)) for name in vars(other)
            if name not in ("r", "lora_alpha", "sites")}
@@ -303,7 +303,7 @@ def _apart(one: Method, other: Method) -> tuple[float, tuple[str, ...]]:
 # ---- studies by name -----------------------------------------------------------------------------------------
 
 def path_of(name: str, folder: Path | str | None = None) -> Path:
-    """The file of a study; None takes the folder of the stored ones."""
+    """Return the file of a study; None takes the folder of the stored ones."""
     return Path(folder or references_folder() / "studies") / f"{name}.json"
 
 
@@ -330,7 +330,7 @@ def train(name: str, folder: Path | str | None = None, *, seeds: int | Iterable[
 
 
 def load(name: str, folder: Path | str | None = None) -> Results:
-    """A stored study on one task.
+    """Return a stored study on one task.
 
     Raises:
         KeyError: there is no study of this name.  FileNotFoundError: it has not been trained here.
@@ -339,12 +339,12 @@ def load(name: str, folder: Path | str | None = None) -> Results:
 
 
 def load_across(name: str, folder: Path | str | None = None) -> SideBySide:
-    """A stored study over tasks. As `load`."""
+    """Return a stored study over tasks. As `load`."""
     return SideBySide(*_stored(name, folder, TASK_STUDIES))
 
 
 def defined(name: str, among: Mapping[str, Study] | None = None) -> Study:
-    """The definition of a study.
+    """Return the definition of a study.
 
     Raises:
         KeyError: there is none of this name.

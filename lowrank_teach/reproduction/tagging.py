@@ -64,14 +64,14 @@ def tag(method: Method | str, task: str, backbone: str = "minilm-l6", profile: s
 
 
 def tagged(run: Run) -> Tagged:
-    """What the network of a run says, which `fit(keep_model=True)` left in it."""
+    """Return what the network of a run says, which `fit(keep_model=True)` left in it."""
     assert run.trained is not None
     words, gold = sentences(run.trained.data)
     return Tagged(run, run.trained.data.task.labels, words, gold, word_probabilities(run.trained))
 
 
 def sentences(data: TaskData) -> tuple[list[list[str]], list[list[str]]]:
-    """Words and tags of the test sentences (of the validation sentences, where no test is labelled)."""
+    """Return words and tags of the test sentences (of the validation sentences, where no test is labelled)."""
     frame = data.validation if data.test is None else data.test
     words = [list(row) for row in frame[data.task.text[0]]]
     return words, [[data.task.labels[code] for code in row] for row in frame[data.task.label]]
@@ -79,7 +79,7 @@ def sentences(data: TaskData) -> tuple[list[list[str]], list[list[str]]]:
 
 @torch.no_grad()
 def word_probabilities(found: Trained, batch_size: int = 32) -> list[np.ndarray]:
-    """(W, C) float32 of every test sentence: the softmax at the first piece of each word.
+    """Return (W, C) float32 of every test sentence: the softmax at the first piece of each word.
 
     A word that the network could not read, past the longest length, is O with certainty: it finds nothing there.
     """
@@ -111,7 +111,7 @@ class Cut:
 
 
 def short_example(data: TaskData, tokenizer: Any, longest: int = 13) -> Cut:
-    """The first training sentence of at most so many pieces that has an entity, and a word cut into several pieces.
+    """Return the first training sentence of at most so many pieces with an entity and a word cut into several pieces.
 
     Raises:
         ValueError: no sentence is like that.
@@ -156,20 +156,20 @@ TAG_TASKS: dict[str, dict[str, Any]] = {   # rates at which LoRA learns both in 
 
 
 def letters(labels: Sequence[str]) -> dict[str, str]:
-    """Tag -> one letter: "." outside; upper case begins an entity, lower case goes on with it."""
+    """Return tag -> one letter: "." outside; upper case begins an entity, lower case goes on with it."""
     kinds = {kind: chr(ord("A") + i) for i, kind in enumerate(entities.kinds_of(labels))}
     return {label: "." if label == "O" else kinds[label[2:]] if label[0] == "B" else kinds[label[2:]].lower()
             for label in labels}
 
 
 def written(tags: Iterable[Sequence[str]], labels: Sequence[str]) -> list[str]:
-    """Sentences of tags -> one string each."""
+    """Return one string for each sentence of tags."""
     letter = letters(labels)
     return ["".join(letter[tag] for tag in sentence) for sentence in tags]
 
 
 def read(strings: Iterable[str], labels: Sequence[str]) -> list[list[str]]:
-    """What `written` wrote."""
+    """Return what `written` wrote."""
     tag = {letter: label for label, letter in letters(labels).items()}
     return [[tag[letter] for letter in string] for string in strings]
 
@@ -195,36 +195,36 @@ class Taggers(Scored):
         return read(self.about["gold"], self.labels)
 
     def tags(self, arm: str, seed: int = 0) -> list[list[str]]:
-        """Predicted tags of the test sentences."""
+        """Return the predicted tags of the test sentences."""
         return read(self.record(arm, seed)["tags"], self.labels)
 
     def counts(self, arm: str) -> np.ndarray:
-        """(N, K, 3) as `entities.counts`, summed over the seeds of an arm."""
+        """Return (N, K, 3) as `entities.counts`, summed over the seeds of an arm."""
         runs = [entities.counts(self.gold, self.tags(arm, r["seed"]), self.kinds) for r in self.of(arm)]
         return np.sum(runs, axis=0)
 
     def by_kind(self, arm: str) -> np.ndarray:
-        """(K + 1, 3): F1 of every type, and last over all, with the interval over sentences; seeds pooled."""
+        """Return (K + 1, 3): F1 of every type, and last over all, with the interval over sentences; seeds pooled."""
         counted = self.counts(arm)
         score = np.append(entities.f1(counted.sum(0)), entities.f1(counted.sum((0, 1))))
         return np.column_stack([score, entities.interval(counted)])
 
     def sizes(self) -> list[int]:
-        """Annotated entities of every type in the test sentences."""
+        """Return the annotated entities of every type in the test sentences."""
         return entities.counts(self.gold, self.gold, self.kinds)[..., 2].sum(0).tolist()
 
     def outcomes(self, arm: str) -> dict[str, float]:
-        """Outcome -> its share of all entities, seeds pooled."""
+        """Return outcome -> its share of all entities, seeds pooled."""
         runs = [entities.outcomes(self.gold, self.tags(arm, r["seed"])) for r in self.of(arm)]
         counted = {name: sum(run[name] for run in runs) for name in entities.OUTCOMES}
         return {name: count / sum(counted.values()) for name, count in counted.items()}
 
     def saying_o(self) -> float:
-        """The token accuracy of a tagger that says O at every word."""
+        """Return the token accuracy of a tagger that says O at every word."""
         return entities.token_accuracy(self.gold, [["O"] * len(tags) for tags in self.gold])
 
     def line(self) -> str:
-        """One sentence on where the numbers come from."""
+        """Return one sentence on where the numbers come from."""
         a = self.about
         return (f"stored taggers: {len(self.records)} runs ({len(self.seeds)} seeds), {a['backbone']} on "
                 f"{a['task']}, {a['training']['steps']} steps, {len(a['gold'])} test sentences; "
@@ -268,7 +268,7 @@ def _path(task: str, folder: Path | str | None) -> Path:
 
 
 def load_tags(task: str = "jnlpba", folder: Path | str | None = None) -> Taggers:
-    """The stored taggers of a task.
+    """Return the stored taggers of a task.
 
     Raises:
         FileNotFoundError: they have not been trained here.
@@ -279,7 +279,7 @@ def load_tags(task: str = "jnlpba", folder: Path | str | None = None) -> Taggers
 
 
 def main() -> None:
-    """The command line: which task, and how many seeds."""
+    """Read the command line: which task, and how many seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", default="jnlpba", choices=tuple(TAG_TASKS))
     parser.add_argument("--seeds", type=int, default=3)

@@ -48,7 +48,7 @@ def _mean_of(score: Callable[..., float]) -> Callable[..., Array]:
 
 
 def _bleu(texts: Sequence[str], many: Sequence[Sequence[str]]) -> Array:
-    """Matched groups of 1 to 4 words, groups written, length, length of the nearest reference: (N, 10)."""
+    """Return the matched groups of 1 to 4 words, groups written, length, length of the nearest reference: (N, 10)."""
     scorer = scores.need("sacrebleu", "BLEU").BLEU(lowercase=True)
     found = [scorer.corpus_score([text], [[ref] for ref in refs]) for text, refs in zip(texts, many, strict=True)]
     return np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found], dtype=float)
@@ -61,14 +61,14 @@ def _bleu_of(sums: Array) -> float:
 
 
 def _ter(texts: Sequence[str], many: Sequence[Sequence[str]]) -> Array:
-    """Edits, and mean length of the references: (N, 2)."""
+    """Return the edits, and mean length of the references: (N, 2)."""
     scorer = scores.need("sacrebleu", "TER").TER()
     found = [scorer.corpus_score([text], [[ref] for ref in refs]) for text, refs in zip(texts, many, strict=True)]
     return np.array([[one.num_edits, one.ref_length] for one in found], dtype=float)
 
 
 def _cider(texts: Sequence[str], many: Sequence[Sequence[str]]) -> Array:
-    """A score a text, with the idf of all references: (N, 2)."""
+    """Return one score for each text, with the idf of all references: (N, 2)."""
     scorer = scores.need("pycocoevalcap.cider.cider", "CIDEr").Cider()
     wanted = {i: [" ".join(scores.words_of(one)) for one in refs] for i, refs in enumerate(many)}
     each = scorer.compute_score(wanted, {i: [" ".join(scores.words_of(text))] for i, text in enumerate(texts)})[1]
@@ -85,7 +85,7 @@ STATISTICS: dict[str, tuple[Callable[..., Array], Callable[[Array], float]]] = {
 
 
 def text_statistics(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
-    """What a score adds up, one row a text: (N, m).
+    """Return what a score adds up, one row a text: (N, m).
 
     Raises:
         KeyError: NIST and the like, whose sums are not kept.  ImportError: the score's package or data are missing.
@@ -94,12 +94,12 @@ def text_statistics(name: str, texts: Sequence[str], references: Sequence[Sequen
 
 
 def combined(name: str, rows: Array) -> float:
-    """The corpus score of these rows (N, m) of `statistics`."""
+    """Return the corpus score of these rows (N, m) of `statistics`."""
     return STATISTICS[name][1](np.asarray(rows).sum(0))
 
 
 def resampled(name: str, rows: Array, draws: Array) -> Array:
-    """The score of each draw of inputs: rows (N, m), draws (R, N) of row numbers -> (R,)."""
+    """Return the score of each draw of inputs: rows (N, m), draws (R, N) of row numbers -> (R,)."""
     sums = np.asarray(rows)[draws].sum(1)                                     # (R, m)
     return np.array([STATISTICS[name][1](one) for one in sums])
 
@@ -127,16 +127,16 @@ class Texts(Comparison):
         return [record["seed"] for record in self.of(arm)]
 
     def scores(self, name: str) -> dict[str, list[float]]:
-        """Arm -> one score a seed, over all test inputs."""
+        """Return arm -> one score a seed, over all test inputs."""
         return self.by_arm(_score(name))
 
     def paired(self, arm: str, other: str, name: str) -> tuple[list[float], list[float]]:
-        """A score of each of two arms, for the seeds that both have."""
+        """Return a score of each of two arms, for the seeds that both have."""
         both = pair(self.of_each(arm, _score(name)), self.of_each(other, _score(name)))
         return both["first"].tolist(), both["second"].tolist()
 
     def rows(self, arm: str, name: str, seed: int = 0, part: str | None = None) -> Array:
-        """What `statistics` kept of each text (N, m), of one part of the inputs or of all."""
+        """Return what `statistics` kept of each text (N, m), of one part of the inputs or of all."""
         rows = np.array(self.record(arm, seed)["statistics"][name], dtype=float)
         return rows if part is None else rows[np.array(self.parts) == part]
 
@@ -156,18 +156,18 @@ class Texts(Comparison):
         return score, *middle(found, level)
 
     def slot_errors(self, arm: str, seed: int = 0) -> Array:
-        """Of each input: fields missing, values made up, fields there are: (N, 3)."""
+        """Return, for each input, fields missing, values made up, fields there are: (N, 3)."""
         return np.array(self.record(arm, seed)["slots"], dtype=float)
 
     def sample(self, i: int) -> tuple[str, list[str], dict[str, tuple[str, slots.Check]]]:
-        """The i-th sample: its data, its references, and of each arm the text and what `slot_errors` says of it."""
+        """Return the i-th sample: data, references, and of each arm the text and what `slot_errors` says of it."""
         one = self.samples[i]
         checked = {arm: slots.Check(tuple(slots.Mark(**mark) for mark in said["marks"]), tuple(said["missing"]),
                                     said["slots"]) for arm, said in one["checks"].items()}
         return one["source"], one["references"], {arm: (text, checked[arm]) for arm, text in one["texts"].items()}
 
     def line(self) -> str:
-        """One sentence on where the texts come from."""
+        """Return one sentence on where the texts come from."""
         a = self.about
         return (f"stored texts for {a['task']}: {a['backbone']}, {a['training']['steps']} steps of "
                 f"{a['training']['batch_size']} rows, {a['inputs']} test inputs; "
@@ -183,7 +183,7 @@ def texts_path(task: str, folder: Path | str | None = None) -> Path:
 
 
 def load_texts(task: str = "e2e", folder: Path | str | None = None) -> Texts:
-    """The stored texts for a task.
+    """Return the stored texts for a task.
 
     Raises:
         FileNotFoundError: none were written here.
@@ -256,7 +256,7 @@ class Writer:
                 self.left_out[name] = str(error)
 
     def write(self, run: Run | None, count: int | None = None, num_beams: int = 1) -> list[str]:
-        """One text an input, for the first `count` of them; a run of None is the pretrained model as it is."""
+        """Return one text an input, for the first `count` of them; a run of None is the pretrained model as it is."""
         model, tokenizer = load_backbone(self.backbone)
         if run is not None:
             deploy(model, run.factors)
@@ -266,7 +266,7 @@ class Writer:
         return generate(model, rows, tokenizer, Generation(max_new_tokens=task.max_target, num_beams=num_beams))
 
     def judged(self, written: Sequence[str]) -> dict[str, Any]:
-        """Scores over all inputs and by part, what they add up for each text, slot errors of each text."""
+        """Return the scores over all inputs and by part, what they add up for each text, slot errors of each text."""
         references, names = self.inputs.references[:len(written)], self._names()
         found = score(names, written, references, self.task)
         parts = self.inputs.parts[:len(written)]
@@ -282,12 +282,12 @@ class Writer:
                 "slots": [[len(one.missing), one.made_up, one.slots] for one in checks]}
 
     def headline(self, run: Run) -> float:
-        """The first of the task's scores, of what a run writes."""
+        """Return the first of the task's scores, of what a run writes."""
         name = self.metrics[0]
         return score([name], self.write(run), self.inputs.references, self.task)[name]
 
     def humans(self) -> dict[str, float]:
-        """What the rule of `slot_errors` says of the references themselves, as shares of the fields there are."""
+        """Return what the rule of `slot_errors` says of the references themselves, as shares of their fields."""
         checks = [slots.check(text, source, self.values)
                   for source, many in zip(self.inputs.sources, self.inputs.references, strict=True) for text in many]
         fields = sum(one.slots for one in checks)
@@ -327,7 +327,7 @@ class TextRunner(Runner):
         return {"validation score": next(iter(kept["validation"].values()))}
 
     def records_of(self, arm: str, seed: int, run: Run | None) -> Records:
-        """Scores, statistics and slot errors of the texts that a run writes; None is the pretrained model."""
+        """Return scores, statistics and slot errors of the texts that a run writes; None is the pretrained model."""
         written = self.writer.write(run)
         if arm not in self.samples[0]["texts"]:   # of its first seed
             for sample, text in zip(self.samples, written, strict=False):
@@ -410,7 +410,7 @@ def _at_width(writer: Writer, run: Run, width: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line: which tasks, and how many seeds."""
+    """Read the command line: which tasks, and how many seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tasks", nargs="+", choices=tuple(TEXT_STUDIES))
     parser.add_argument("--seeds", type=int, help="how many, from 0; the task's own where left out")

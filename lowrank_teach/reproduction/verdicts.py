@@ -58,12 +58,12 @@ class Evidence:
 
 
 def verdict(estimate: PairedMean, side: str, margin: float = 0.0) -> str:
-    """What an estimate says of a claim. As `judge`; equal is what two one-sided tests (TOST) find within ± margin."""
+    """Return what an estimate says of a claim, as `judge` does; equal is what two one-sided tests (TOST) find."""
     return judge(estimate.interval(), side, margin, bool(margin) and estimate.p_unequal(margin) < CHANCE)
 
 
 def judge(interval: tuple[float, float], side: str, margin: float = 0.0, equal: bool | None = None) -> str:
-    """The rule: supported if the interval lies wholly on the claimed side, contradicted if wholly on the other.
+    """Apply the rule: supported if the interval lies wholly on the claimed side, contradicted if on the other.
 
     Between two sides a difference that is equal within the margin contradicts nothing, even where the interval lies
     wholly on the other side. A claim of equality is supported by such a difference, and contradicted by an interval
@@ -87,7 +87,7 @@ def judge(interval: tuple[float, float], side: str, margin: float = 0.0, equal: 
 
 
 def of_every(differences: Mapping[str, Sequence[float]]) -> tuple[str, tuple[float, float] | None]:
-    """For a claim about every one of several: which has the lowest mean, and an interval for the least difference.
+    """Return which of several has the lowest mean, and an interval for the least difference.
 
     Its low end is the lowest of their low ends: above zero only if each interval is. Its high end is the lowest of
     their high ends, at level 1 − (1 − LEVEL) / n for n of them: below zero only if some one speaks against the claim,
@@ -271,7 +271,7 @@ def rows(paper: str, claims: Sequence[Claim], folder: Folder = None) -> list[Row
 
 
 def number(x: float) -> str:
-    """Two or three digits that count, and a true minus sign."""
+    """Write a number with two or three digits that count, and a true minus sign."""
     size = abs(x := 0.0 if abs(x) < 1e-9 else x)   # rounding
     how = ",.0f" if size >= 1000 else ".1f" if size >= 10 else ".2f" if size >= 0.1 or not x else ".1g"
     return f"{x:{how}}".replace("-", "−")
