@@ -26,6 +26,7 @@ NO_RUNS, UNSOUND, UNTESTABLE = "no runs yet", "not comparable", "not testable he
 EXACT, BROKEN = "holds exactly", "fails exactly"
 VERDICTS = (SUPPORTED, CONTRADICTED, EQUAL, OPEN, EXACT, BROKEN, NO_RUNS, UNSOUND, UNTESTABLE)
 DECIDED = (SUPPORTED, CONTRADICTED, EQUAL)
+POINT = 1.0     # the margin of scores, in hundredths: what is smaller is taken for no difference
 CHANCE = 0.05   # of an error, for a test of equality as for an interval of 95 %
 
 
@@ -169,7 +170,8 @@ class Compared:
 
     measure: folder of the studies -> Evidence; FileNotFoundError where there are no runs.
     side: ">", "<", or "≈" for within ± margin.  unit: of the differences, scaled by `scale` for reading.
-    margin: in this unit; a difference that is smaller is taken for none.  task: as in `Row`.
+    margin: in this unit; a difference that is smaller is taken for none. Of points it is one, if none is given.
+    task: as in `Row`.
     """
 
     where: str
@@ -182,6 +184,10 @@ class Compared:
     scale: float = 100.0
     note: str = ""
     task: str = ""
+
+    def __post_init__(self) -> None:
+        if self.unit == "points" and not self.margin:
+            object.__setattr__(self, "margin", POINT)
 
     @property
     def tuned(self) -> bool:
@@ -488,9 +494,6 @@ def seconds(record: Record) -> float:
 
 # ---- evidence from tuned studies ---------------------------------------------------------------------------
 # One comparison on one task: paired by seed and test example, each side at the rate chosen for it.
-POINT = 1.0   # the margin of scores, in hundredths: what is smaller is taken for no difference
-
-
 def on_task(study: str, task: str, first: str, second: str, value: Value | None = None) -> FromRuns:
     """first − second on a task of a tuned study.
 
@@ -536,8 +539,8 @@ def on_each(study: str, task: str, arm: str, value: Value, aim: Value | float = 
 def over_tasks(study: str, where: str, statement: str, first: str, second: str, side: str = ">", says: str = "–",
                note: str = "") -> tuple[Compared, ...]:
     """A claim on the score, once for each task of a tuned study."""
-    return tuple(Compared(where, statement, on_task(study, task, first, second), side, says, POINT, note=note,
-                          task=task) for task in TASK_STUDIES[study].tasks)
+    return tuple(Compared(where, statement, on_task(study, task, first, second), side, says, note=note, task=task)
+                 for task in TASK_STUDIES[study].tasks)
 
 
 Pairs = Sequence[tuple[Record, Record]]

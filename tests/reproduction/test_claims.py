@@ -165,7 +165,7 @@ def test_a_verdict_follows_the_records(tmp_path):
 
     up, down = row("up", [x + 0.02 for x in low]), row("down", [x - 0.02 for x in low])
     assert (up.verdict, down.verdict) == (SUPPORTED, CONTRADICTED)
-    assert (up.p, up.p_equal, up.detectable) == (pytest.approx(0, abs=1e-9), None, pytest.approx(0, abs=1e-9))
+    assert (up.p, up.p_equal, up.detectable) == (pytest.approx(0, abs=1e-9), 1, pytest.approx(0, abs=1e-9))
     assert up.difference == pytest.approx(2.0)
     assert up.ours.startswith("chain length = 2: 72.4 ± 1.14; chain length = 1: 70.4")
     mixed = row("mixed", [0.71, 0.70, 0.70, 0.71, 0.71])
