@@ -487,9 +487,9 @@ style.show(
 assert len(set(run.ranks.values())) > 2, "the ranks differ"
 
 # %% [markdown]
-# One run is one draw. Here are the stored runs over several seeds, on the small network: is the pattern the same
-# each time? The paper finds larger ranks in U (the first feed-forward matrix), O and V; the last line is that
-# contrast, seed by seed.
+# One run is one draw. Here are the stored runs over several seeds, on the small network, with a longer window
+# (section 9 says how they were trained): is the pattern the same each time? The paper finds larger ranks in U (the
+# first feed-forward matrix), O and V; the last line is that contrast, seed by seed.
 
 # %%
 parts = studies.load("salora_parts")
