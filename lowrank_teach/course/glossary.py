@@ -173,13 +173,14 @@ SALORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
            {_S: "γ, ζ"}),
     Symbol("P(g > 0)", "probability that a draw is not exactly zero", "gate.stretch.open_probability(gate.log_theta)",
            "(r,)", "", {_S: "E‖G‖₀, summed over j"}),
-    Symbol("ĝ", "the gate without noise, after the window", "gate.stretch.deterministic(gate.log_theta)", "(r,)", "",
+    Symbol("ĝ", "the gate without noise; folded into B when the window closes",
+           "gate.stretch.deterministic(gate.log_theta)", "(r,)", "",
            {_S: "expected value of the gate"}),
     Symbol("C", "expected density: share of the adapters' numbers that is open", "rule.density", "", "", {_S: "C"}),
     Symbol("b", "target density", "method.b", "", "", {_S: "b"}),
     Symbol("λ (SaLoRA)", "multiplier of (C − b)²; climbs from 0", "rule.lam.item()", "", "", {_S: "λ, eq. 12"}),
     Symbol("η_c", "rate of log θ and of λ", "method.eta_c", "", "", {_S: "η_c"}),
-    Symbol("R", "‖A Aᵀ − I‖² + ‖BᵀB − I‖²", "rule.orthogonality", "", "", {_S: "R, eq. 9"}),
+    Symbol("R", "‖A Aᵀ − I‖² + ‖BᵀB − I‖², summed over matrices", "rule.orthogonality", "", "", {_S: "R, eq. 9"}),
     Symbol("β (SaLoRA)", "weight of R in the loss", "method.beta", "", "", {_S: "β, eq. 10"}),
 )}
 

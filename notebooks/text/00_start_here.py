@@ -109,7 +109,7 @@ style.show(
 # |---|---|---|
 # | LoRA | ones | nothing: $A$ and $B$ train |
 # | COLA, a chain of LoRA | ones | at a *knot* adds what was learned to $W$ and starts a fresh $A$, $B$ |
-# | SaLoRA | learned, each between 0 and 1 | closes gates until a budget is met, then cuts the closed directions off |
+# | SaLoRA | learned, each between 0 and 1 | closes gates until a budget is met, cuts these off, goes on as LoRA |
 # | Delta-LoRA | ones | after each step adds the step's change of $s\,BA$ to $W$ as well |
 # | AutoLoRA | learned on rows kept aside | keeps the directions with enough weight, then trains LoRA at those ranks |
 #
@@ -241,7 +241,8 @@ style.show(
 
 # %% [markdown]
 # **SaLoRA's budget.** *Density* is the share of directions expected open; λ is the price of being off budget, and
-# rises until the budget is met. Look for the density reaching the dashed line.
+# rises until the budget is met. Look for the density reaching the dashed line. Where the grey window ends, closed
+# directions are removed and the other gates become a part of $B$. From there on the training is LoRA's.
 
 # %%
 density = figures.SIGNATURES["density"]

@@ -92,6 +92,10 @@ analysis = ["V", "g_t", "η (COLA)", "D (COLA)", "β (COLA)", "M (bound)"]
 contents.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), "glossary")
 
 # %% [markdown]
+# Each new $A$ is random and each new $B$ is zero. The papers of this course say only that $A$ is "Gaussian", and give
+# no scale for it. Here all methods share one start, LoRA's of 02: `init="kaiming"`, numbers between $\pm 1/\sqrt k$.
+# That holds for the first link and for every new one.
+#
 # At a knot, and before it, the layer computes
 #
 # $$h = \Big(W + \sum_{j < i} s B_j A_j\Big)\, x + s\, B_i A_i\, x$$
@@ -144,7 +148,7 @@ cola_tie.check()
 
 # %% [markdown]
 # **5b · Extend** (3 minutes)
-# - `gaussian` (r, k) is a fresh random draw; `lora_A`, `lora_B` are those of the link just tied;
+# - `gaussian` (r, k) is a fresh random draw, as the paper has it; `lora_A`, `lora_B` are those of the link just tied;
 # - choose the new $A$ and the new $B$, and return them side by side;
 # - what you choose must leave the function of the network as it was.
 
@@ -257,7 +261,9 @@ new_A, new_B = branch.lora_A.detach().clone(), branch.lora_B.detach().clone()
 with torch.no_grad():
     logits_after = model(**batches[0]).logits
 moments = {n: float(v.abs().max()) for n, v in optimizer.state[branch.lora_B].items()}
-print(f"new A: std {new_A.std():.3f} (1/r = {1 / 8}), new B: largest {new_B.abs().max():g}")
+expected = (3 * q.k) ** -0.5  # of numbers spread evenly between ±1/√k
+print(f"new A: std {new_A.std():.4f} (1/√(3k) = {expected:.4f})")
+print(f"new B: largest {new_B.abs().max():g}")
 print(f"Adam's state of B: {moments}")
 tune()
 style.show(
@@ -388,9 +394,11 @@ assert list(ranks.values()) == [8, 16, 24], "generic links share no direction"
 assert norms[2] < norms[0], "the last link is the smallest"
 
 # %% [markdown]
-# So the chain does what one LoRA of rank 8 cannot: its sum has a higher rank. But links are not equal. The
-# learning rate falls over the whole training, and the last link moves least. Is rank alone worth anything? A fair
-# rival is *one* LoRA with all of the chain's rank, trained for as long. Both are stored over seeds.
+# So the chain does what one LoRA of rank 8 cannot: its sum has a higher rank. But links are not equal. The learning
+# rate falls over the whole training, and the last link moves least. Is rank alone worth anything? A fair rival is
+# *one* LoRA with all of the chain's rank, trained for as long. Both are stored over seeds. (All stored studies of
+# this notebook were trained with another start than the run above: `init="gaussian"`, a Gaussian $A$ with the
+# standard deviation $1/r$, in the chains and in their rivals.)
 
 # %%
 chains, wide = studies.load("chain"), studies.load("wide")
@@ -642,7 +650,8 @@ assert np.mean(shares) < 1
 # ## 9 · Ablate
 #
 # All numbers of this section are over seeds, from stored studies. To train them again:
-# `studies.train("chain")`, or `lowrank-teach study chain` on the command line.
+# `studies.train("chain")`, or `lowrank-teach study chain` on the command line. They start each $A$ as a Gaussian with
+# the standard deviation $1/r$, the chain of 1 (LoRA) included.
 #
 # ### Chain length at equal epochs (the paper's Fig. 2)
 #
@@ -687,7 +696,8 @@ style.show(
     plots.chain_length(
         smaller, ylabel=f"Test {score}", xlabel="Rank of the second link (first: 8)"
     ),
-    "From right to left the second link shrinks. Does the score pay for it?",
+    "From right to left the second link shrinks. Does the score pay for it? (With the start of "
+    "these runs, spread 1/r, a smaller link also begins with a larger A.)",
     "Test accuracy against the rank of the second link, 2, 4, 6, 8, with a dot a seed.",
 )
 contents.readable(
@@ -761,7 +771,7 @@ switches = {
     "reset_head_moments": (False, "are the head's moments reset?"),
     "keep_scaling": (True, "is s = α/r kept when the rank steps down, or α?"),
     "knots": ((), "how are epochs split?"),
-    "init": ("gaussian", "how large is the Gaussian A?"),
+    "init": ("kaiming", "how large is the random A?"),
     "merge_knots": (True, "is W written at a knot?"),
 }
 reasons = [
@@ -769,7 +779,7 @@ reasons = [
     "no: the paper's models have no new head; ours trains on through the knot",
     "s: so the rank alone changes; with α kept, s is four times as large at rank 2",
     "whole epochs, first links longer: 3 + 2 is the paper's; 2 + 2 + 1 our reading",
-    "standard deviation 1/r; the paper says Gaussian and no more",
+    "as in LoRA: the paper says Gaussian and no scale; one start for all methods",
     "yes, as in the paper; False keeps the links beside W: the same function",
 ]
 defaults = lt.COLA()

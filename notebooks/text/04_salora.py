@@ -58,7 +58,8 @@ print(f"that is a number of {len(str(2**directions))} digits of ways to choose")
 # ## 2 · The idea in one picture
 #
 # Put a *gate* between $A$ and $B$, one number in $[0, 1]$ for each direction. Train the gates with the rest, and
-# set a *budget*: a share $b$ of all directions may stay open. What is closed at the end is cut away.
+# set a *budget*: a share $b$ of all directions may stay open. After a first part of the training, what is closed is
+# cut away. The rest of the training is that of a LoRA with the directions that are left.
 
 # %%
 style.show(
@@ -94,15 +95,32 @@ contents.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
 #
 # In code: `Stretch.sample`, `Stretch.open_probability`, `SaLoRARule.density`. The whole loss is
 #
-# $$\text{task} + \beta R + \lambda (C - b)^2, \qquad R = \text{mean over matrices of } \|AA^\top - I\|_F^2 +
-# \|B^\top B - I\|_F^2$$
+# $$\text{task} + \beta R + \lambda (C - b)^2, \qquad R = \sum_i \|A_i A_i^\top - I\|_F^2 +
+# \|B_i^\top B_i - I\|_F^2$$
 #
 # Everything descends on it, but λ *ascends*: as long as the budget is missed, λ grows. Gates train only inside a
-# *window* of steps. Before it they are one. After it they are *deterministic*: no noise, $u = 1/2$.
+# *window* of steps. Before it they are one.
 #
-# Two readings are ours. The paper prints $C$ as a sum of each matrix's own share; that can exceed 1, so we
+# **What happens when the window closes.** The paper says that its method acts in 30 % of the training only, and that
+# the other 70 % are the same as LoRA. So here the gates end with the window:
+#
+# 1. The noise ends: each gate takes its value without noise, $\hat g$ (that of $u = 1/2$).
+# 2. A direction with $\hat g = 0$ is removed: its row of $A$ and its column of $B$.
+# 3. The gates that are left are *folded* into $B$: $B \leftarrow B\,\mathrm{diag}(\hat g)$. From then on there is
+#    no gate.
+#
+# The fold leaves the function as it is, because $B\,\mathrm{diag}(\hat g)\,A$ is the same product before and after
+# it. The training loop checks this. Adam's moments of $B$ have to follow: a column that was multiplied by $\hat g$
+# has its old gradient divided by $\hat g$. So the running mean of gradients is divided by $\hat g$, and that of
+# their squares by $\hat g^2$. After that every matrix trains as a plain LoRA, at a rank of its own.
+#
+# `after_window="leave"` is the ablation: there the gates keep the value $\hat g$ to the end of the training, and a
+# direction with $\hat g = 0.2$ moves the network a fifth as far with each step of its column.
+#
+# Three readings are ours. The paper prints $C$ as a sum of each matrix's own share; that can exceed 1, so we
 # divide once, by the total. It also writes $A^\top A$ in one place; that is $k \times k$ and of rank $r$ at most,
-# so it can never be the identity.
+# so it can never be the identity. And it does not say how long $R$ acts. Here it ends with the window
+# (`orthogonality_until`): the fold has made the columns of $B$ shorter, and $R$ would pull them back to length one.
 #
 # ## 4 · Predict
 #
@@ -129,8 +147,8 @@ reveal(
 # %%
 far = torch.tensor(-5.0, dtype=torch.float64)
 reveal(
-    "After training, keep a direction if its expected gate E[g] is above 0. With log θ = "
-    "−5, is it kept?",
+    "When the window closes, keep a direction if its expected gate E[g] is above 0. With "
+    "log θ = −5, is it kept?",
     f"yes: E[g] = {float(stretch.mean(far)):.4f} is small, and above 0",
 )
 
@@ -204,8 +222,8 @@ assert (steps_up >= 0).all()
 # sides of the target. What lets up is the pull on the gates, $2\lambda(C - b)$ times a slope: at $C = b$ it is
 # zero whatever λ is, and below $b$ it turns round.
 #
-# **5e · Cut away what is closed** (5 minutes)
-# - `lora_B` is (d, r), `log_theta` (r,); the gates are deterministic now ($u = 1/2$), with the usual τ, γ, ζ;
+# **5e · Close the window: cut and fold** (5 minutes)
+# - `lora_B` is (d, r), `log_theta` (r,); the noise has ended ($u = 1/2$), τ, γ, ζ are the usual ones;
 # - return the columns of $B$ whose gate is above 0, each times its gate: (d, r′).
 
 
@@ -313,12 +331,16 @@ for tau in (0.3, 1.0, 2.0):
     assert torch.equal(fixed, likely)
 
 # %% [markdown]
-# **B = 0 and the orthogonality term are at odds.** $R$ wants $B^\top B = I$, the start needs $B = 0$. The price of
-# that, beside a task loss of about $\log 2 = 0.69$, and the direction in which $R$ pushes:
+# **B = 0 and the orthogonality term are at odds.** $R$ wants $B^\top B = I$, the start needs $B = 0$, so each matrix
+# begins with $r$ in its part for $B$. What this adds to the loss, beside a task loss of about $\log 2 = 0.69$, and
+# the direction in which $R$ pushes:
 
 # %%
-print(f"averaged over matrices (ours): β · r = {method.beta * method.r:.1f}")
+height = method.beta * adapters.rule.orthogonality()[1].item()
+print(f"one matrix: β · r = {method.beta * method.r:.1f}")
+print(f"added up over the {len(adapters)} matrices here: {height:.1f}")
 print(f"added up over RoBERTa-base's 72 matrices: {method.beta * method.r * 72:.1f}")
+assert abs(height - method.beta * method.r * len(adapters)) < 1e-3
 adapters.rule.orthogonality()[1].backward()
 push_at_zero = max(float(b.lora_B.grad.abs().max()) for b in adapters.values())
 with torch.no_grad():
@@ -331,31 +353,36 @@ print(f"push at B = 0: {push_at_zero:g}; at a small B, along B: {outward:+.2f} (
 assert push_at_zero == 0 < outward
 
 # %% [markdown]
-# At exactly zero the penalty is high but flat: it pushes nowhere, so the start is safe. As soon as the task moves
-# $B$, the penalty pulls *every* column outwards, also those that the task has no use for. Only a gate can close
-# them again.
+# At exactly zero the penalty is high but flat: it pushes nowhere, so the start is safe. Its height does no harm,
+# since only slopes train. As soon as the task moves $B$, the penalty pulls *every* column outwards, also those that
+# the task has no use for. Only a gate can close them again. The paper's $R$ is a sum (its Equation 10), so each
+# matrix feels the pull of its own term alone. With `orthogonality="mean"` that pull is divided by the number of
+# matrices.
 #
-# $A$ has no such excuse: it is random, and its spread can be chosen. With spread $1/\sqrt k$ its rows have about
-# unit length, so $AA^\top \approx I$ from the start.
+# $A$ is random, and its spread can be chosen. With a spread of $1/\sqrt k$ its rows have about unit length, so
+# $AA^\top \approx I$ from the start. The paper says only that $A$ is Gaussian and gives no scale. Here all methods
+# start $A$ as LoRA does in 02, so that none gains by its start: "kaiming", with rows of length $1/\sqrt 3$. The
+# switch is `init=`. Per matrix:
 
 # %%
 adapters.remove()
 start_R = {}
 for init in ("unit_rows", "kaiming", "gaussian"):
     tried = lt.adapt(model, dataclasses.replace(method, init=init), seed=0)
-    start_R[init] = float(tried.rule.orthogonality()[0].detach())
+    start_R[init] = float(tried.rule.orthogonality()[0].detach()) / len(tried)
     tried.remove()
 print({name: f"‖AAᵀ − I‖² = {value:.2f}" for name, value in start_R.items()})
-assert start_R["unit_rows"] < start_R["kaiming"] < start_R["gaussian"]
+assert start_R["unit_rows"] < 3.4 < start_R["kaiming"] < 3.7 < start_R["gaussian"], "r (1 − 1/3)²"
 
 # %% [markdown]
-# "gaussian" is the papers' start with spread $1/r$; with it $R$ would drown the task loss.
+# "gaussian" has a spread of $1/r$: rows that are more than twice as long as $R$ wants them.
 #
 # ## 7 · Train on a real task
 #
-# The films of notebook 00. In so short a training the gates need a faster rate than the paper's $\eta_c = 0.01$
-# and a longer window than its 30 %; the profile sets both. How long must a window be? If all gates moved alike, at
-# $\eta_c$ a step, `shortest_window()` would do. They do not: λ must first outgrow the noise of the task.
+# The films of notebook 00. The window is about as long as the paper's, 30 % of the steps. But that is few steps here,
+# so the gates need a faster rate than the paper's $\eta_c = 0.01$. The profile sets both. How long must a window be?
+# If all gates moved alike, at $\eta_c$ a step, `shortest_window()` would do. They do not: λ must first outgrow the
+# noise of the task.
 # `estimated_window()` says what is likely to be enough. A window below the first is refused; one that missed $b$ is
 # noted in the run.
 
@@ -376,7 +403,8 @@ live = LiveCurve("salora", reference)
 run = lt.fit(method, TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False)
 live.finish(
     run,
-    "Your task loss over the reference run. Closing gates costs something: does it show?",
+    "Your task loss over the reference run. Gates close in the first part; from there on it is "
+    "LoRA. Does the loss show where?",
 )
 name, value = run.score("test")
 kept = sum(run.ranks.values())
@@ -387,8 +415,10 @@ assert 0 < kept < directions
 # %% [markdown]
 # ## 8 · Look at how the gates closed
 #
-# This is the paper's Figure 6. Read it in order: the density falls to the target; λ climbs and flattens; the two
-# orthogonality penalties fall; the penalty of the budget rises and goes.
+# This is the paper's Figure 6. Read the grey window first: the density falls to the target; λ climbs; the two
+# orthogonality penalties (added up over all matrices) fall; the penalty of the budget rises and goes. Behind the
+# window the budget and $R$ are no part of the loss any more: $C$ and λ stand still, and the two penalties are only
+# measured.
 
 # %%
 steps, density = run.series("density")
@@ -396,24 +426,27 @@ lam_, orth_A, orth_B = (run.series(name)[1] for name in ("lambda", "orth_A", "or
 clock = Clock(0, len(steps), len(steps))
 window = clock.resolve(fitted.t_start), clock.resolve(fitted.t_end)
 style.show(
-    plots.density_and_lambda(
-        steps, density, lam_, orth_A, orth_B, target=method.b, window=window
-    ),
-    "The gates train inside the grey window. The jump in the penalties at its end is the "
-    "pruning: fewer directions, smaller r × r products.",
-    "Four panels over training steps: the density falls from 0.92 to the target; lambda "
-    "climbs and flattens; the two orthogonality penalties fall on a log axis; the "
-    "budget's penalty rises and falls back to zero.",
+    plots.density_and_lambda(steps, density, lam_, orth_A, orth_B, target=method.b, window=window),
+    "The gates train inside the grey window. Look at the two orthogonality penalties where it "
+    "ends: directions are cut, the gates are folded into B, and R no longer acts.",
+    "Four panels over training steps: the density falls from 0.92 to about the target and "
+    "stays; lambda climbs until the window ends; the two orthogonality penalties fall inside "
+    "the window, on a log axis; the budget's penalty rises and falls again.",
 )
 assert abs(density[0] - 11 / 12) < 0.05
 assert abs(density[-1] - method.b) < 0.06, "met, within what a short window allows"
 assert (np.diff(lam_) >= 0).all(), "λ never falls"
-assert orth_A[-1] < orth_A[0]
-assert orth_B[-1] < orth_B[0]
+inside = window[1] - 2  # the last step before the window closes, counted from 0
+for what, i, n in (("a matrix, before", inside, len(shapes)), ("a direction, after", inside + 1, kept)):
+    print(f"{what} the fold: A {orth_A[i] / n:.3f}, B {orth_B[i] / n:.3f}")
+assert orth_A[inside] < orth_A[0]
+assert orth_B[inside] < orth_B[0]
 
 # %% [markdown]
-# The paper's penalties end near $10^{-3}$. Ours end higher, above all that of $B$, which has to come all the way
-# from zero in few steps.
+# The paper's penalties end near $10^{-3}$. Inside our window that of $B$ ends higher, since $B$ has to come all the
+# way from zero in few steps. The fold then multiplies each column of $B$ by its gate, which is mostly small. For a
+# column that is nearly zero the penalty is one, so right after the fold that of $B$ is about 1 for each direction
+# that is left. That does no harm: for LoRA a column of $B$ may have any length.
 #
 # **The budget counts probabilities, the pruning counts gates.** They need not agree:
 
@@ -453,9 +486,9 @@ style.show(
 assert len(set(run.ranks.values())) > 2, "the ranks differ"
 
 # %% [markdown]
-# One run is one draw. Here are the stored runs over several seeds, on the small network: is the pattern the same
-# each time? The paper finds larger ranks in U (the first feed-forward matrix), O and V; the last line is that
-# contrast, seed by seed.
+# One run is one draw. Here are the stored runs over several seeds, on the small network, with a longer window
+# (section 9 says how they were trained): is the pattern the same each time? The paper finds larger ranks in U (the
+# first feed-forward matrix), O and V; the last line is that contrast, seed by seed.
 
 # %%
 parts = studies.load("salora_parts")
@@ -482,6 +515,11 @@ print("mean rank of U, O, V less that of Q, K, D:", [f"{c:+.1f}" for c in contra
 # These sweeps need many trainings, so they come from stored studies: the three-layer network, 100 steps,
 # $\eta_c = 0.1$, window 5 % to 90 %. One line trains a study again: `studies.train("salora_parts")`, or
 # `lowrank-teach study salora_parts` in a terminal.
+#
+# **These stored runs read the paper in another way than section 7.** They left the gates on to the end of the
+# training (`after_window="leave"`), averaged $R$ over the matrices and kept it to the end, and started $A$ with rows
+# of unit length. So after their window a direction that stayed learned at its gate's share of the rate. The pictures
+# show what the budget does to the gates. Their *scores* are those of the ablation, not those of section 3's method.
 #
 # **Without one of its parts** (the paper's Table 3). λ = 0 switches the budget off, β = 0 the orthogonality.
 
@@ -603,8 +641,8 @@ for r in grown:
     assert 0.2 * r < kept_mean < 0.8 * r
 
 # %% [markdown]
-# In so short a training, many steps go by before the gates have settled. Read these numbers as "100 steps, three
-# layers", not as a verdict on the method.
+# In these runs most of the 100 steps go by while the gates still train, and after that the gates stay on. Read the
+# numbers as "100 steps, three layers, gates left on", not as a verdict on the method.
 #
 # ### Where this library leaves the paper, and why
 #
@@ -644,7 +682,8 @@ assert rising["Adam's usual"][-1] < 0.6 * rising["ours"][-1]
 # %% [markdown]
 # ### What it costs beside LoRA (the paper's Table 4)
 #
-# A step of SaLoRA draws gates, multiplies by them, and adds the penalty. Time both methods in turns, whole steps:
+# Inside its window, a step of SaLoRA draws gates, multiplies by them, and adds the penalty. After the window it is a
+# step of LoRA with fewer directions. Time both methods in turns, whole steps inside the window:
 
 
 # %%
@@ -723,8 +762,8 @@ explorer.explore(one_gate)
 # Find a setting where a draw is hardly ever between 0 and 1. Then bring γ and ζ close to 0 and 1: what happens to
 # the two masses?
 #
-# **A budget on your run's gates.** The gates are those that your run ended with. Move λ and $b$: pull and cut are
-# computed live. Nothing is trained; it is what the *next* step would feel.
+# **A budget on your run's gates.** The gates are those with which the window of your run closed. Move λ and $b$: pull
+# and cut are computed live. Nothing is trained; it is what one *more* step of the window would feel.
 
 # %%
 budget = salora.SaloraBudget(closing, shapes, fitted.stretch)
@@ -743,7 +782,8 @@ explorer.explore(budget)
 # %% [markdown]
 # Which $b$ makes the rule's own edge, $\log\theta = -2.40$, the right cut? It is the share that the rule keeps.
 #
-# **Stored runs over b.** Four targets were trained, so this slider *snaps* to the nearest and says which.
+# **Stored runs over b.** Four targets were trained (section 9 says how), so this slider *snaps* to the nearest and
+# says which.
 
 # %%
 stored = salora.SaloraRuns(
@@ -804,17 +844,19 @@ gates_of_a_run.check()
 # you store? Why does λ stop growing although it never falls?
 #
 # **Predict, then modify.** What will a lower temperature do to the gates that stand just beside the edge? Train
-# with `tau=0.5` and draw the histogram of section 8 again. Then try `orthogonality="sum"`.
+# with `tau=0.5` and draw the histogram of section 8 again. Then train with `after_window="leave"`: what changes in
+# the loss behind the window?
 #
-# **Open.** Design a rule that keeps *exactly* $b$ at the end. What would you compare it with, and what must be held
-# equal? Then: does SaLoRA's choice of directions matter, or would any half do? (Notebook 06 asks this of AutoLoRA,
-# with ranks dealt at random.)
+# **Open.** `prune="budget"` keeps the likeliest directions until $b$ is reached. It folds $E[g]$ into $B$, so the
+# function jumps when the window closes. What would you compare it with, and what must be held equal? Then: does
+# SaLoRA's choice of directions matter, or would any half do? `prune="random"` keeps as many, drawn at random.
+# (Notebook 06 asks this of AutoLoRA, with ranks dealt at random.)
 
 #
 # ## 12 · Claims against measurements
 #
-# The paper's statements beside our stored runs. The verdict is computed: from the interval of the differences over
-# seeds, not from this text.
+# The paper's statements beside our stored runs, which left the gates on (section 9). The verdict is computed: from
+# the interval of the differences over seeds, not from this text.
 
 # %%
 contents.readable(ledger.table("SaLoRA"), "claims")
@@ -830,6 +872,7 @@ contents.readable(ledger.table("SaLoRA"), "claims")
 # - The budget $\lambda(C - b)^2$ pulls with $2\lambda(C - b)\,p(1 - p)$: hardest on gates in doubt. λ never falls.
 # - "Keep if $E[g] > 0$" keeps everything. The deterministic gate and $P(g > 0) > 1/2$ drop the same directions.
 # - $C = b$ holds in expectation; what the pruning keeps is another number. Say which one you report.
-# - $B = 0$ and orthogonality disagree at the start; averaging $R$ and unit rows in $A$ keep the task in charge.
+# - When the window closes, closed directions are cut and the gates are folded into $B$: the function is unchanged,
+#   and the rest of the training is LoRA's.
 #
 # **Next question:** all these methods leave $W$ frozen. Can $W$ itself move for free? `05_delta_lora`.

@@ -402,9 +402,12 @@ html_page.show(html_page.texts(wrong), "\n".join(str(one) for one in wrong))
 # %% [markdown]
 # ## 9 · Ablate: which method, over seeds
 #
-# **Tagging.** The same data, order of rows and start for every method; all branches sit on the same six
+# **Tagging.** The same data, order of rows and head at the start for every method; all branches sit on the same six
 # matrices. These runs are stored; `python -m lowrank_teach.reproduction.tagging` trains them again (it
-# needs the data folder). Look at the left panel first: how much would you have learned from it?
+# needs the data folder). In them SaLoRA left its gates on to the end of the training (04 folds them into $B$ where
+# their window closes), and so it did in those of the style transfer below. It started $A$ with rows of unit length,
+# COLA with a Gaussian; the others start it as in 02. Look at the left panel first: how much would you have learned
+# from it?
 
 # %%
 stored = load_tags("jnlpba")

@@ -312,7 +312,9 @@ contents.readable(claims_ledger.table("COLA"), "cola")
 # %% [markdown]
 # Mind the setting in the last column: a small sentence encoder, or for texts a small causal model, and a short
 # training; not the model of the paper.
-# A verdict here is about the *direction* of a claim in that setting.
+# A verdict here is about the *direction* of a claim in that setting. COLA's runs started $A$ as a Gaussian with the
+# standard deviation $1/r$. SaLoRA's runs left the gates on to the end of the training and averaged $R$ over the
+# matrices: read its rows below as claims about that reading (notebook 04 says what the library does today).
 
 # %%
 contents.readable(claims_ledger.table("SaLoRA"), "salora")

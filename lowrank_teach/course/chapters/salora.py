@@ -223,7 +223,7 @@ class HardConcreteGate(Picture):
 
 
 class SaloraBudget(Picture):
-    """The gates that a run ended with, under a budget that you choose: its pull, and what a rule would keep.
+    """The gates with which a window closed, under a budget that you choose: its pull, and what a rule would keep.
 
     Args: site -> log θ (r,) of all its directions; site -> (d, k); stretch: the run's own constants.
     """
@@ -421,7 +421,7 @@ def orthogonality_penalty(lora_A: Tensor, lora_B: Tensor) -> Tensor:
 
 
 def prune_and_fold(lora_B: Tensor, log_theta: Tensor) -> Tensor:
-    """The (d, r′) that is left of B (d, r) when the library has pruned the site and folded its gates."""
+    """The (d, r′) that is left of B (d, r) when the library closes the window: pruned, and its gates folded in."""
     d, r = lora_B.shape
     gate = HardConcrete(Stretch(), r)
     branch = LowRank(r, d, r, gate=gate)
@@ -547,7 +547,8 @@ _R: Sequence[tuple[str, Callable[..., Any]]] = (
 
 _PRUNE: Sequence[tuple[str, Callable[..., Any]]] = (
     ("the columns are right, but their gates are not folded in: the function would jump", _pruned(torch.ones_like)),
-    ("folded with E[g]: use the deterministic gate, the one that the network ran with", _pruned(Stretch().mean)),
+    ("folded with E[g]: use the deterministic gate, the one that the network has when the noise ends",
+     _pruned(Stretch().mean)),
     ("folded with P(g > 0), a probability: use the deterministic gate", _pruned(Stretch().open_probability)),
     ("those are the directions that should go: keep where the gate is above zero",
      lambda B, t: B[:, Stretch().deterministic(t) == 0]))
@@ -559,7 +560,7 @@ _DEBUG: Sequence[tuple[str, Callable[..., Any]]] = (
      lambda path, noise: gates_of_a_run(path, lambda step: noise(0))),
     ("the noise is new, but log θ is that of the first step: use the row of this step",
      lambda path, noise: gates_of_a_run(path[:1].expand_as(path), noise)),
-    ("there is no noise left: this is the deterministic gate, for after the window",
+    ("there is no noise left: this is the deterministic gate, which is folded into B when the window closes",
      lambda path, noise: Stretch().deterministic(path)),
     ("all directions share one number: each has its own u",
      lambda path, noise: gates_of_a_run(path, lambda step: noise(step)[:1].expand(path.shape[1]))))
