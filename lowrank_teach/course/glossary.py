@@ -180,7 +180,8 @@ SALORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
     Symbol("b", "target density", "method.b", "", "", {_S: "b"}),
     Symbol("λ (SaLoRA)", "multiplier of (C − b)²; climbs from 0", "rule.lam.item()", "", "", {_S: "λ, eq. 12"}),
     Symbol("η_c", "rate of log θ and of λ", "method.eta_c", "", "", {_S: "η_c"}),
-    Symbol("R", "‖A Aᵀ − I‖² + ‖BᵀB − I‖², summed over matrices", "rule.orthogonality", "", "", {_S: "R, eq. 9"}),
+    Symbol("R", "‖A Aᵀ − I‖² + ‖BᵀB − I‖², mean over matrices (the paper: their sum)", "rule.orthogonality", "", "",
+           {_S: "R, eq. 9"}),
     Symbol("β (SaLoRA)", "weight of R in the loss", "method.beta", "", "", {_S: "β, eq. 10"}),
 )}
 

@@ -3,7 +3,7 @@ Mathematics 11(20), 4317).
 
     s̄ = σ((logit u + log θ)/τ)(ζ − γ) + γ,  g = clip(s̄, 0, 1),  u ~ U(0, 1)        hard-concrete gate
     C = Σ P(g > 0)(d + k) / Σ r (d + k)                                             expected density
-    loss = task + β R + λ (C − b)²,   R = Σ ‖A Aᵀ − I‖² + ‖Bᵀ B − I‖²               descent, but λ ascends
+    loss = task + β R + λ (C − b)²,   R = mean of ‖A Aᵀ − I‖² + ‖Bᵀ B − I‖²         descent, but λ ascends
 
 Gates are all one before T_start and sampled anew at each step inside the window. At T_end closed directions are
 removed and what is left of the gates is folded into B, which leaves the function as it is; the rest of the training
@@ -56,7 +56,9 @@ class SaLoRA(Method):
             the density past b, and with the usual 0.999 on λ the ascent stalls before a small b is reached.
         ascent: "adam" or "sgd" for λ. With "sgd" λ gains at most eta_c·(C − b)² a step and hardly moves.
         lambda_max: 0 switches the budget off (the paper's ablation λ = 0), None leaves λ free.
-        orthogonality: add R up over the sites ("sum", equation 10 of the paper) or average it ("mean").
+        orthogonality: average R over the sites ("mean"), or add it up ("sum", equation 10 of the paper). The sum
+            grows with the number of matrices; in a short training on many of them the steps then follow R and not
+            the task.
         orthogonality_until: R ends with the window ("window"), or stays to the end of the training ("end"). After the
             fold it would pull the columns of B back to length one.
         prune: which directions stay: those whose gate is above 0 without its noise ("threshold"); the most probable
@@ -80,7 +82,7 @@ class SaLoRA(Method):
     lambda_betas: tuple[float, ...] = (0.9, 0.9)
     ascent: str = "adam"
     lambda_max: float | None = None
-    orthogonality: str = "sum"
+    orthogonality: str = "mean"
     orthogonality_until: str = "window"
     prune: str = "threshold"
     after_window: str = "fold"
@@ -141,7 +143,7 @@ class SaLoRA(Method):
         return max(0.0, self.stretch.shift - target)
 
 
-CHOICES = {"ascent": ("adam", "sgd"), "orthogonality": ("sum", "mean"), "orthogonality_until": ("window", "end"),
+CHOICES = {"ascent": ("adam", "sgd"), "orthogonality": ("mean", "sum"), "orthogonality_until": ("window", "end"),
            "prune": ("threshold", "budget", "random"), "after_window": ("fold", "leave", "one")}
 WIDEST = 100     # |gamma| and zeta
 PATIENCE = 0.4  # measured at b from 0.125 to 0.5 and eta_c up to 0.1: tests/benchmarks/gate_window.py

@@ -259,7 +259,8 @@ TASK_STUDIES |= {
          "LoRA, all six, r = 4": Arm(LoRA(r=4, lora_alpha=8.0, sites="all")),
          "a random half": Arm(windowed(prune="random")), "the likeliest half": Arm(windowed(prune="budget")),
          "β = 0": Arm(windowed(beta=0.0)), "λ = 0": Arm(windowed(lambda_max=0.0)),
-         "gates left on": Arm(windowed(after_window="leave"), short=windowed(eta_c=0.15, after_window="leave"))},
+         "gates left on": Arm(windowed(after_window="leave"), short=windowed(eta_c=0.15, after_window="leave")),
+         "R summed": Arm(windowed(orthogonality="sum"), short=windowed(eta_c=0.15, orthogonality="sum"))},
         tasks=TUNED_TASKS, training={**TUNED, "steps": 800, "n_train": 12800}, series=GATES, **TUNING,
         rate_of=dict.fromkeys(("a random half", "the likeliest half", "β = 0", "λ = 0"), "SaLoRA")),
     "tuned_delta": Study(

@@ -337,10 +337,10 @@ for tau in (0.3, 1.0, 2.0):
 
 # %%
 height = method.beta * adapters.rule.orthogonality()[1].item()
-print(f"one matrix: β · r = {method.beta * method.r:.1f}")
-print(f"added up over the {len(adapters)} matrices here: {height:.1f}")
-print(f"added up over RoBERTa-base's 72 matrices: {method.beta * method.r * 72:.1f}")
-assert abs(height - method.beta * method.r * len(adapters)) < 1e-3
+print(f"the mean over the matrices, β · r: {height:.1f}")
+print(f"added up over the {len(adapters)} matrices here: {height * len(adapters):.1f}")
+print(f"added up over RoBERTa-base's 72 matrices: {height * 72:.1f}")
+assert abs(height - method.beta * method.r) < 1e-3
 adapters.rule.orthogonality()[1].backward()
 push_at_zero = max(float(b.lora_B.grad.abs().max()) for b in adapters.values())
 with torch.no_grad():
@@ -355,9 +355,9 @@ assert push_at_zero == 0 < outward
 # %% [markdown]
 # At exactly zero the penalty is high but flat: it pushes nowhere, so the start is safe. Its height does no harm,
 # since only slopes train. As soon as the task moves $B$, the penalty pulls *every* column outwards, also those that
-# the task has no use for. Only a gate can close them again. The paper's $R$ is a sum (its Equation 10), so each
-# matrix feels the pull of its own term alone. With `orthogonality="mean"` that pull is divided by the number of
-# matrices.
+# the task has no use for. Only a gate can close them again. The paper's $R$ is a sum (its Equation 10), which
+# pulls the harder the more matrices there are: a short training on many of them then follows $R$ and not the task.
+# So the library takes the mean, and `orthogonality="sum"` is the switch.
 #
 # $A$ is random, and its spread can be chosen. With a spread of $1/\sqrt k$ its rows have about unit length, so
 # $AA^\top \approx I$ from the start. The paper says only that $A$ is Gaussian and gives no scale. Here all methods
@@ -416,7 +416,7 @@ assert 0 < kept < directions
 # ## 8 · Look at how the gates closed
 #
 # This is the paper's Figure 6. Read the grey window first: the density falls to the target; λ climbs; the two
-# orthogonality penalties (added up over all matrices) fall; the penalty of the budget rises and goes. Behind the
+# orthogonality penalties (means over the matrices) fall; the penalty of the budget rises and goes. Behind the
 # window the budget and $R$ are no part of the loss any more: $C$ and λ stand still, and the two penalties are only
 # measured.
 
@@ -437,7 +437,7 @@ assert abs(density[0] - 11 / 12) < 0.05
 assert abs(density[-1] - method.b) < 0.06, "met, within what a short window allows"
 assert (np.diff(lam_) >= 0).all(), "λ never falls"
 inside = window[1] - 2  # the last step before the window closes, counted from 0
-for what, i, n in (("a matrix, before", inside, len(shapes)), ("a direction, after", inside + 1, kept)):
+for what, i, n in (("a matrix, before", inside, 1), ("a direction, after", inside + 1, kept / len(shapes))):
     print(f"{what} the fold: A {orth_A[i] / n:.3f}, B {orth_B[i] / n:.3f}")
 assert orth_A[inside] < orth_A[0]
 assert orth_B[inside] < orth_B[0]
