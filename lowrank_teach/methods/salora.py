@@ -314,9 +314,10 @@ class SaLoRARule(Rule):
         m, density, share = self.method, self.closed_at or 0.0, self._share(self.site_ranks())
         kept, allowed = f"pruning kept {share:.3f} of the directions", max(self.sizes.values()) / self.all_directions
         if abs(density - m.b) > 0.02 and m.lambda_max != 0:
-            self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: it had "
-                                 f"{self.t_end - self.t_start} steps and is likely to need {m.estimated_window()}; "
-                                 f"{kept}")
+            had, needs = self.t_end - self.t_start, m.estimated_window()
+            advice = (f"it had {had} steps and is likely to need {needs}" if had < needs else
+                      f"in its {had} steps the density still swings; lengthen the window, or lower eta_c")
+            self.warnings.append(f"the gate window closed at a density of {density:.3f}, not {m.b}: {advice}; {kept}")
         elif m.prune == "threshold" and abs(share - m.b) > m.b / 4 + allowed and m.lambda_max != 0:
             self.warnings.append(f"the gate window closed at a density of {density:.3f}, but {kept}, not {m.b}: only "
                                  "a gate that is above 0 without its noise stays; choose b by what is kept, "

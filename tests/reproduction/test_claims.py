@@ -332,7 +332,8 @@ def test_numbers_read_from_a_record():
               "sites": {"cosine": {"0.q": 0.5, "0.v": 0.7}}, "seconds": {"training": 4.0, "search": 2.0}}
     assert claims._largest_fall(record) == pytest.approx(0.1)
     assert claims._left_of_peak(record) == pytest.approx(0.2)
-    assert claims._as_it_closes("x")({"series": {"x": [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]}, "method": {"t_end": 0.6}}) == 4
+    closing = {"series": {"x": [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]}, "method": {"t_end": 0.6}}
+    assert claims._as_it_closes("x")(closing) == 4
     assert claims._wide_less_others(record) == pytest.approx(4.5 - 7 / 3)
     assert claims._between_blocks(record) == pytest.approx((1.0 + 1.5) / 2)
     assert claims._between_q_and_v(record) == pytest.approx((4 + 1) / 2)
