@@ -369,7 +369,7 @@ adapters.remove()
 start_R = {}
 for init in ("unit_rows", "kaiming", "gaussian"):
     tried = lt.adapt(model, dataclasses.replace(method, init=init), seed=0)
-    start_R[init] = float(tried.rule.orthogonality()[0].detach()) / len(tried)
+    start_R[init] = float(tried.rule.orthogonality()[0].detach())
     tried.remove()
 print({name: f"‖AAᵀ − I‖² = {value:.2f}" for name, value in start_R.items()})
 assert start_R["unit_rows"] < 3.4 < start_R["kaiming"] < 3.7 < start_R["gaussian"], "r (1 − 1/3)²"

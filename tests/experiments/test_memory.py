@@ -34,7 +34,7 @@ from lowrank_teach.training.trainer import Trainer
 KEYS_OF_BEFORE = {
     "tiny": {"head": "94175199ebf14ad2", "lora": "cebb3bd5e49e8444", "cola-3": "5753281adb7bb951",
              "delta_lora": "d1038a885a77f641"},
-    "laptop": {"lora": "cf930d9a9b469e15", "salora": "3a6bf9957bab72f3", "autolora": "35ab8cd81c838236"},
+    "laptop": {"lora": "cf930d9a9b469e15", "salora": "e2aaad5caf68f721", "autolora": "35ab8cd81c838236"},
     "gpu": {"lora": "2e8002697af3fb03"},
 }
 
