@@ -662,8 +662,9 @@ def claims(paper: Annotated[str, typer.Option(help="LoRA, COLA, SaLoRA, Delta-Lo
         found = ledger.ledger(names[paper.lower()] if paper else None, folder, task or None, verdict or None)
     except KeyError as error:
         raise ValueError(error.args[0]) from None
-    if not found:
-        return {"claims": [], "counts": {}} if as_json else console.print("no row is like this")
+    if not found and not as_json:
+        console.print("no row is like this")
+        return None
     tally = ledger.counts(found)
     if as_json:
         return {"claims": [asdict(row) for row in found], "counts": tally.to_dict("index")}

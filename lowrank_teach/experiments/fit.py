@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -274,8 +274,7 @@ class Job:
             seconds[part] = outcome.seconds
             seconds[f"steps.{part}"] = outcome.step
         hits: dict[str, list[bool]] = {"validation": [], "test": []}
-        metrics = {split: self.team.broadcast(lambda split=split: rows.score(model, split, hits[split]))
-                   for split in hits}  # type: ignore[misc]
+        metrics = {split: self.team.broadcast(partial(rows.score, model, split, hits[split])) for split in hits}
         last = outcome.step + offset
         history += [(last, site, name, value) for site, name, value in site_measures(adapters)]
         seconds["total"] = time.perf_counter() - started

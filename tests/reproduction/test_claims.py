@@ -615,3 +615,15 @@ def test_a_folder_without_studies_is_said_to_have_none(monkeypatch, capsys, tmp_
     status, out, err = command(monkeypatch, capsys, "claims", "--folder", str(tmp_path))
     assert (status, out) == (2, "")
     assert "there are no studies in" in err
+
+
+def test_the_command_shows_a_part(monkeypatch, capsys):
+    def said(*words: str) -> tuple[int, str]:
+        status, out, err = command(monkeypatch, capsys, "claims", *words)
+        return status, " ".join((out + err).split())
+
+    assert said("--paper", "cola", "--task", "rt", "--verdict", "supported") == (0, "no row is like this")
+    _, out = said("--paper", "Delta-LoRA", "--task", "sst2", "--json")
+    assert {row["task"] for row in json.loads(out)["claims"]} == {"sst2"}
+    assert said("--task", "mars")[0] == 2
+    assert "there are rows of rt, sst2, trec" in said("--task", "mars")[1]

@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 import pytest
-from tiny_models import data_folder, model_folder
+from tiny_models import command, data_folder, model_folder
 
 from lowrank_teach.experiments import fit as experiment
 from lowrank_teach.experiments.runs import Run, Store
@@ -266,3 +266,15 @@ def test_a_rate_is_suggested_from_the_nearest_grid(tmp_path):
     assert other.differs == ("rank (16 there)", "the model (minilm-l3 there)")
     with pytest.raises(ValueError, match="no tuned study has a rate chosen for salora"):
         studies.suggest_rate(SaLoRA(), folder=tmp_path)
+
+
+def test_the_command_suggests_a_rate_and_says_where_it_comes_from(monkeypatch, capsys):
+    """From the stored study: its own configuration, and one beside it."""
+    words = ("suggest-lr", "delta_lora", "--set", "lam=2", "--set", "K=0.25")
+    status, out, _ = command(monkeypatch, capsys, *words, "--json")
+    found = json.loads(out)
+    assert (status, found["differs"]) == (0, [])
+    assert found["low"] <= found["rate"] <= found["high"]
+    assert found["source"].startswith("Delta-LoRA, λ = 2 of study 'tuned_delta': minilm-l3 on ")
+    _, out, _ = command(monkeypatch, capsys, *words, "--set", "r=4", "--backbone", "minilm-l6")
+    assert "yours differs in rank (8 there), α/r (2 there), the model (minilm-l3 there): try a factor of 2" in out
