@@ -61,6 +61,9 @@ class Runner:
     commits: set[str] = field(default_factory=set)       # of the code that trained; the file may be younger
     taken_up: Records = field(default_factory=list)      # of `records`, those of an earlier call
 
+    def __post_init__(self) -> None:
+        self.take_up()
+
     # -- what a study may say for itself
 
     def records_of(self, arm: str, seed: int, run: Run) -> Records:
@@ -82,7 +85,6 @@ class Runner:
 
         The file is written anew after each run, so the same call goes on where one was interrupted.
         """
-        self.take_up()
         chosen = list(self.study.arms if arms is None else arms)
         for task in self.study.tasks:
             rates = self.rates(task, chosen)
@@ -361,6 +363,6 @@ def _found(name: str) -> type[Results] | type[SideBySide]:
 
 def _stored(name: str, folder: Path | str | None, among: Mapping[str, Study]) -> tuple[dict[str, Any], Records]:
     defined(name, among)
-    path = path_of(name, folder)
-    return read(path, f"study {name!r} has no numbers yet; train it: lowrank-teach study {name} --folder "
-                      f"{path.parent}")
+    where = folder or "figures/data/studies"   # the checkout's own, without the name of this machine's folder
+    return read(path_of(name, folder), f"study {name!r} has no numbers yet; train it: lowrank-teach study {name} "
+                                       f"--folder {where}")

@@ -52,7 +52,7 @@ def environment(place: Path) -> dict[str, str]:
 
 def test_train_as_json_in_a_process_of_its_own(place):
     words = [sys.executable, "-m", "lowrank_teach.cli", "train", "salora", "--backbone", str(place / "tiny"),
-             "--profile", "tiny", "--seed", "3", "--set", "b=0.25", "--set", "eta_c=0.3", *FAST, "--json"]
+             "--profile", "tiny", "--seed", "3", "--set", "b=0.25", "--set", "eta_c=0.9", *FAST, "--json"]
     done = subprocess.run(words, env=environment(place), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)  # nothing else is on standard output
@@ -403,8 +403,8 @@ def test_the_live_table_in_a_terminal(place, tmp_path):
     assert len(screen) <= 10  # the title may take two lines
     assert "━" in out  # but there was a bar on the way
     first = [out.find(words) for words in ("loading torch", "reading examples and weights", "loss ", "evaluating")]
-    assert -1 < first[0] < first[1] < min(first[2:])   # something moves from the start, and to the end: the screen is
-    # drawn a few times a second, so that one method's steps may pass between two of its pictures
+    later = [at for at in first[1:] if at >= 0]   # the screen is drawn a few times a second, so that any of them may
+    assert -1 < first[0] < min(later)             # pass between two of its pictures for one method
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out)
     assert re.search(r"[-\\|/] \w+ .*\d+/\d+ [-\d]:[-\d]+:[-\d]+ loss", plain)   # and how long it still takes
     assert "\x1b[2J" not in out  # and the screen was never cleared as a whole

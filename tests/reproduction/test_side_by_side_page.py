@@ -17,7 +17,7 @@ from lowrank_teach.course.chapters.side_by_side import BestOfGrid, PairedDiffere
 from lowrank_teach.methods import DyLoRA, LoRA
 from lowrank_teach.reproduction.rank_cuts import cut_branches
 from lowrank_teach.reproduction.results import SideBySide
-from lowrank_teach.reproduction.verdicts import HOLDS, NO_RUNS, OPEN, OPPOSITE
+from lowrank_teach.reproduction.verdicts import CONTRADICTED, NO_RUNS, OPEN, SUPPORTED
 
 # ---- the toy ------------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ def test_a_judgement_says_what_the_interval_says(found):
     assert ahead.clear
     assert ahead.says.startswith("COLA ahead of LoRA: 3.00 points (")
     behind = side_by_side.compare_methods(found, "COLA", "LoRA", "wic")
-    assert behind.verdict == OPPOSITE
+    assert behind.verdict == CONTRADICTED
     assert "COLA behind LoRA: −1.00" in behind.says
     assert side_by_side.compare_methods(found, "LoRA", "LoRA").verdict == OPEN
     assert set(side_by_side.compare_on_tasks(found, "COLA", "LoRA")) == {"rt", "wic"}
@@ -221,9 +221,9 @@ def test_a_table_shows_every_difference_and_frames_the_clear_ones():
 
 
 def test_intervals_stand_at_their_task_in_the_colour_of_their_verdict():
-    rows = {"rt": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS),
+    rows = {"rt": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), SUPPORTED),
             "wic": PairedDifference("a", "b", [-1.0, 1.0], None, OPEN)}
-    other = {**rows, "rt": PairedDifference("a", "b", [-1.0, -2.0], (-3.0, -0.5), OPPOSITE)}
+    other = {**rows, "rt": PairedDifference("a", "b", [-1.0, -2.0], (-3.0, -0.5), CONTRADICTED)}
     fig = side_by_side.intervals_by_task({"a": rows, "b": other}, "points")
     first, second = fig.axes
     bars = [[line for line in ax.lines if line.get_linewidth() == 2.5] for ax in (first, second)]
@@ -231,13 +231,14 @@ def test_intervals_stand_at_their_task_in_the_colour_of_their_verdict():
     assert bars[0][0].get_xdata() == pytest.approx([0.5, 2.5])
     assert bars[0][0].get_color() != bars[1][0].get_color()
     assert [tick.get_text() for tick in first.get_yticklabels()] == ["rt", "wic"]
-    assert {text.get_text() for text in fig.legends[0].texts} == {HOLDS, OPPOSITE, OPEN}
+    assert {text.get_text() for text in fig.legends[0].texts} == {SUPPORTED, CONTRADICTED, OPEN}
 
 
 def test_all_tasks_stand_in_a_forest():
-    fig = side_by_side.over_all_tasks({"a − b": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), HOLDS)}, "points")
+    one = PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), SUPPORTED)
+    fig = side_by_side.over_all_tasks({"a − b": one}, "points")
     assert fig.axes[0].get_yticklabels()[0].get_text().startswith("a − b")
-    assert [text.get_text() for text in fig.legends[0].texts] == [HOLDS]
+    assert [text.get_text() for text in fig.legends[0].texts] == [SUPPORTED]
 
 
 def test_series_keep_their_look_from_row_to_row():

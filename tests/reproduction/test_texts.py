@@ -25,7 +25,7 @@ from lowrank_teach.methods import DeltaLoRA, LoRA
 from lowrank_teach.reproduction import ledger, texts, verdicts
 from lowrank_teach.reproduction.arms import TEXT_STUDIES, Arm
 from lowrank_teach.reproduction.results import write
-from lowrank_teach.reproduction.verdicts import HOLDS, NO_RUNS, OPEN, OPPOSITE, verdict
+from lowrank_teach.reproduction.verdicts import CONTRADICTED, NO_RUNS, OPEN, SUPPORTED
 from lowrank_teach.tasks import metrics, slot_errors
 from lowrank_teach.tasks.load import task_here
 
@@ -427,7 +427,7 @@ def test_bleu_is_compared_seed_by_seed(tmp_path):
     claim = verdicts.bleu_claim("T1", "better", "Delta-LoRA", "LoRA")
     row = claim.row("x", "y", scored(tmp_path, bleu=pairs))
     assert row.differences == pytest.approx([10, 9, 8, 11, 12])
-    assert (row.verdict, row.unit) == (HOLDS, "BLEU")
+    assert (row.verdict, row.unit) == (SUPPORTED, "BLEU")
     assert row.ours == "Delta-LoRA: 34.0 ± 11.4; LoRA: 24.0 ± 11.3"
     assert row.why == "b on e2e, 2 steps, 3 inputs, rates chosen on validation rows"
     assert claim.row("x", "y", tmp_path / "none" / "studies").verdict == NO_RUNS
@@ -444,14 +444,15 @@ def test_every_score_is_as_good_as_the_lowest(tmp_path):
         return claim.row("x", "y", scored(tmp_path, **scores))
 
     alike = row(bleu=up, nist=[(5 * a, 5 * b) for a, b in up])
-    assert alike.verdict == HOLDS
+    assert alike.verdict == SUPPORTED
     assert alike.differences == pytest.approx([10, 10, 10, 10, 20])
     mixed = row(bleu=up, nist=down, meteor=up)
     assert mixed.differences == pytest.approx([-10, -10, -10, -10, -20])
-    assert (mixed.verdict, mixed.ours) == (OPPOSITE, "lowest, by nist: −12.0 ± 4.47")
+    assert (mixed.verdict, mixed.ours) == (CONTRADICTED, "lowest, by nist: −12.0 ± 4.47")
     assert mixed.why.endswith("; bleu, nist, meteor")
-    assert mixed.interval[1] > verdict([*mixed.differences], ">")[1][1]    # three scores: a stricter high end
-    assert row(bleu=up, nist=down, left_out=["nist"]).verdict == HOLDS
+    # three scores: a stricter high end
+    assert mixed.interval[1] > verdicts.Evidence(mixed.differences).estimate().interval()[1]
+    assert row(bleu=up, nist=down, left_out=["nist"]).verdict == SUPPORTED
     assert row(bleu=up, nist=[(1.1, 1.0), (0.9, 1.0)] * 2 + [(1.0, 1.0)]).verdict == OPEN
 
 
