@@ -109,14 +109,15 @@ def _adjusted(p: Mapping[str, float]) -> dict[str, float]:
 
 def table(paper: str | Iterable[str] | None = None, folder: Folder = None, task: str | None = None,
           verdict: str | None = None) -> pd.DataFrame:
-    """Return the ledger to read: one row a claim, indexed by its key. As `ledger`."""
+    """Return the ledger to read: one row a claim, indexed by its key; empty columns beside it are left out."""
     found = ledger(paper, folder, task, verdict)
     cells = [{"where": row.where, "statement": row.statement, "task": row.task or "–", "paper's number": row.says,
               "ours": row.ours, "difference [95 %]": row.interval_words(), "seeds": str(len(row.differences) or "–"),
               "verdict": row.verdict, "among all": standing(row), "setting, or reason": row.why,
               **{name: row.beside.get(name) or "–" for name in BESIDE}} for row in found]
     index = pd.Index([row.key for row in found], name="claim")
-    return pd.DataFrame(cells, index=index, columns=None if cells else ["verdict"])
+    frame = pd.DataFrame(cells, index=index, columns=None if cells else ["verdict"])
+    return frame.drop(columns=[name for name in BESIDE if name in frame and (frame[name] == "–").all()])
 
 
 BESIDE = ("test loss", "time", "memory", "rates")
