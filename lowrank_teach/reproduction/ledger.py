@@ -40,7 +40,6 @@ from .verdicts import (
     FromBench,
     FromRuns,
     Row,
-    Untried,
     folder_of,
     number,
     rows,
@@ -276,10 +275,10 @@ def find(key: str) -> tuple[str, str, Claim]:
 
 def nothing_to_train(claim: Claim) -> str:
     """Return the why no runs stand behind a claim; "" where some do."""
+    if isinstance(claim, Beyond) and claim.verdict == NO_RUNS:
+        return f"no study trains it yet: it needs {claim.needs}"
     if isinstance(claim, Beyond):
         return f"it cannot be tested here: it needs {claim.needs}"
-    if isinstance(claim, Untried):
-        return f"no study trains it yet: it needs runs of {claim.needs}"
     if isinstance(claim, Exact):
         return f"it rests on no runs: it is computed on the spot ({claim.how})"
     if isinstance(claim.measure, FromBench):

@@ -101,9 +101,10 @@ class Comparison:
                              for r in self.records if arms is None or r["arm"] in arms],
                             columns=["task", "arm", "seed", *columns])
 
-    def of_each(self, arm: str, value: Value | None = None) -> pd.Series:
-        """Return seed -> a value of an arm, of a study on one task; empty where the arm has no run."""
-        return self.long(value, [arm]).set_index("seed")["value"].sort_index()
+    def of_each(self, arm: str, value: Value | None = None, task: str = "") -> pd.Series:
+        """Return seed -> a value of an arm, empty where it has no run; task: of a study over several."""
+        runs = self.long(value, [arm])
+        return runs[(runs["task"] == task) | (not task)].set_index("seed")["value"].sort_index()
 
     def by_arm(self, value: Value | None = None) -> dict[str, list[float]]:
         """Return arm -> a value of each seed, in the order of the seeds."""
@@ -215,11 +216,6 @@ class SideBySide(Comparison):
         """
         gaps = self.gaps(arm, other)[self.tasks if tasks is None else list(tasks)].dropna()
         return ((gaps > 0) + 0.5 * (gaps == 0)).sum(axis=1).tolist() if len(gaps.columns) else []
-
-    def telling(self, arm: str, other: str, tasks: Sequence[str] = ()) -> list[str]:
-        """Return the tasks, of these or of all, on which two arms do not tie at every seed (at chance they may)."""
-        differ = self.gaps(arm, other).fillna(0).any()
-        return [task for task in self.tasks if differ[task] and (not tasks or task in tasks)]
 
     def rate(self, arm: str, task: str) -> float:
         """Return the learning rate that was chosen on validation rows."""

@@ -274,8 +274,8 @@ def suggest_rate(method: Method, backbone: str = "", folder: Path | str | None =
             own = [arm for arm in study.choosing(study.arms) if study.arms[arm].method.name == method.name]
             found += [(_apart(method, study.arms[arm].method), name, arm, kept) for arm in own if kept.grid_of(arm)]
     if not found:
-        raise ValueError(f"no tuned study has a rate chosen for {method.name}: start from 1e-3 for low-rank "
-                         "branches and 1e-4 for whole weights, and try a factor of 2 on both sides")
+        raise ValueError(f"no tuned study has a rate chosen for {method.name}: try some, a factor of 2 apart, as "
+                         f"`lowrank-teach sweep --method {method.name} --set lr=5e-4,1e-3,2e-3` does")
     (_, differs), name, arm, kept = min(found, key=lambda one: one[0][0])
     grids = kept.grid_of(arm)
     ends = [kept.good_rates(arm, task) for task in grids]

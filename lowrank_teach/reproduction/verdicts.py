@@ -193,7 +193,7 @@ class Compared:
     def tuned(self) -> bool:
         """Whether it reads runs of the protocol."""
         arms = getattr(self.measure, "arms", ())
-        return bool(arms) and all(TASK_STUDIES.get(study, STUDIES["chain"]).widen for study, _ in arms)
+        return bool(arms) and all(study in TASK_STUDIES and TASK_STUDIES[study].widen for study, _ in arms)
 
     def row(self, key: str, paper: str, folder: Folder) -> Row:
         empty = Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS, "", self.unit,
@@ -241,34 +241,25 @@ class Exact:
 
 @dataclass(frozen=True)
 class Beyond:
-    """A statement that nothing here can speak to. needs: the model, data or metric that is missing."""
+    """A statement that nothing here speaks to.
+
+    needs: the model, data or metric that is missing, or the runs of a statement that could be tested and was not yet
+    (verdict NO_RUNS).
+    """
 
     where: str
     statement: str
     needs: str
     says: str = "–"
     note: str = ""
+    verdict: str = UNTESTABLE
 
     def row(self, key: str, paper: str, folder: Folder) -> Row:
         why = "; ".join(filter(None, (f"needs {self.needs}", self.note)))
-        return Row(key, paper, self.where, self.statement, self.says, "–", (), None, UNTESTABLE, why)
+        return Row(key, paper, self.where, self.statement, self.says, "–", (), None, self.verdict, why)
 
 
-@dataclass(frozen=True)
-class Untried:
-    """A statement that could be tested here and was not yet. needs: the runs that are missing."""
-
-    where: str
-    statement: str
-    needs: str
-    says: str = "–"
-
-    def row(self, key: str, paper: str, folder: Folder) -> Row:
-        return Row(key, paper, self.where, self.statement, self.says, "–", (), None, NO_RUNS,
-                   f"needs runs of {self.needs}")
-
-
-Claim = Compared | Exact | Beyond | Untried
+Claim = Compared | Exact | Beyond
 
 
 def rows(paper: str, claims: Sequence[Claim], folder: Folder = None) -> list[Row]:
@@ -359,13 +350,19 @@ def spread(first: Arm, second: Arm, value: Value = score) -> FromRuns:
     return FromRuns((first, second), measure)
 
 
-def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
-    """One number a run, less what the claim compares it with (a number, or one read from the record)."""
+def each(arm: Arm, value: Value, aim: Value | float = 0.0, name: str = "", task: str = "") -> FromRuns:
+    """One number a run, less what the claim compares it with (a number, or one read from the record).
+
+    task: of a study over several.
+    """
     def measure(folder: Folder) -> Evidence:
         found = stored(arm[0], folder)
-        values = found.of_each(arm[1], value)
-        aims = found.of_each(arm[1], aim) if callable(aim) else aim
-        return Evidence((values - aims).tolist(), {name or label(arm): values.tolist()}, setting(found))
+        values = found.of_each(arm[1], value, task)
+        if task and values.empty:
+            raise FileNotFoundError(lacking(arm[0], arm[1], task))
+        aims = found.of_each(arm[1], aim, task) if callable(aim) else aim
+        return Evidence((values - aims).tolist(), {name or label(arm): values.tolist()},
+                        setting(found, [task] if task else ()))
 
     return FromRuns((arm,), measure)
 
@@ -504,8 +501,7 @@ def on_task(study: str, task: str, first: str, second: str, value: Value | None 
         one, two = ({r["seed"]: r for r in found.of(arm) if r["task"] == task} for arm in (first, second))
         seeds = [seed for seed in one if seed in two]
         if not seeds:
-            raise FileNotFoundError(f"study {study!r} has no runs of both on {task} yet; train them: lowrank-teach "
-                                    f"study {study}")
+            raise FileNotFoundError(lacking(study, "both", task))
         pairs = [(one[seed], two[seed]) for seed in seeds]
         read = value or score
         values = [[read(r) for r in side] for side in zip(*pairs, strict=True)]
@@ -520,20 +516,8 @@ def on_task(study: str, task: str, first: str, second: str, value: Value | None 
     return FromRuns(((study, first), (study, second)), measure)
 
 
-def on_each(study: str, task: str, arm: str, value: Value, aim: Value | float = 0.0, name: str = "") -> FromRuns:
-    """One number a run of a tuned study, less what the claim compares it with. As `each`."""
-    def measure(folder: Folder) -> Evidence:
-        found = studies.load_across(study, folder)
-        records = [r for r in found.of(arm) if r["task"] == task]
-        if not records:
-            raise FileNotFoundError(f"study {study!r} has no runs of {arm} on {task} yet; train them: lowrank-teach "
-                                    f"study {study}")
-        values = [value(r) for r in records]
-        aims = [aim(r) if callable(aim) else aim for r in records]
-        return Evidence([a - b for a, b in zip(values, aims, strict=True)], {name or arm: values},
-                        setting(found, [task]))
-
-    return FromRuns(((study, arm),), measure)
+def lacking(study: str, arms: str, task: str) -> str:
+    return f"study {study!r} has no runs of {arms} on {task} yet; train them: lowrank-teach study {study}"
 
 
 def over_tasks(study: str, where: str, statement: str, first: str, second: str, side: str = ">", says: str = "–",

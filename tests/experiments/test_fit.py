@@ -18,7 +18,7 @@ from tiny_models import data_folder, model_folder
 import lowrank_teach as lt
 from lowrank_teach.errors import StoppedError
 from lowrank_teach.experiments.compare import table
-from lowrank_teach.experiments.runs import HISTORY, Run, Store, config_key
+from lowrank_teach.experiments.runs import HISTORY, Run, Store, config_key, packed, unpacked
 from lowrank_teach.methods import COLA, AutoLoRA, DeltaLoRA, FullFineTuning, HeadOnly, LoRA, Method, SaLoRA
 from lowrank_teach.methods.baselines import Houlsby
 
@@ -350,3 +350,24 @@ def test_writing_trains_and_reports_perplexity_and_rouge(backbone, sites):
         assert 0 <= run.metrics[split]["rougeL"] <= 1
     assert len(run.ranks) == sites
     assert len(run.series("loss")[1]) == 2
+
+
+def test_a_record_says_which_examples_were_right(quick):
+    """A bit for each: their mean is the accuracy, and they are still there when the record is read again."""
+    run = quick("lora", n_test=20)
+    assert len(run.right()) == 20
+    assert len(set(run.right())) == 2   # some right and some wrong
+    for split in ("validation", "test"):
+        assert run.right(split).mean() == pytest.approx(run.metrics[split]["accuracy"], abs=1e-12)
+    again = quick("lora", n_test=20)
+    assert again.found
+    assert (again.right() == run.right()).all()
+    again.hits.clear()
+    with pytest.raises(KeyError):
+        again.right()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
+def test_bits_are_read_as_they_were_written(count):
+    hits = [i % 3 == 0 for i in range(count)]
+    assert unpacked(packed(hits)).tolist() == hits

@@ -405,3 +405,40 @@ def test_the_initial_effective_scale_is_one_kth_of_loras():
     assert all(row[3] == 0.25 for row in first)
     branch = made.adapters["0.q"]
     assert torch.allclose(branch.delta(), 4.0 / 4 * branch.lora_B @ branch.lora_A)
+
+
+# ---- the two ways to count, and a search that learned nothing -------------------------------------------------
+
+
+def test_raw_weights_count_against_their_mean():
+    """β = (1.2, 1, 1, 0.8): three are at or above the mean 1, and one has a softmax of 1/4 or more."""
+    selection = Selection(4)
+    selection.beta.data = torch.tensor([1.2, 1.0, 1.0, 0.8])
+    assert (selection.rank(raw=True), selection.rank()) == (3, 1)
+    made = trainer(AutoLoRA(r=4, count="raw"))
+    for one in made.rule.selections().values():
+        one.beta.data = selection.beta.data.clone()
+    assert set(made.rule.ranks().values()) == {3}
+    made.rule.method = AutoLoRA(r=4)
+    assert set(made.rule.ranks().values()) == {1}
+
+
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=16))
+def test_raw_never_counts_fewer_than_the_softmax(beta):
+    """The mean of β is at most the logarithm of the mean of exp β (Jensen)."""
+    selection = Selection(len(beta))
+    selection.beta.data = torch.tensor(beta)
+    assert 1 <= selection.rank() <= selection.rank(raw=True)
+
+
+@pytest.mark.parametrize(("losses", "noted"), [
+    ([0.7, 0.69, 0.71, 0.7] * 10, True), ([0.7 + 0.01 * i for i in range(40)], True),
+    ([0.7 - 0.01 * i + 0.005 * (-1) ** i for i in range(40)], False), ([0.7, 0.6, 0.5], False)])
+def test_a_search_whose_loss_has_not_fallen_is_noted(losses, noted):
+    """Flat within its noise, or rising; not where it falls, and nothing is said of a handful of steps."""
+    made = trainer(AutoLoRA(r=4), callbacks=[Stop(1)])
+    made.run()
+    made.outcome.history[:] = [(i, "", "loss", loss) for i, loss in enumerate(losses, 1)]
+    notes = made.rule.notes()
+    assert bool(notes) == noted
+    assert not noted or "the search's loss has not fallen" in notes[0]

@@ -417,7 +417,6 @@ def test_gates_that_stay_are_set_to_one_where_that_is_asked_for():
     """Neither B nor its moments change, and so the function does."""
     made, seen = run_with_closed_gates(CLOSED, after_window="one")
     made.run()
-    assert made.outcome.finished or made.outcome.step == 16
     assert (seen["after"] - seen["before"]).abs().max() > 1e-6
     for name, (_, B) in seen["pruned"].items():
         keep = [j for j in range(4) if j not in CLOSED.get(name, [])]
@@ -434,7 +433,6 @@ def test_as_many_directions_stay_as_the_budget_asks_for(prune):
     rule, ranks = made.rule, made.adapters.ranks()
     share = sum(r * rule.sizes[name] for name, r in ranks.items()) / rule.all_directions
     assert 0.4 - max(rule.sizes.values()) / rule.all_directions < share <= 0.4
-    assert rule.notes() == [] or "density" in rule.notes()[0]
     kept, dropped = [], []
     for name, (A, B) in seen["factors"].items():
         is_kept = (A[:, None] == seen["pruned"][name][0][None]).all(2).any(1)
