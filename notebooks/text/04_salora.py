@@ -95,8 +95,8 @@ contents.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
 #
 # In code: `Stretch.sample`, `Stretch.open_probability`, `SaLoRARule.density`. The whole loss is
 #
-# $$\text{task} + \beta R + \lambda (C - b)^2, \qquad R = \sum_i \|A_i A_i^\top - I\|_F^2 +
-# \|B_i^\top B_i - I\|_F^2$$
+# $$\text{task} + \beta R + \lambda (C - b)^2, \qquad R = \text{mean over matrices of } \|AA^\top - I\|_F^2 +
+# \|B^\top B - I\|_F^2$$
 #
 # Everything descends on it, but λ *ascends*: as long as the budget is missed, λ grows. Gates train only inside a
 # *window* of steps. Before it they are one.
@@ -117,9 +117,10 @@ contents.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
 # `after_window="leave"` is the ablation: there the gates keep the value $\hat g$ to the end of the training, and a
 # direction with $\hat g = 0.2$ moves the network a fifth as far with each step of its column.
 #
-# Three readings are ours. The paper prints $C$ as a sum of each matrix's own share; that can exceed 1, so we
+# Four readings are ours. The paper prints $C$ as a sum of each matrix's own share; that can exceed 1, so we
 # divide once, by the total. It also writes $A^\top A$ in one place; that is $k \times k$ and of rank $r$ at most,
-# so it can never be the identity. And it does not say how long $R$ acts. Here it ends with the window
+# so it can never be the identity. It adds $R$ up over the matrices, and we take the mean (section 6
+# shows why). And it does not say how long $R$ acts. Here it ends with the window
 # (`orthogonality_until`): the fold has made the columns of $B$ shorter, and $R$ would pull them back to length one.
 #
 # ## 4 · Predict
@@ -517,8 +518,7 @@ print("mean rank of U, O, V less that of Q, K, D:", [f"{c:+.1f}" for c in contra
 # `lowrank-teach study salora_parts` in a terminal.
 #
 # **These stored runs read the paper in another way than section 7.** They left the gates on to the end of the
-# training (`after_window="leave"`), averaged $R$ over the matrices and kept it to the end, and started $A$ with rows
-# of unit length. So after their window a direction that stayed learned at its gate's share of the rate. The pictures
+# training (`after_window="leave"`), kept $R$ to the end, too, and started $A$ with rows of unit length. So after their window a direction that stayed learned at its gate's share of the rate. The pictures
 # show what the budget does to the gates. Their *scores* are those of the ablation, not those of section 3's method.
 #
 # **Without one of its parts** (the paper's Table 3). λ = 0 switches the budget off, β = 0 the orthogonality.
@@ -855,8 +855,8 @@ gates_of_a_run.check()
 #
 # ## 12 · Claims against measurements
 #
-# The paper's statements beside our stored runs, which left the gates on (section 9). The verdict is computed: from
-# the interval of the differences over seeds, not from this text.
+# The paper's statements beside stored runs at the paper's own schedule, each side at a rate of its own; a row whose
+# runs are not made yet says so. The verdict is computed from the differences, not from this text.
 
 # %%
 contents.readable(ledger.table("SaLoRA"), "claims")
