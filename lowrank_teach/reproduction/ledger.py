@@ -183,15 +183,15 @@ def summary(found: Sequence[Row], table: str) -> str:
     stands = sum(bool(row.survives) for row in decided)
     parts = [f"{len(ran)} of {len(found)} claims have a verdict computed from stored runs of {SEEDS} seeds or more; "
              f"{len(_of(found, EXACT))} hold exactly, computed on the spot. {len(tuned)} rest on tuned studies, at "
-             f"the papers' own schedules; of these {len(decided)} are decided, and {stands} verdicts stand among all "
-             "that were tested (Benjamini and Hochberg, 5 %). The others rest on short trainings at one rate, and "
-             "say so. Differences are means with 95 % intervals over seeds, and over test examples where these are "
-             "known.", table]
+             f"the papers' own schedules (decided: {len(decided)}; standing among all that were tested, by Benjamini "
+             f"and Hochberg at 5 %: {stands}). The others rest on short trainings or on measurements, and their "
+             "setting stands beside them. Differences are means with 95 % intervals over seeds, and over test examples "
+             "where these are known.", table]
     for verdict, head in HEADS.items():
         rows = _of(found, verdict)
-        for name, group in (("", [row for row in rows if row.tuned or verdict == BROKEN]),
-                            (" (short trainings, one rate)", [row for row in rows if not row.tuned
-                                                              and verdict != BROKEN])):
+        apart = [row for row in rows if not row.tuned and verdict != BROKEN]
+        for name, group in (("", [row for row in rows if row not in apart]),
+                            (" (short trainings and measurements)", apart)):
             if group:
                 parts.append(f"**{head}**{name} ({len(group)})\n\n" + "\n".join(map(_line, group)))
     parts.append(f"**Without a verdict**: {len(_of(found, NO_RUNS))} wait for runs, {len(_of(found, UNSOUND))} have "

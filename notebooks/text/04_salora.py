@@ -518,8 +518,9 @@ print("mean rank of U, O, V less that of Q, K, D:", [f"{c:+.1f}" for c in contra
 # `lowrank-teach study salora_parts` in a terminal.
 #
 # **These stored runs read the paper in another way than section 7.** They left the gates on to the end of the
-# training (`after_window="leave"`), kept $R$ to the end, too, and started $A$ with rows of unit length. So after their window a direction that stayed learned at its gate's share of the rate. The pictures
-# show what the budget does to the gates. Their *scores* are those of the ablation, not those of section 3's method.
+# training (`after_window="leave"`), kept $R$ to the end, too, and started $A$ with rows of unit length. So after
+# their window a direction that stayed learned at its gate's share of the rate. The pictures show what the budget
+# does to the gates. Their *scores* are those of the ablation, not those of section 3's method.
 #
 # **Without one of its parts** (the paper's Table 3). λ = 0 switches the budget off, β = 0 the orthogonality.
 

@@ -507,12 +507,13 @@ def test_the_page_says_what_is_supported_and_what_is_not(tmp_path):
     assert "- COLA 4 (T1, T2, sst2)" in rest
     assert "COLA 4 " not in supported
     short = next(row for row in found if row.verdict == SUPPORTED and not row.tuned and row.paper == "COLA")
-    assert f"- {short.key} " in short_ones.split("(short trainings, one rate)")[1]
+    assert f"- {short.key} " in short_ones.split("(short trainings and measurements)")[1]
     assert "minilm-l3 on rt, 100 steps" in short_ones
     ran = ledger.from_runs(found)
     sure = [row for row in ran if row.tuned and row.verdict in verdicts.DECIDED]
     assert f"{len(ran)} of {len(found)} claims have a verdict computed" in head
-    assert f"of these {len(sure)} are decided, and {sum(row.survives for row in sure)} verdicts stand" in head
+    assert f"(decided: {len(sure)}; standing among all that were tested" in head
+    assert f"at 5 %: {sum(row.survives for row in sure)})" in head
     assert ledger.markdown(found) in page
     counted = [row for row in found if row.verdict == NO_RUNS]
     assert f"{len(counted)} wait for runs" in page
