@@ -185,8 +185,8 @@ def summary(found: Sequence[Row], table: str) -> str:
              f"{len(_of(found, EXACT))} hold exactly, computed on the spot. {len(tuned)} rest on tuned studies, at "
              f"the papers' own schedules (decided: {len(decided)}; standing among all that were tested, by Benjamini "
              f"and Hochberg at 5 %: {stands}). The others rest on short trainings or on measurements, and their "
-             "setting stands beside them. Differences are means with 95 % intervals over seeds, and over test examples "
-             "where these are known.", table]
+             "setting stands beside them. Differences are means with 95 % intervals over seeds, and over test "
+             "examples where these are known.", table]
     for verdict, head in HEADS.items():
         rows = _of(found, verdict)
         apart = [row for row in rows if not row.tuned and verdict != BROKEN]
