@@ -319,15 +319,16 @@ def image_bundle(png: bytes, width: int, alt: str) -> tuple[dict[str, Any], dict
             {"image/png": {"alt": alt, "width": width}})
 
 
-def show(fig: Figure, caption: str, alt: str) -> None:
+def show(fig: Figure, caption: str, alt: str = "") -> None:
     """Display the figure in a notebook, and under it the caption in italics.
 
     A plain image and a line of Markdown, since repository pages strip images that are written inside HTML.
-    caption: what to look for; alt: what it shows, in words.
+    caption: what is found in it; alt: what it shows, in words; "" takes the figure's label (`fig.set_label`).
 
     Raises:
         ValueError: one of them is empty, or a panel of the figure is.
     """
+    alt = alt or fig.get_label()
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption and an alt text: say what to look for, and what is drawn")
     if empty := empty_panels(fig):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,37 @@ def keep_kernel(model: dict[str, Any], path: str, contents_manager: Any, **_: An
     new, old = model["content"]["metadata"], json.loads(stored.read_text(encoding="utf-8"))["metadata"]
     if new.get("kernelspec", {}).get("name") == old.get("kernelspec", {}).get("name"):   # else it was chosen
         new |= {name: old[name] for name in ("kernelspec", "language_info") if name in old}
+
+
+def begin(task: str = "sst2", packaged: str = "rt") -> tuple[str, str, str]:
+    """Print where this notebook runs and on what it trains, and return task, backbone and profile.
+
+    Args:
+        task: LOWRANK_TASK names another.  packaged: in its place where its examples cannot be had.
+    """
+    from ..tasks.load import task_here
+    from ..training.config import default_profile
+
+    profile, wanted = default_profile(), os.environ.get("LOWRANK_TASK") or task
+    chosen, why = task_here(wanted, packaged)
+    backbone = "minilm-l3" if profile == "tiny" else "minilm-l6"
+    print(machine_line())
+    print(f"profile {profile}, network {backbone}, task {chosen}" + (f": {why}" if chosen != wanted else ""))
+    return chosen, backbone, profile
+
+
+def symbols(*names: str, papers: Iterable[str] = ("LoRA",)) -> Any:
+    """Return the glossary's rows of these symbols, to be read: in words, in code, their shapes, and in the papers."""
+    from .glossary import table
+
+    return readable(table(names, papers), "symbols")
+
+
+def claims(paper: str) -> Any:
+    """Return the ledger's rows of a paper, to be read: what it says, what was measured, and the verdict."""
+    from ..reproduction import ledger
+
+    return readable(ledger.table(paper), "claims")
 
 
 def machine_line() -> str:

@@ -29,7 +29,7 @@ from lowrank_teach.analysis import measures, plots, style
 from lowrank_teach.course import contents, explorer, glossary
 from lowrank_teach.course.chapters import lora
 from lowrank_teach.course.chapters import ranks as ranks_chapter
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.reproduction import rank_cuts
 from lowrank_teach.training import config
@@ -100,7 +100,7 @@ contents.readable(rows, "glossary")
 
 # %%
 d, k = before["0.q"].shape
-reveal(
+predict(
     f"W_q is {d} × {k}. How many numbers does one direction take, and how many directions "
     "until you have written as many numbers as W_q holds?",
     f"d + k = {d + k}, with σ multiplied into the column; {d * k // (d + k)} of its {min(d, k)} "
@@ -110,13 +110,13 @@ reveal(
 # %%
 noise = measures.random_twin(before["0.q"])
 noise_rank = measures.energy_rank(measures.directions(noise).s)
-reveal(
+predict(
     f"Fill a {d} × {k} matrix with random numbers. How many directions hold 90 % of its energy?",
     f"{noise_rank} of {min(d, k)}: a matrix without structure needs most of its directions",
 )
 
 # %%
-reveal(
+predict(
     "Will a real ΔW, from training every number of W, need more or fewer than that?",
     "section 8 measures it, for every matrix. Write your guess down: as many, half, a tenth?",
 )

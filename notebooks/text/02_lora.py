@@ -27,7 +27,7 @@ from lowrank_teach.analysis import measures, plots, style
 from lowrank_teach.analysis.statistics import smooth
 from lowrank_teach.course import contents, explorer, glossary
 from lowrank_teach.course.chapters import lora
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.reproduction import ledger
 from lowrank_teach.training import config
@@ -94,14 +94,14 @@ contents.readable(rows, "glossary")
 # %%
 q = lt.select(model, "q")[0]
 branch = lt.LowRank(k=q.k, d=q.d, r=8, scaling=2.0)
-reveal(
+predict(
     f"W_q is {q.d} × {q.k} and r = 8. What are the shapes of lora_A and lora_B?",
     f"lora_A {tuple(branch.lora_A.shape)} and lora_B {tuple(branch.lora_B.shape)}",
 )
 
 # %%
 tall = lt.LowRank(k=q.k, d=q.d, r=2 * branch.r)
-reveal(
+predict(
     "Doubling r: what happens to the branch's parameters? And to those of W?",
     f"they double, from {measures.parameter_counts(branch)['total']:,} to "
     f"{measures.parameter_counts(tall)['total']:,}; W keeps its {q.d * q.k:,}",
@@ -112,7 +112,7 @@ branch(torch.ones(1, q.k)).sum().backward()
 size_A, size_B = (
     float(factor.grad.abs().max()) for factor in (branch.lora_A, branch.lora_B)
 )
-reveal(
+predict(
     "Before training B = 0. Which of A and B gets a gradient in the very first step?",
     f"B alone: its largest gradient is {size_B:.2f} here, that of A is {size_A:g}. "
     "The output sees A only through B, so A moves from the second step on",
@@ -128,7 +128,7 @@ for factor in (pulled.lora_A, pulled.lora_B):
     factor.grad = torch.zeros_like(factor)  # the task says nothing: only the decay acts
 optimizer.step()
 left = float(pulled.delta().norm()) / before
-reveal(
+predict(
     "Weight decay shrinks A and B a little at every step. Towards which network does that pull?",
     f"towards the pretrained one, not towards zero: one step leaves {left:.4f} of ΔW here, which is "
     "(1 − rate × decay) squared, as A and B both shrink. In full fine-tuning decay shrinks W itself",

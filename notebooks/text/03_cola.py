@@ -31,7 +31,7 @@ from lowrank_teach.analysis import toy_problems as toy
 from lowrank_teach.analysis.statistics import smooth
 from lowrank_teach.course import contents, explorer, glossary
 from lowrank_teach.course.chapters import cola
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows
 from lowrank_teach.methods import Clock
@@ -110,16 +110,16 @@ contents.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), 
 # %%
 blank = lt.LowRank(k=q.k, d=q.d, r=8)
 one_link = measures.parameter_counts(blank)["total"]
-reveal(
+predict(
     "A chain of 3 with r = 8: how many numbers train in the third link, per matrix?",
     f"{one_link:,}, as in a LoRA with r = 8: the links before are part of W and are frozen",
 )
-reveal(
+predict(
     "By how much does a knot change the outputs of the network?",
     "not at all, but for rounding: the old link is in W, the new B is zero. Section 6 "
     "measures it",
 )
-reveal(
+predict(
     "Three links of rank 8: what is the largest rank that their sum can have? And the "
     "smallest?",
     "24 at most (ranks add up if no direction is shared), 0 at least: the third may undo "

@@ -29,7 +29,7 @@ from lowrank_teach.analysis import measures, plots, style
 from lowrank_teach.analysis.toy_problems import gates_alone
 from lowrank_teach.course import contents, explorer, glossary
 from lowrank_teach.course.chapters import lora, salora
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.methods import Clock
 from lowrank_teach.reproduction import ledger, studies
@@ -130,7 +130,7 @@ contents.readable(glossary.table(letters, papers=["SaLoRA"]), "glossary")
 # %%
 stretch = method.stretch
 start = float(stretch.open_probability(torch.zeros(())))
-reveal(
+predict(
     "All log θ start at 0. With γ = −0.1 and ζ = 1.1, what is the expected density C?",
     f"σ(log 11) = 11/12 = {start:.4f}: the 0.92 at which the paper's Figure 6 starts",
 )
@@ -138,7 +138,7 @@ assert abs(start - 11 / 12) < 1e-6
 
 # %%
 paper_rate, gap = 0.01, start - method.b
-reveal(
+predict(
     "λ starts at 0 and η_c = 0.01. How much does λ grow in its first step, with plain "
     "gradient ascent? And with Adam?",
     f"plain: η_c (C − b)² = {paper_rate * gap**2:.4f}; Adam divides by the gradient's "
@@ -147,7 +147,7 @@ reveal(
 
 # %%
 far = torch.tensor(-5.0, dtype=torch.float64)
-reveal(
+predict(
     "When the window closes, keep a direction if its expected gate E[g] is above 0. With "
     "log θ = −5, is it kept?",
     f"yes: E[g] = {float(stretch.mean(far)):.4f} is small, and above 0",

@@ -27,7 +27,7 @@ from lowrank_teach.analysis import measures, plots, statistics, style, toy_probl
 from lowrank_teach.course import contents, explorer, glossary
 from lowrank_teach.course.chapters import delta_lora
 from lowrank_teach.course.chapters import lora as lora_chapter
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows, load_for
 from lowrank_teach.reproduction import ledger, studies
@@ -111,7 +111,7 @@ assert measures.cosine(change, leading) > 0.99
 
 # %%
 d, k, r = qv[0].d, qv[0].k, 8
-reveal(
+predict(
     f"To form B′A′ − BA, something must be remembered from before the step. W is {d} × {k} "
     f"and r = {r}: how many numbers at least?",
     f"B and A themselves, r (d + k) = {r * (d + k):,}; the product would be {d * k:,}",
@@ -120,14 +120,14 @@ reveal(
 # %%
 left, right = torch.randn(d, 2 * r, generator=draw), torch.randn(2 * r, k, generator=draw)
 one_step = int(torch.linalg.matrix_rank(left @ right))
-reveal(
+predict(
     "What is the highest rank that the change of ONE step, B′A′ − BA, can have?",
     f"2r = {one_step}: it is the difference of two matrices of rank r",
 )
 assert one_step == 2 * r
 
 # %%
-reveal(
+predict(
     f"W gets such a change at each of 100 steps. What rank can a sum of 100 UNRELATED "
     f"matrices of rank {2 * r} have? And what do you expect of ours? Write both down.",
     f"unrelated ones: min(100 · 2r, d, k) = {min(100 * 2 * r, d, k)}, full rank. "

@@ -32,7 +32,7 @@ from lowrank_teach.analysis.statistics import by_chance, mean_correlation
 from lowrank_teach.course import contents, glossary
 from lowrank_teach.course.chapters import autolora
 from lowrank_teach.course.chapters import lora as lora_chapter
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows
@@ -184,7 +184,7 @@ contents.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
 method = config.fit_to_profile(lt.AutoLoRA(), PROFILE)
 k = method.r
 selection = Selection(k)
-reveal(
+predict(
     "Before the search all β are equal. Which ranks does the rule 'α ≥ 1/k' then give?",
     f"{selection.rank()} everywhere: each α is exactly 1/k, and 'at least' includes it",
 )
@@ -194,7 +194,7 @@ assert selection.rank() == k
 branch = lt.LowRank(k=384, d=384, r=k, gate=selection)
 branch(torch.ones(1, 384)).sum().backward()
 largest = float(selection.beta.grad.abs().max())
-reveal(
+predict(
     "In the very first step B = 0. What is the first-order gradient of β?",
     f"exactly {largest:g}. After the virtual step B is not 0, so the unrolled one is not either",
 )
@@ -203,7 +203,7 @@ assert largest == 0
 # %%
 draws = 0.1 * torch.randn(500, k, generator=torch.Generator().manual_seed(0))
 chance_rank = float((draws.softmax(1) >= 1 / k).sum(1).float().mean())
-reveal(
+predict(
     "Nobody trains β; it is perturbed at random, a little. Which rank comes out on "
     "average?",
     f"{chance_rank:.2f} of {k}: keep this in mind when ranks near 4 are found",

@@ -30,7 +30,7 @@ from lowrank_teach.analysis import plots, style, toy_problems
 from lowrank_teach.analysis import statistics as stats
 from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import autolora, ranks, side_by_side
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows
@@ -156,7 +156,7 @@ assert abs(simulated - wanted) < 0.08
 
 # %%
 three, many = toy_problems.expected_best(3), toy_problems.expected_best(100)
-reveal(
+predict(
     "The best of 3 equal runs is above their mean by some standard deviations. And the "
     "best of 100?",
     f"{three:.2f} and {many:.2f}: the first few tries gain most",
@@ -165,7 +165,7 @@ assert many < 4 * three
 
 # %%
 chance_rows = len(METHODS) * len(found.tasks)
-reveal(
+predict(
     f"{len(METHODS)} methods on {len(found.tasks)} tasks: {chance_rows} intervals at 95 %. "
     "If all methods were equal, how many would exclude zero?",
     f"About {0.05 * chance_rows:.1f}. So one significant cell in a table proves nothing.",
@@ -174,7 +174,7 @@ reveal(
 # %%
 above_head = side_by_side.compare_on_tasks(found, "LoRA", "head only")
 most = max(above_head, key=lambda task: abs(above_head[task].mean))
-reveal(
+predict(
     "The head alone, on frozen features, needs no branch. On how many tasks is LoRA ahead?",
     f"Section 8 counts. The largest difference is on {most}.",
 )

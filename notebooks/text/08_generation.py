@@ -30,7 +30,7 @@ from lowrank_teach.analysis import plots, statistics, style, toy_problems
 from lowrank_teach.course import contents, explorer
 from lowrank_teach.course.chapters import generation as generation_chapter
 from lowrank_teach.course.chapters import ledger as ledger_chapter
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.reproduction import ledger as claims_ledger
 from lowrank_teach.reproduction import results, texts, verdicts
@@ -111,18 +111,18 @@ generation_chapter.tokens(pieces, [label != -100 for label in rows[0]["labels"]]
 
 # %%
 vocabulary = len(tokenizer)
-reveal(
+predict(
     f"A model that knows nothing finds {vocabulary:,} tokens equally likely. What is its loss?",
     f"ln {vocabulary:,} = {np.log(vocabulary):.2f}; the pretrained model starts far below it",
 )
 greedy, wide = toy_problems.best(1), toy_problems.best(2)
-reveal(
+predict(
     "The likeliest next word is taken each time. Is the result the likeliest text?",
     f"not always: section 9 has a tree where the greedy text has probability "
     f"{greedy.probability:.2f} and another one {wide.probability:.2f}",
 )
 assert greedy.probability < wide.probability
-reveal(
+predict(
     "A text says the right things in words that no reference uses. What is its BLEU?",
     "near zero: BLEU counts shared groups of words and knows no meaning; see section 8",
 )

@@ -28,7 +28,7 @@ from lowrank_teach.analysis import style
 from lowrank_teach.course import contents, html_page
 from lowrank_teach.course.chapters import tagging
 from lowrank_teach.course.chapters.tagging import EntityThreshold
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.course.explorer import explore, strip
 from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows, load_for
@@ -136,7 +136,7 @@ always_O = [["O"] * len(codes) for codes in data.test[data.task.label]]
 truth = [[data.task.labels[c] for c in codes] for codes in data.test[data.task.label]]
 kinds = entities.kinds_of(data.task.labels)
 lazy = float(entities.f1(entities.counts(truth, always_O, kinds).sum((0, 1))))
-reveal(
+predict(
     f"The lazy tagger above has token accuracy {only_O:.2f}. What is its entity F1?",
     f"{lazy:g}: R = 0. That is why taggers are compared by entities",
 )
@@ -145,7 +145,7 @@ assert lazy == 0 < only_O == entities.token_accuracy(truth, always_O)
 # %%
 whole, two_of_three = ["B-x", "I-x", "I-x"], ["B-x", "I-x", "O"]
 near = entities.counts([whole], [two_of_three], ["x"]).sum((0, 1))
-reveal(
+predict(
     "An entity has three words; the tagger found the first two. How many errors are that?",
     f"two: it is missed and another is invented. R, P, G = {near.tolist()}, F1 "
     f"{float(entities.f1(near)):g}, at a token accuracy of 2/3",
@@ -153,7 +153,7 @@ reveal(
 assert near.tolist() == [0, 1, 1]
 
 # %%
-reveal(
+predict(
     "A model answers every request with the sentence it was given. Which of the three "
     "judges of style transfer are pleased?",
     "two: BLEU (perfect to the source, and often fair to the human rewrite, which keeps "

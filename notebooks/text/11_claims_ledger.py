@@ -24,7 +24,7 @@ import pandas as pd
 from lowrank_teach.analysis import statistics, style
 from lowrank_teach.course import contents
 from lowrank_teach.course.chapters import ledger as ledger_chapter
-from lowrank_teach.course.exercise import exercise, reveal, solution
+from lowrank_teach.course.exercises import exercise, predict, solution
 from lowrank_teach.reproduction import arms, studies, texts, verdicts
 from lowrank_teach.reproduction import ledger as claims_ledger
 
@@ -133,7 +133,7 @@ print(f"bootstrap: {narrow[0]:.2f} to {narrow[1]:.2f}; Student: {wide[0]:.2f} to
 # %%
 small = [0.1, 0.2, 0.9, 1.6, 0.05]
 low, high = statistics.t_interval(small)
-reveal(
+predict(
     f"All five differences are above zero: {small}. Does the interval exclude zero?",
     f"No: it runs from {low:.2f} to {high:.2f}. The largest two pull the mean up, and as "
     "easily could have been absent. Being positive five times is not enough; it must be "
@@ -143,14 +143,14 @@ assert low < 0 < high
 
 # %%
 chance = 2 * 0.5**5
-reveal(
+predict(
     "Two methods are equal. How often do all five differences have the same sign?",
     f"In {100 * chance:.1f} % of studies: each way with probability one half to the fifth.",
 )
 assert chance > 0.05
 
 # %%
-reveal(
+predict(
     f"{len(ledger)} claims at 95 %. If no method did anything, how many intervals would miss "
     "zero all the same?",
     f"One in twenty of the {len(from_runs)} rows with an interval, about "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 
 import picture_checks  # noqa: F401  (it imports every chapter)
@@ -9,9 +10,9 @@ import pytest
 import torch
 from wrong_answers import RIGHT, WRONG
 
-from lowrank_teach.course import exercise as engine
+from lowrank_teach.course import exercises as engine
 from lowrank_teach.course.chapters import lora
-from lowrank_teach.course.exercise import EXERCISES, Exercise, exercise
+from lowrank_teach.course.exercises import EXERCISES, Exercise, exercise
 
 
 def made(name: str, attempt) -> Exercise:
@@ -85,7 +86,7 @@ def test_check_says_it_and_draws_it(capsys, monkeypatch):
     torn.check()
     out = capsys.readouterr().out
     assert out.startswith("✗ lora_forward, not there yet: the scale is missing")
-    assert "solution(lora_forward)" in out
+    assert "course.solution(lora_forward)" in out
     assert len(drawn) == 2
     assert "scale is missing" in drawn[1][1]
 
@@ -100,7 +101,7 @@ def test_a_stub_that_nobody_changed_waits_and_is_not_judged(capsys, monkeypatch)
     same, changed = (engine.fingerprint(inspect.getsource(lora_merge).replace("nearly", words))
                      for words in ("nearly", "hardly"))
     assert same != changed
-    for known, opening in ((same, "Your turn: change lora_merge"), (changed, "✗ lora_merge")):
+    for known, opening in ((same, "Not tried yet: change lora_merge"), (changed, "✗ lora_merge")):
         monkeypatch.setitem(engine.STUBS, "lora_merge", known)
         stub = exercise(lora_merge)
         stub.check()
@@ -109,12 +110,21 @@ def test_a_stub_that_nobody_changed_waits_and_is_not_judged(capsys, monkeypatch)
     assert len(drawn) == 1
 
 
-def test_the_solution_is_the_library_s_source(monkeypatch):
+def test_a_solution_is_folded_away_and_can_be_read_without_a_browser(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
-    engine.solution("lora_merge")
-    assert "def merge(self)" in shown[0]
-    assert "self.scaling * self.lora_B * self.settled_gate()" in shown[0]
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    engine.solution("truncate")
+    assert shown[0]["text/html"].startswith("<details>")
+    source = inspect.getsource(EXERCISES["truncate"].shows[0]).strip()
+    assert source in shown[0]["text/plain"]
+    assert html.escape(source) in shown[0]["text/html"]
+
+
+def test_the_answers_written_for_a_reader_are_the_library_s():
+    for name, task in EXERCISES.items():
+        if task.answer:
+            exercise_ = made(name, task.answer)
+            assert exercise_.examine().right, f"{name}: {exercise_.verdict.says}"
 
 
 def test_the_learner_s_tensors_are_not_the_library_s():

@@ -18,7 +18,7 @@ from picture_checks import EXPLORERS
 from PIL import Image
 
 from lowrank_teach.analysis import style
-from lowrank_teach.course import contents, exercise, explorer
+from lowrank_teach.course import contents, exercises, explorer
 from lowrank_teach.course.chapters import lora, playground
 from lowrank_teach.course.chapters.playground import Card, from_store, from_studies
 from lowrank_teach.experiments.runs import HISTORY, Run, Store
@@ -175,7 +175,7 @@ def test_an_error_in_a_picture_is_seen_on_the_page():
 
 @pytest.mark.parametrize("yours", [None, np.ones((2, 3)), np.ones(4)])
 def test_your_own_result_is_drawn_whatever_it_is(yours):
-    assert len(style.png_bytes(exercise.own_result(yours, np.zeros((2, 3))))) > 1000
+    assert len(style.png_bytes(exercises.own_result(yours, np.zeros((2, 3))))) > 1000
 
 
 # ---- the run browser ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ...methods import autolora as library
 from ...methods.autolora import HYPERGRADIENTS, Weights, hypergradient, virtual_step
 from ...methods.lora import LoRARule
 from ...training.trainer import Trainer
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import Control, Picture
 from ..schematic import arrow, box, canvas
 

@@ -27,7 +27,7 @@ from ...lowrank import initial_A
 from ...methods import COLA, Clock
 from ...methods.base import reset_moments
 from ...methods.cola import COLARule
-from ..exercise import EXERCISES, Task, adapted_matrix
+from ..exercises import EXERCISES, Task, adapted_matrix
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
 

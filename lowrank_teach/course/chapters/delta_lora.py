@@ -20,7 +20,7 @@ from ...adapters import Adapters
 from ...analysis import measures, style, toy_problems
 from ...methods import Clock, DeltaLoRA
 from ...methods.delta_lora import DeltaLoRARule, step_factors
-from ..exercise import EXERCISES, Task, adapted_matrix
+from ..exercises import EXERCISES, Task, adapted_matrix
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
 

@@ -24,7 +24,7 @@ from ...tasks import slot_errors
 from ...tasks.slot_errors import Check
 from ...tasks.task import Task as TextTask
 from ...tasks.tokenize import IGNORED, encode
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import Control, Picture
 from ..html_page import PLAIN_TEXT, Page, table
 from ..schematic import arrow, box, canvas

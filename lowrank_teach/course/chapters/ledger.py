@@ -17,7 +17,7 @@ from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
 from ...reproduction.results import Results
 from ...reproduction.verdicts import CONTRADICTED, SUPPORTED, judge
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 

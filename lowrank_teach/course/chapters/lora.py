@@ -21,7 +21,7 @@ from ...analysis import measures, style
 from ...lowrank import Adapted, LowRank, initial_A
 from ...methods import LoRA
 from ...methods.base import Rule
-from ..exercise import EXERCISES, Task, adapted_matrix
+from ..exercises import EXERCISES, Task, adapted_matrix
 from ..explorer import SNAPPED, Control, Picture
 from ..schematic import arrow, canvas, matrix
 

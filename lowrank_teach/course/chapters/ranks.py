@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...analysis import measures, style
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import Control, Picture
 from .lora import count_parameters
 

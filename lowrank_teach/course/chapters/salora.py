@@ -24,7 +24,7 @@ from ...analysis.plots import Numbers
 from ...gates import HardConcrete, Stretch
 from ...lowrank import LowRank
 from ...methods.salora import SaLoRA, SaLoRARule, _off_identity
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import SNAPPED, Control, Picture
 from ..schematic import arrow, canvas, matrix
 

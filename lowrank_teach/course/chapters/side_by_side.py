@@ -27,7 +27,7 @@ from ...analysis.toy_problems import WAYS, draw, expected, scores, ways
 from ...reproduction import verdicts
 from ...reproduction.results import POINTS, SideBySide
 from ...reproduction.verdicts import number
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import Control, Picture
 from .ledger import LOOKS, forest
 

@@ -24,7 +24,7 @@ from ...tasks import entities
 from ...tasks.style_transfer import score_transfer
 from ...tasks.table import TASKS as ALL_TASKS
 from ...tasks.tokenize import IGNORED, _encode_tags, encode
-from ..exercise import EXERCISES, Task
+from ..exercises import EXERCISES, Task
 from ..explorer import Control, Picture
 from ..schematic import arrow, box, canvas
 

@@ -1,4 +1,4 @@
-"""Exercises whose solution is the library: a stub, a check with a hint, and a picture of your own result.
+"""Exercises that the library answers: a stub, a check with a hint, and a picture of your own result.
 
     @exercise
     def lora_merge(W, lora_A, lora_B, lora_alpha): ...
@@ -41,7 +41,8 @@ class Task:
 
     reference: the library's answer.  cases: makes the lists of arguments that are tried.
     hint: said when no mistake is recognised.  mistakes: (hint, function that gives what this mistake gives).
-    shows: what `solution` prints the source of.  shapes: said when a product's shapes do not meet.
+    shows: the library's own functions that answer it.  shapes: said when a product's shapes do not meet.
+    answer: the few lines that a learner would write, which `solution` displays in place of the library's own.
     """
 
     reference: Callable[..., Any]
@@ -50,6 +51,7 @@ class Task:
     mistakes: Sequence[tuple[str, Callable[..., Any]]]
     shows: Sequence[Callable[..., Any]]
     shapes: str = "A is (r, k) and reads x first, B is (d, r) and writes h"
+    answer: Callable[..., Any] | None = None
 
 
 EXERCISES: dict[str, Task] = {}   # by the stub's name; each chapter adds its own as it is imported
@@ -95,12 +97,12 @@ class Exercise:
         v = self.examine()
         name = self.__name__  # type: ignore[attr-defined]
         if not (self.tried or v.right):
-            print(f"Your turn: change {name} in this cell and run it again. Until it is right, the notebook goes on "
-                  f"with the library's version; solution({name}) shows it.")
+            print(f"Not tried yet: change {name} in this cell and run it again. Until it is right, the notebook goes "
+                  "on with the library's version.")
             return
         print(f"✓ {name}: {v.says}" if v.right else
               f"✗ {name}, not there yet: {v.says}\n  The notebook goes on with the library's version; "
-              f"solution({name}) shows it.")
+              f"course.solution({name}) shows a solution.")
         style.show(own_result(v.yours, v.wanted), *_words(v))
 
 
@@ -149,21 +151,25 @@ def adapted_matrix(W: Tensor, method: Method, *, seed: int = 0) -> Adapters:
 
 
 def solution(of: Exercise | str) -> None:
-    """Show the library's own source for an exercise."""
-    from IPython.display import Markdown, display
+    """Display a solution of an exercise, folded away."""
+    name = of if isinstance(of, str) else of.__name__  # type: ignore[attr-defined]
+    task = EXERCISES[name]
+    shown = task.shows if task.answer is None else (task.answer,)
+    source = "\n\n".join(textwrap.dedent(inspect.getsource(f)).strip() for f in shown)
+    _folded(f"A solution of {name}", f"<pre>{html.escape(source)}</pre>", source)
 
-    task = EXERCISES[of] if isinstance(of, str) else of.task
-    display(Markdown("\n".join(f"`{f.__module__}`, `{f.__qualname__}`:\n```python\n{inspect.getsource(f)}```"
-                               for f in task.shows)))
 
-
-def reveal(question: str, answer: str) -> None:
+def predict(question: str, answer: str) -> None:
     """Display a question with its answer folded away: predict first, then open."""
+    _folded(f"Predict: {question}", f"<p>{html.escape(answer)}</p>", f"Answer: {answer}")
+
+
+def _folded(title: str, page: str, text: str) -> None:
     from IPython.display import display
 
-    display({"text/html": f"<details><summary><b>Predict:</b> {html.escape(question)} <i>(then open)</i></summary>"
-                          f"<p>{html.escape(answer)}</p></details>",
-             "text/plain": f"Predict: {question}\nAnswer: {answer}"}, raw=True)
+    summary = f"<summary><b>{html.escape(title)}</b> <i>(then open)</i></summary>"
+    display({"text/html": f"<details>{summary}{page}</details>",
+             "text/plain": f"{title}\n{text}"}, raw=True)
 
 
 # ---- how an attempt is checked ----------------------------------------------------------------------------
