@@ -140,8 +140,9 @@ def counts(found: Iterable[Row]) -> pd.DataFrame:
 
 
 def markdown(found: Iterable[Row]) -> str:
-    """Return `counts` as the page of the ledger shows it."""
+    """Return `counts` as the page of the ledger shows it, without verdicts that no claim has."""
     tally = counts(found)
+    tally = tally.loc[:, tally.any()]
     lines = [f"| paper | {' | '.join(tally.columns)} |", "|---" * (len(tally.columns) + 1) + "|"]
     lines += [f"| {paper} | {' | '.join(str(n) for n in row)} |" for paper, row in zip(tally.index, tally.to_numpy(),
                                                                                      strict=True)]
@@ -162,7 +163,7 @@ HEADS = {
                   "within the margin",
     EQUAL: "Equal within the margin: no difference of a point or more",
     OPEN: "Open: none of these; in brackets the smallest true difference that such runs show in 4 of 5 cases",
-    BROKEN: "Computed on the spot, and does not hold as printed",
+    BROKEN: "Computed on the spot, and does not hold",
 }
 
 

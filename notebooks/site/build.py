@@ -19,7 +19,9 @@ from pathlib import Path
 import nbformat
 from sphinx.cmd.build import build_main
 
+from lowrank_teach.course.chapters.ledger import filterable
 from lowrank_teach.course.contents import NOTEBOOKS
+from lowrank_teach.reproduction import ledger
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -27,6 +29,7 @@ BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, w
 PAGES = ("course", "own_model", "peft", "grid", "presets", "extend", "ledger", "how_we_compare", "benchmarks",
          "names", "data", "architecture")
 FRONT = ROOT / "README.md"                       # is index.md on the site
+TABLE = "<!-- the table -->"                      # on the page of the ledger, where the site has its table
 LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
 
 
@@ -57,7 +60,8 @@ def lay_out(notebooks: Path, source: Path) -> None:
     others = [f"notebooks/site/pages/{name}" for name in PAGES] + ["CONTRIBUTING"]
     write(source, "index.md", FRONT.read_text(encoding="utf-8") + contents(list(pages), beside, others))
     for name in others:
-        write(source, f"{name}.md", (ROOT / f"{name}.md").read_text(encoding="utf-8"))
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        write(source, f"{name}.md", text.replace(TABLE, filterable(ledger.ledger()).html) if TABLE in text else text)
     for name in beside:
         write(source, f"notebooks/{name}.md", (notebooks / f"{name}.md").read_text(encoding="utf-8"))
     (source / "notebooks").mkdir(exist_ok=True)

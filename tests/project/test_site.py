@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from test_browser import BROWSER, FLAGS
 
 from lowrank_teach.course.contents import NOTEBOOKS as COURSE
+from lowrank_teach.reproduction import ledger
 
 for package in ("myst_nb", "furo", "math_core", "ziamath"):
     pytest.importorskip(package, reason='the book is not installed: pip install "lowrank-teach[book]"')
@@ -198,6 +199,16 @@ def test_what_is_no_mathematics_ends_the_build(monkeypatch):
             mathml(wrong, block=True)
 
 
+def test_the_ledger_is_a_table_with_a_row_and_a_picture_for_each_claim(pages):
+    rows = {row.key: row for row in ledger.ledger()}
+    shown = pages["notebooks/site/pages/ledger.html"].select(".ledger tbody tr")
+    assert [line.td.contents[0] for line in shown] == list(rows)
+    for line, row in zip(shown, rows.values(), strict=True):
+        pictures = line.select("svg")
+        assert [one["aria-label"] for one in pictures] == [row.interval_words()] * (row.interval is not None)
+        assert len(line.select("svg circle")) == (len(row.differences) + 1) * len(pictures)
+
+
 def test_a_link_that_leads_nowhere_ends_the_build(tmp_path):
     text = f"# A page\n\n[good]({HERE[0]}.ipynb), [bad](no_such_page.md)"
     nbformat.write(nbformat.v4.new_notebook(metadata={"kernelspec": run_notebooks.KERNEL}, cells=[
@@ -290,3 +301,19 @@ def uses(page, site: Path, trouble: list[str]) -> None:
     page.goto((site / "search.html").as_uri() + "?q=rank")
     page.wait_for_selector("#search-results li a", timeout=20_000)
     assert any("02_lora" in link.get_attribute("href") for link in page.locator("#search-results li a").all())
+    filters_the_ledger(page, site)
+
+
+def filters_the_ledger(page, site: Path) -> None:
+    """Rows that are shown have what was chosen, their number is said, and all come back."""
+    page.goto((site / "notebooks/site/pages/ledger.html").as_uri())
+    shown = page.locator(".ledger tbody tr:visible")
+    everything = shown.count()
+    for name, value in (("paper", "SaLoRA"), ("verdict", "holds exactly")):
+        page.select_option(f".ledger select[name={name}]", value)
+        assert {row.get_attribute(f"data-{name}") for row in shown.all()} == {value}
+    assert 0 < shown.count() < everything
+    assert page.locator(".ledger output").inner_text().startswith(f"{shown.count()} of {everything} ")
+    for name in ("paper", "verdict"):
+        page.select_option(f".ledger select[name={name}]", "")
+    assert shown.count() == everything

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +16,11 @@ from matplotlib.lines import Line2D
 from ...analysis import style
 from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
+from ...reproduction.ledger import BESIDE, standing
 from ...reproduction.results import Results
-from ...reproduction.verdicts import CONTRADICTED, SUPPORTED, judge
+from ...reproduction.verdicts import CONTRADICTED, SUPPORTED, Row, judge
 from ..exercises import EXERCISES, Task
+from ..html_page import PLAIN_TEXT, Page
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 
@@ -140,6 +143,102 @@ def power_curves(seeds: Sequence[int], chance: Mapping[str, Numbers], now: int) 
     style.dress(ax, "seeds", "chance of a verdict")
     style.legend(fig)
     return fig
+
+
+# ---- the ledger as a table that can be filtered -------------------------------------------------------------
+# One piece of HTML for the notebook and for the site: nothing is loaded, and without its script all rows are there.
+# No line of it may be empty, which would end a block of HTML inside a page of Markdown.
+_STYLE = """
+.ledger-rows {max-height: 36em; overflow: auto; border: 1px solid #8886}
+.ledger table {border-collapse: collapse; font-size: .85em; line-height: 1.35; width: 100%; margin: 0}
+.ledger td, .ledger th {text-align: left; vertical-align: top; padding: .35em .6em; border-bottom: 1px solid #8884}
+.ledger td:first-child {white-space: nowrap}
+.ledger small {opacity: .8}
+.ledger label {display: inline-block; margin: 0 1em .5em 0}
+.ledger .chip {border-left: .6em solid; padding-left: .4em; white-space: nowrap}
+"""
+_SCRIPT = """
+(() => {
+  const root = document.currentScript.closest(".ledger");
+  const choices = [...root.querySelectorAll("select")], rows = [...root.querySelectorAll("tbody tr")];
+  const count = root.querySelector("output");
+  const filter = () => {
+    let shown = 0;
+    for (const row of rows) {
+      row.hidden = choices.some(one => one.value && row.dataset[one.name] !== one.value);
+      shown += !row.hidden;
+    }
+    count.textContent = `${shown} of ${rows.length} claims`;
+  };
+  choices.forEach(one => one.addEventListener("change", filter));
+  root.querySelector("form").hidden = false;
+  filter();
+})();
+"""
+TUNED, SHORT, ELSE = "tuned runs", "short runs and measurements", "no runs"
+_WIDE, _HIGH = 150, 34   # of a row's picture, pixels
+
+
+def filterable(rows: Iterable[Row]) -> Page:
+    """Return the ledger's rows as a table with a filter for paper, verdict, task and evidence; a picture a row."""
+    rows = list(rows)
+    lines = [_filtered_row(row) for row in rows]
+    choices = {name: dict.fromkeys(line[0][name] for line in lines) for name in ("paper", "verdict", "task", "basis")}
+    names = {"paper": "Paper", "verdict": "Verdict", "task": "Task", "basis": "Evidence"}
+    boxes = "".join(f'<label>{names[name]} <select name="{name}"><option value="">all</option>'
+                    + "".join(f"<option>{html.escape(value)}</option>" for value in values if value)
+                    + "</select></label>" for name, values in choices.items())
+    body = "\n".join("<tr {}>{}</tr>".format(
+        " ".join(f'data-{name}="{html.escape(value)}"' for name, value in data.items()), cells)
+        for data, cells in lines)
+    columns = ("claim", "statement", "difference", "verdict", "setting, or reason")
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    page = (f'<div class="ledger {PLAIN_TEXT}"><style>{_STYLE}</style>\n'
+            f"<form hidden>{boxes}<output></output></form>\n"
+            f'<div class="ledger-rows" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
+            f"</table></div>\n<script>{_SCRIPT}</script></div>")
+    plain = "\n".join(f"{row.key} ({row.where}{row.task and f', {row.task}'}): {row.statement}: {row.verdict}, "
+                      f"{row.interval_words()}" for row in rows)
+    return Page(page.replace("\n\n", "\n"), plain)
+
+
+def _filtered_row(row: Row) -> tuple[dict[str, str], str]:
+    """Return what a row is filtered by, and its cells."""
+    basis = TUNED if row.tuned else SHORT if row.interval is not None else ELSE
+    about = {"paper": row.paper, "verdict": row.verdict, "task": row.task, "basis": basis}
+    says = "" if row.says == "–" else f"<br><small>paper: {html.escape(row.says)}</small>"
+    ours = f"<br><small>{html.escape(row.ours)}</small>" if row.interval is not None and row.ours != "–" else ""
+    stands = "" if standing(row) == "–" else f"<br><small>{html.escape(standing(row))}</small>"
+    beside = "; ".join(f"{name}: {row.beside[name]}" for name in BESIDE if row.beside.get(name))
+    cells = (f"{html.escape(row.key)}<br><small>{html.escape(row.where)}{row.task and f', {row.task}'}</small>",
+             f"{html.escape(row.statement)}{says}{ours}",
+             f"{difference_picture(row)}<br>{html.escape(row.interval_words())}" if row.interval is not None else "–",
+             f'<span class="chip" style="border-color:{LOOKS[row.verdict][0]}">{html.escape(row.verdict)}</span>'
+             f"{stands}",
+             html.escape(row.why) + (f"<br><small>{html.escape(beside)}</small>" if beside else ""))
+    return about, "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def difference_picture(row: Row) -> str:
+    """Draw a row's paired differences as SVG: a dot a seed, the interval, zero, and the margin as a band.
+
+    Rows in points share one scale, −5 to 5; what lies beyond is drawn at its end. Others are scaled to fit.
+    """
+    low, high = row.interval or (0.0, 0.0)
+    values = [*map(float, row.differences)]
+    reach = 5.0 if row.unit == "points" else max(map(abs, (low, high, row.margin, *values))) or 1.0
+
+    def x(value: float) -> str:
+        return f"{_WIDE / 2 + (_WIDE / 2 - 4) * max(-1.0, min(1.0, value / reach)):.1f}"
+
+    color, middle = LOOKS[row.verdict][0], _HIGH - 10
+    band = (f'<rect x="{x(-row.margin)}" width="{float(x(row.margin)) - float(x(-row.margin)):.1f}" y="0" '
+            f'height="{_HIGH}" fill="#888" opacity=".18"/>' if row.margin else "")
+    dots = "".join(f'<circle cx="{x(value)}" cy="8" r="2" fill="#888"/>' for value in values)
+    return (f'<svg width="{_WIDE}" height="{_HIGH}" role="img" aria-label="{html.escape(row.interval_words())}">'
+            f'{band}<path d="M{_WIDE / 2} 0V{_HIGH}" stroke="#888"/>{dots}'
+            f'<path d="M{x(low)} {middle}H{x(high)}" stroke="{color}" stroke-width="4"/>'
+            f'<circle cx="{x(row.difference or 0.0)}" cy="{middle}" r="4.5" fill="{color}"/></svg>')
 
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
