@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,8 +137,8 @@ def gap_bound(problem: Completion, T: int, which: str = "of the proof") -> float
     """Return a bound on the mean duality gap of T constant steps with exact V; an inexact V adds its mean ε.
 
     Summing f(W_t+1) ≤ f(W_t) − η g_t + β η² D² / 2 gives mean g ≤ M / (η T) + β η D² / 2, with COLA's η
-    3/2 · D √(M β / T): "with its ½". The printed proof drops the ½ and so has 2 D √(M β / T): "of the proof".
-    Its statement has 2 √(M β D / T): "as printed".
+    3/2 · D √(M β / T): "with its ½". Without the ½ it is the looser 2 D √(M β / T): "of the proof". One copy of the
+    statement that we have reads 2 √(M β D / T), with D under the root ("as printed"); another reads as the proof.
 
     Raises:
         KeyError: another name.
@@ -199,17 +199,20 @@ class Chain:
     links: list[tuple[np.ndarray, np.ndarray]]
 
 
-def fit_chain(problem: Completion, links: int, r: int, sweeps: int = 24, ridge: float = 1.0, seed: int = 0) -> Chain:
+def fit_chain(problem: Completion, links: int, r: int, sweeps: int = 24, ridge: float = 1.0, seed: int = 0,
+              knots: Sequence[int] = ()) -> Chain:
     """Run COLA's three verbs on the toy: tune a link to what is left, tie it, extend by a new one with B = 0.
 
     A sweep solves for B with A fixed, then for A with B fixed (least squares on the seen entries, plus
     ridge · ‖·‖²: alternating least squares), so there is no step size. All chains have the same number of
-    sweeps, split among the links as `COLA` splits steps.
+    sweeps, split among the links as `COLA` splits steps, or after the sweeps `knots`, which then say how many links
+    there are.
 
     Raises:
-        ValueError: fewer sweeps than links.
+        ValueError: fewer sweeps than links, or a knot that is not within the sweeps.
     """
-    knots = COLA(chain=links).knot_steps(Clock(0, sweeps, sweeps))
+    method = COLA(knots=tuple(knots)) if knots else COLA(chain=links)
+    knots = method.knot_steps(Clock(0, sweeps, sweeps))
     draw, held = np.random.default_rng(seed), np.zeros_like(problem.target)
     seen, (d, k) = problem.seen.astype(float), held.shape
     A, B = draw.standard_normal((r, k)) / r, np.zeros((d, r))

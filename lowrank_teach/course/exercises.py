@@ -43,6 +43,7 @@ class Task:
     hint: said when no mistake is recognised.  mistakes: (hint, function that gives what this mistake gives).
     shows: the library's own functions that answer it.  shapes: said when a product's shapes do not meet.
     answer: the few lines that a learner would write, which `solution` displays in place of the library's own.
+    seen: turns what is returned into the numbers that are compared, if it is no number or tensor, such as a layer.
     """
 
     reference: Callable[..., Any]
@@ -52,6 +53,7 @@ class Task:
     shows: Sequence[Callable[..., Any]]
     shapes: str = "A is (r, k) and reads x first, B is (d, r) and writes h"
     answer: Callable[..., Any] | None = None
+    seen: Callable[[Any], Any] = lambda returned: returned
 
 
 EXERCISES: dict[str, Task] = {}   # by the stub's name; each chapter adds its own as it is imported
@@ -71,7 +73,7 @@ class Exercise:
     """A learner's function and its check; a call goes to it if it is right, else to the library's."""
 
     def __init__(self, attempt: Callable[..., Any], task: Task, hint: str = "") -> None:
-        functools.update_wrapper(self, attempt)
+        functools.update_wrapper(self, attempt, updated=())
         self.task, self.hint = task, hint or task.hint
         self.attempt = task.reference if os.environ.get("LOWRANK_SOLUTIONS") == "1" else attempt
         self.verdict: Verdict | None = None
@@ -129,16 +131,27 @@ def exercise(attempt: Callable[..., Any] | None = None, *, hint: str = "") -> An
 
 
 def fingerprint(source: str) -> str:
-    """Hash the lines of the first function in a source, without its decorators: that of STUBS if it is untouched."""
-    tree = ast.parse(textwrap.dedent(source))
-    function = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    lines = textwrap.dedent(source).splitlines()[function.lineno - 1:function.end_lineno]
+    """Hash the lines of the first function in a source, without its decorators: that of STUBS if it is untouched.
+
+    Of a class, hash the lines of all its methods.
+    """
+    whole = textwrap.dedent(source)
+    made = next(node for node in ast.walk(ast.parse(whole)) if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    parts = [made] if isinstance(made, ast.FunctionDef) else [n for n in made.body if isinstance(n, ast.FunctionDef)]
+    lines = [line for part in parts for line in whole.splitlines()[part.lineno - 1:part.end_lineno]]
     return hashlib.sha256("\n".join(line.rstrip() for line in lines).encode()).hexdigest()[:12]
+
+
+def _source(attempt: Callable[..., Any]) -> str:
+    if not inspect.isclass(attempt):
+        return inspect.getsource(attempt)
+    methods = [inspect.getsource(value) for value in vars(attempt).values() if inspect.isfunction(value)]
+    return "\n".join([f"class {attempt.__name__}:", *methods])   # a cell's class has no source, its methods have
 
 
 def _fingerprint_of(attempt: Callable[..., Any]) -> str | None:
     try:
-        return fingerprint(inspect.getsource(attempt))
+        return fingerprint(_source(attempt))
     except (OSError, TypeError, SyntaxError, StopIteration):   # written where no source is kept: somebody wrote it
         return None
 
@@ -176,11 +189,11 @@ def _folded(title: str, page: str, text: str) -> None:
 
 
 def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: str) -> Verdict:
-    wanted = _array(task.reference(*arguments))
+    wanted = _array(task.seen(task.reference(*arguments)))
     before = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
     try:
         got = attempt(*arguments)
-        yours = None if got is None else _array(got)
+        yours = None if got is None else _array(task.seen(got))
     except Exception as error:  # whatever a learner's code raises is an answer, too
         return Verdict(False, _stopped(error, hint, task.shapes), None, wanted)
     finally:
@@ -195,7 +208,7 @@ def _examine(attempt: Callable[..., Any], task: Task, arguments: tuple, hint: st
         return Verdict(False, f"it returned shape {yours.shape}, wanted is {wanted.shape}. {hint}", yours, wanted)
     if _same(yours, wanted):
         return Verdict(True, "right", yours, wanted)
-    said = [words for words, wrong in task.mistakes if _same(yours, _array(wrong(*arguments)))]
+    said = [words for words, wrong in task.mistakes if _same(yours, _array(task.seen(wrong(*arguments))))]
     return Verdict(False, said[0] if said else hint, yours, wanted)
 
 

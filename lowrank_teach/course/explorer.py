@@ -109,11 +109,15 @@ class Picture:
 
 
 def strip(picture: Picture, states: Sequence[Mapping[str, float]]) -> Figure:
-    """Put some states of a picture one above the other, pixel by pixel what the slider shows there."""
+    """Put some states of a picture one above the other, pixel by pixel what the slider shows there.
+
+    The figure's label, its alternative text, is what the picture says of each.
+    """
     frames = [picture.frame(**state).copy() for state in states]
     stacked = np.concatenate(frames)                                    # (height, width, 4)
     fig = Figure(figsize=(stacked.shape[1] / style.DPI, stacked.shape[0] / style.DPI), dpi=style.DPI)
     fig.figimage(stacked)
+    fig.set_label(" ".join(f"Row {i}: {picture.words(**state)}" for i, state in enumerate(states, 1)))
     return fig
 
 

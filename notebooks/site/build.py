@@ -10,18 +10,24 @@ hold. Nothing is executed, and nothing is fetched. A warning, such as a link tha
 from __future__ import annotations
 
 import argparse
+import base64
+import html
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import frames
 import nbformat
 from sphinx.cmd.build import build_main
 
 from lowrank_teach.course.chapters.ledger import filterable
-from lowrank_teach.course.contents import NOTEBOOKS
+from lowrank_teach.course.chapters.playground import explorers
+from lowrank_teach.course.contents import MINUTES, NOTEBOOKS
 from lowrank_teach.reproduction import ledger
+from lowrank_teach.reproduction.results import references_folder
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,6 +35,11 @@ BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, w
 PAGES = ("course", "own_model", "peft", "grid", "presets", "extend", "ledger", "how_we_compare", "benchmarks",
          "names", "data", "architecture")
 FRONT = ROOT / "README.md"                       # is index.md on the site
+SLIDER = "slider stands here"                     # in the output that is stored in the place of a slider
+MADE = re.compile(r'^(\w+) = (?:\w+\["(\w+)"\]|(?:\w+\.)*(\w+))\(\)$', re.M)   # a picture on stored numbers
+SHOWN = re.compile(r"explore\((\w+)\)")
+CARD: dict[str, int] = {}                         # which figure stands for a notebook, where it is not the first
+COURSE = re.compile(r"<!-- course -->\n(?:\|.*\n)+")   # the table of the notebooks in the README: cards on the site
 TABLE = "<!-- the table -->"                      # on the page of the ledger, where the site has its table
 LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
 
@@ -43,12 +54,13 @@ def main() -> int:
 
 def build(notebooks: Path, out: Path) -> int:
     """The site of these notebooks under out/html; Sphinx's exit status, 0 for no warning at all."""
-    for old in ("source", "html", "doctrees", "jupyter_execute"):
+    for old in ("source", "html", "doctrees", "jupyter_execute", "beside"):
         shutil.rmtree(out / old, ignore_errors=True)
     lay_out(notebooks, out / "source")
     status = build_main(["-b", "html", "-c", str(HERE), "-d", str(out / "doctrees"), "--fail-on-warning",
                          "--keep-going", "--quiet", str(out / "source"), str(out / "html")])
     if status == 0:
+        shutil.copytree(out / "beside", out / "html", dirs_exist_ok=True)
         print(f"open {out / 'html' / 'index.html'}")
     return status
 
@@ -58,7 +70,9 @@ def lay_out(notebooks: Path, source: Path) -> None:
     pages = {path.stem: path for path in sorted(notebooks.glob("*.ipynb")) if path.stem in NOTEBOOKS}
     beside = [name for name in BESIDE if (notebooks / f"{name}.md").is_file()]
     others = [f"notebooks/site/pages/{name}" for name in PAGES] + ["CONTRIBUTING"]
-    write(source, "index.md", FRONT.read_text(encoding="utf-8") + contents(list(pages), beside, others))
+    shown = cards(pages, source.parent / "beside" / "_cards")
+    front = COURSE.sub(lambda _: shown, FRONT.read_text(encoding="utf-8"))
+    write(source, "index.md", front + contents(list(pages), beside, others))
     for name in others:
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         write(source, f"{name}.md", text.replace(TABLE, filterable(ledger.ledger()).html) if TABLE in text else text)
@@ -71,7 +85,47 @@ def lay_out(notebooks: Path, source: Path) -> None:
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = local(source, f"notebooks/{name}.ipynb", cell.source)
+        with_sliders(notebook, source.parent / "beside" / "_frames")
         nbformat.write(notebook, source / "notebooks" / f"{name}.ipynb")
+
+
+def with_sliders(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Put sliders that need no kernel where their place is held, if their picture shows the same numbers here."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    made = {name: kept or own for cell in code for name, kept, own in MADE.findall(cell.source)}
+    known = explorers()
+    for cell in code:
+        shown = SHOWN.search(cell.source)
+        kind = made.get(shown[1], "") if shown else ""
+        for output in cell.outputs if kind in known else ():
+            if SLIDER in output.get("data", {}).get("text/plain", ""):
+                page = frames.page(known[kind](), folder / kind, f"../_frames/{kind}")
+                output.data = nbformat.from_dict({"text/html": page})
+
+
+def cards(pages: dict[str, Path], folder: Path) -> str:
+    """Return the notebooks as cards, each with a picture of its own, and write the pictures into the folder."""
+    minutes = json.loads((references_folder() / MINUTES).read_text(encoding="utf-8"))["minutes"]
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for name, question in NOTEBOOKS.items():
+        if name in pages:
+            drawn = ""
+            if figure := picture(pages[name]):
+                (folder / f"{name}.png").write_bytes(base64.b64decode(figure))
+                drawn = f'<img src="_cards/{name}.png" alt="One of the figures of notebook {name}" loading="lazy">'
+            found.append(f'<a class="card" href="notebooks/{name}.html">{drawn}<b>{name}</b><span>'
+                         f"{html.escape(question)}</span><small>{max(1, round(minutes.get(name, 1)))} min of "
+                         "computing</small></a>")
+    return '<div class="cards">\n' + "\n".join(found) + "\n</div>\n"
+
+
+def picture(path: Path) -> str:
+    """Return the figure that stands for a notebook, in base64; "" where none is stored."""
+    notebook = nbformat.read(path, as_version=4)
+    figures = [output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", ())
+               if "image/png" in output.get("data", {})]
+    return figures[min(CARD.get(path.stem, 0), len(figures) - 1)] if figures else ""
 
 
 def contents(pages: list[str], beside: list[str], others: list[str]) -> str:

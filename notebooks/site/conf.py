@@ -37,6 +37,7 @@ templates_path = [str(HERE / "_templates")]
 FONT = Path(importlib.util.find_spec("ziamath").origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"
 html_static_path = [str(HERE / "_static"), str(FONT)]
 html_css_files = ["book.css"]
+html_js_files = ["frames.js"]
 html_copy_source = False
 html_use_index = False
 html_show_copyright = False

@@ -12,7 +12,8 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-SLIDER = "Run in JupyterLab, a slider stands here"     # the line stored in place of a widget
+SLIDER = "A slider stands here"     # how the line begins that is stored in place of a widget
+PLAYGROUND = "10_playground"
 NAME = re.compile(r"\d\d_\w+")                           # how a notebook is called in running text
 LATEX = LatexToMathML(fancy_error=False)
 
@@ -90,17 +91,19 @@ def part(bundle: nodes.Element, mime_type: str) -> nodes.Element | None:
 
 
 def sliders(app: Sphinx, doctree: nodes.document) -> None:
-    """The line that stands in place of a slider is a remark, not something that the cell printed."""
+    """The line that stands in place of a slider is a remark, and leads to the page where sliders can be moved."""
     for block in list(doctree.findall(nodes.literal_block)):
         if block.astext().startswith(SLIDER):
-            block.replace_self(nodes.container("", nodes.paragraph("", block.astext()), classes=["slider-here"]))
+            line = nodes.paragraph("", f"{block.astext()} Sliders that can be moved on this site: ")
+            line += [nodes.literal("", PLAYGROUND), nodes.Text(".")]
+            block.replace_self(nodes.container("", line, classes=["slider-here"]))
 
 
 def how_to_run(app: Sphinx, doctree: nodes.document) -> None:
     """Under a notebook's title: that this is a stored run, and how to have one's own."""
     name = app.env.docname.rpartition("/")[2]
     if NAME.fullmatch(name):
-        line = nodes.paragraph("", "Stored outputs of one run. To change a line or to move a slider: ")
+        line = nodes.paragraph("", "Stored outputs of one run. To change a line: ")
         line += [nodes.literal("", "make lab"), nodes.Text(", then "), nodes.literal("", f"{name}.ipynb"),
                  nodes.Text(".")]
         title = next(doctree.findall(nodes.title))

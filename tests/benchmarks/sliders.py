@@ -17,36 +17,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lowrank_teach.analysis import style
-from lowrank_teach.course.chapters import (
-    autolora,
-    cola,
-    delta_lora,
-    generation,
-    lora,
-    ranks,
-    salora,
-    side_by_side,
-    tagging,
-)
-from lowrank_teach.course.chapters import playground as playground_chapter
+from lowrank_teach.course.chapters import tagging
+from lowrank_teach.course.chapters.playground import explorers
 from lowrank_teach.course.explorer import Picture, tidy
-from lowrank_teach.reproduction import rank_cuts, studies, texts
 
 from .harness import Row, Settings
 
 TITLE, ONCE = "A move of a slider, the process's own time", True
 AIM, MOVES = 50.0, 30   # milliseconds; moves of each slider
-
-
-def salora_runs() -> Picture:
-    stored = studies.load("salora_b")
-    density, lam = ({float(arm): stored.series(arm, name) for arm in stored.arms} for name in ("density", "lambda"))
-    return salora.SaloraRuns(density, lam, {float(arm): s for arm, s in stored.values().items()}, "test accuracy")
-
-
-def how_many_inputs() -> Picture:
-    stored = texts.load_texts("e2e")
-    return generation.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
 
 
 def entity_threshold(sentences: int = 200, words: int = 26) -> Picture:
@@ -61,23 +39,7 @@ def entity_threshold(sentences: int = 200, words: int = 26) -> Picture:
 
 def pictures() -> dict[str, Callable[[], Picture]]:
     """Name of each explorer -> how 10 makes it."""
-    stored = rank_cuts.load_explorer_data()
-    return {
-        "RankOfAPicture": lora.RankOfAPicture,
-        "CutNetwork": lambda: ranks.CutNetwork(stored.parts, stored.cut_scores, stored.cut_halves,
-                                                   "test accuracy", block=rank_cuts.BLOCK),
-        "Truncation": lambda: lora.Truncation(stored.factors),
-        "RankAlpha": lambda: lora.RankAlpha(stored.curves, stored.losses, "validation loss"),
-        "ColaChain": cola.ColaChain,
-        "HardConcreteGate": salora.HardConcreteGate,
-        "SaloraBudget": lambda: salora.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch),
-        "SaloraRuns": salora_runs,
-        "DeltaTrajectory": delta_lora.DeltaTrajectory,
-        "RankThreshold": lambda: autolora.RankThreshold(stored.alphas),
-        "BestOfGrid": side_by_side.BestOfGrid,
-        "HowManyInputs": how_many_inputs,
-        "EntityThreshold": entity_threshold,
-        "RunBrowser": lambda: playground_chapter.RunBrowser(playground_chapter.from_studies())}
+    return {**explorers(), "EntityThreshold": entity_threshold}
 
 
 def states(picture: Picture, moves: int) -> list[dict[str, float]]:

@@ -60,8 +60,8 @@ def test_every_explorer_is_in_the_playground_and_in_the_benchmark():
     page = PLAYGROUND.read_text(encoding="utf-8")
     assert set(sliders.pictures()) == set(EXPLORERS)
     for name in ON_STORED:
-        assert re.search(rf"= (\w+\.)?{name}\(", page)
-    assert page.count("explorer.explore(") == page.count("explorer.strip(") == len(ON_STORED)
+        assert f'= pictures["{name}"]()' in page
+    assert page.count("course.explore(") == page.count("course.strip(") == len(ON_STORED)
     assert page.count("**Try:**") == len(ON_STORED) + 2   # and two methods at once, and the training
 
 

@@ -25,7 +25,7 @@ from lowrank_teach.course.stubs import STUBS
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 TEXTS = sorted((FOLDER / "text").glob("*.py"))
-LONGEST_CELL, LARGEST = 25, 500_000
+LONGEST_CELL, LARGEST = 40, 500_000
 MACHINE = re.compile(r"/(?:root|home|Users|tmp|work)/")
 
 
@@ -63,7 +63,7 @@ def test_stubs_are_known_and_no_page_shows_a_failed_one(path):
     """What a check says of an untouched stub; a page with crosses looks broken, and its hints give answers away."""
     text = (FOLDER / "text" / f"{path.stem}.py").read_text(encoding="utf-8")
     handed_out = {node.name: fingerprint("\n".join(text.splitlines()[node.lineno - 1:node.end_lineno]))
-                  for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)
+                  for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
                   and any("exercise" in ast.unparse(by) for by in node.decorator_list)}
     assert handed_out == {name: STUBS.get(name) for name in handed_out}, "put these into course/stubs.py"
     for cell in code(nbformat.read(path, as_version=4)):

@@ -7,6 +7,7 @@ dark; it is skipped where there is no Chromium.
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import run_notebooks
 from packaging.requirements import Requirement
 from test_browser import BROWSER, FLAGS
 
+from lowrank_teach.course.chapters.playground import explorers
 from lowrank_teach.course.contents import NOTEBOOKS as COURSE
 from lowrank_teach.reproduction import ledger
 
@@ -81,10 +83,12 @@ def test_every_notebook_is_a_page_in_the_order_of_the_course(pages):
         assert len(page.select(".cell")) == sum(cell.cell_type == "code" for cell in cells)
 
 
-def test_the_first_page_maps_the_course(pages):
-    rows = [[plain(cell.get_text()) for cell in row.select("td")] for row in pages["index.html"].select("tr")]
-    for name, question in COURSE.items():
-        assert [name, question] in [row[:2] for row in rows]
+def test_the_first_page_maps_the_course(pages, site):
+    """A card a notebook: its picture, its question, its minutes."""
+    cards = pages["index.html"].select("a.card")
+    assert [(card["href"], card.b.get_text(), card.span.get_text()) for card in cards] == [
+        (f"notebooks/{name}.html", name, question) for name, question in COURSE.items()]
+    assert all((site / card.img["src"]).is_file() and "min of computing" in card.small.get_text() for card in cards)
 
 
 def test_the_whole_readme_is_there_and_leads_to_the_pages(pages):
@@ -167,8 +171,16 @@ def test_answers_can_be_opened_and_sliders_are_replaced(pages, name):
     assert len(page.select("article details > summary")) == hidden
     sliders = [output for output in outputs
                if output.get("data", {}).get("text/plain") == run_notebooks.IN_PLACE_OF_A_WIDGET]
-    assert [plain(line.get_text()) for line in page.select(".slider-here")] == [
-        run_notebooks.IN_PLACE_OF_A_WIDGET] * len(sliders)
+    alive, lines = page.select(".frames"), page.select(".slider-here")
+    assert len(alive) + len(lines) == len(sliders)
+    assert all(plain(line.get_text()).startswith(run_notebooks.IN_PLACE_OF_A_WIDGET) for line in lines)
+    if name == "10_playground":
+        assert len(alive) == len(explorers())      # the other place there is that of the training
+
+
+def test_a_page_of_sliders_is_light(site):
+    """All frames of the page with all explorers together, in bytes."""
+    assert sum(path.stat().st_size for path in (site / "_frames").rglob("*.png")) <= 3_000_000
 
 
 def test_mathematics_is_in_the_page_itself(pages):
@@ -302,6 +314,40 @@ def uses(page, site: Path, trouble: list[str]) -> None:
     page.wait_for_selector("#search-results li a", timeout=20_000)
     assert any("02_lora" in link.get_attribute("href") for link in page.locator("#search-results li a").all())
     filters_the_ledger(page, site)
+    moves_every_slider(page, site)
+
+
+def moves_every_slider(page, site: Path) -> None:
+    """Each slider of the page that needs no kernel, by its keys: number, picture and sentence follow."""
+    page.goto((site / "notebooks/10_playground.html").as_uri())
+    times = []
+    for frame in page.locator(".frames").all():
+        says = {frame.locator(".frames-says").inner_text()}
+        for slider in frame.locator("input[type=range]").all():
+            slider.focus()
+            shown = {slider.locator("xpath=../output").inner_text()}
+            for key in ("Home", "End"):
+                times.append(page.evaluate(PRESSED, [slider.element_handle(), key]))
+                shown.add(slider.locator("xpath=../output").inner_text())
+                says.add(frame.locator(".frames-says").inner_text())
+                assert frame.locator("img").first.get_attribute("alt") == frame.locator(".frames-says").inner_text()
+            assert len(shown) >= 2
+        assert len(says) >= 2
+    times.sort()
+    late = times[int(0.95 * len(times))]
+    print(f"a move on the site: {statistics.median(times):.0f} ms (median), {late:.0f} ms (95th percentile)")
+
+
+# milliseconds from a slider's new value to the picture on the screen
+PRESSED = """async ([slider, key]) => {
+  const start = performance.now();
+  slider.value = key === 'Home' ? slider.min : slider.max;
+  slider.dispatchEvent(new Event('input', {bubbles: true}));
+  const over = slider.closest('.frames').querySelectorAll('img')[1];
+  if (!over.hidden) await over.decode();
+  await new Promise(requestAnimationFrame);
+  return performance.now() - start;
+}"""
 
 
 def filters_the_ledger(page, site: Path) -> None:

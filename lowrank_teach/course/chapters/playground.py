@@ -1,26 +1,29 @@
-"""Notebook 10, the playground: every stored run in one picture, its loss among the others' and its matrices.
+"""Notebook 10, the playground: all explorers on stored numbers, and every stored run in one picture.
 
-The numbers come from the stored studies (figures/data/studies) and from the run store of this machine. A run's
-place is collection → arm → seed; nothing is trained. The other explorers of 10 stand in their own chapters.
+The numbers come from stored records (figures/data) and, for the pictures of runs, from the run store of this machine,
+too. A run's place is collection → arm → seed; nothing is trained. The explorers themselves stand in their chapters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ...analysis import plots, style
 from ...analysis.statistics import smooth
 from ...experiments.runs import Run, Store
 from ...reproduction import arms as arms_module
-from ...reproduction import studies
+from ...reproduction import rank_cuts, studies, texts, verdicts
 from ..explorer import SNAPPED, Control, Picture
+from ..training_button import train_now as train_now  # what the notebook's last section calls
+from . import autolora, cola, delta_lora, generation, ledger, lora, ranks, salora, side_by_side
 
 Curve = tuple[Sequence[float], Sequence[float]]
 Arms = Mapping[str, Mapping[int, "Card"]]   # arm -> seed -> run
@@ -213,3 +216,97 @@ class RunBrowser(Picture):
         return (f"{instead}{collection[0].upper()}{collection[1:]}, {arm}, seed {seed}: {card.about}; test "
                 f"{metric} {score:.3f}, place {peers.index(score) + 1} of {len(peers)} in this collection; its loss "
                 f"ends at {card.loss[1][-1]:.3f}.")
+
+
+# ---- all explorers of the course ----------------------------------------------------------------------------
+
+
+def explorers() -> dict[str, Callable[[], Picture]]:
+    """Return name -> how the explorer is made on stored numbers; 10, the site and the benchmark show them so."""
+    stored = rank_cuts.load_explorer_data()
+    return {
+        "RankOfAPicture": lora.RankOfAPicture,
+        "CutNetwork": lambda: ranks.CutNetwork(stored.parts, stored.cut_scores, stored.cut_halves, "test accuracy",
+                                               block=rank_cuts.BLOCK),
+        "Truncation": lambda: lora.Truncation(stored.factors),
+        "RankAlpha": lambda: lora.RankAlpha(stored.curves, stored.losses, "validation loss"),
+        "ColaChain": cola.ColaChain,
+        "MovingKnots": cola.MovingKnots,
+        "HardConcreteGate": salora.HardConcreteGate,
+        "SaloraBudget": lambda: salora.SaloraBudget(stored.log_theta, stored.sizes, stored.stretch),
+        "SaloraRuns": _salora_runs,
+        "DeltaTrajectory": delta_lora.DeltaTrajectory,
+        "RankThreshold": lambda: autolora.RankThreshold(stored.alphas),
+        "BestOfGrid": side_by_side.BestOfGrid,
+        "HowManyInputs": _how_many_inputs,
+        "RunBrowser": lambda: RunBrowser(from_studies())}
+
+
+def about_stored() -> str:
+    """Say how the numbers were made that some explorers need of a trained network."""
+    return rank_cuts.load_explorer_data().line()
+
+
+def _salora_runs() -> Picture:
+    stored = studies.load("salora_b")
+    density, lam = ({float(arm): stored.series(arm, name) for arm in stored.arms} for name in ("density", "lambda"))
+    return salora.SaloraRuns(density, lam, {float(arm): s for arm, s in stored.values().items()}, "test accuracy")
+
+
+def _how_many_inputs() -> Picture:
+    stored = texts.load_texts("e2e")
+    return generation.HowManyInputs(stored, [arm for arm in stored.arms if arm != "not trained"])
+
+
+# ---- two methods at once: the stored study of compositions --------------------------------------------------
+
+COMPOSED = "COLA + SaLoRA"
+OUTCOMES = {"supported": "wins against", "contradicted": "loses against", "open": "cannot be told apart from"}
+
+
+def finding_of_links() -> str:
+    """Say where the study comes from, and which density the gates of each link have reached and kept.
+
+    Raises:
+        AssertionError: a link has missed its budget.
+    """
+    pairs = studies.load("composition")
+    steps, density = pairs.series(COMPOSED, "density")
+    _, kept = pairs.series(COMPOSED, "kept_density")
+    lines = [pairs.line()]
+    for link, last in enumerate([len(steps) // 2 - 1, len(steps) - 1], 1):
+        lines.append(f"link {link}, seed 0: density {density[last]:.2f}, kept {kept[last]:.0%}")
+        assert abs(density[last] - 0.5) < 0.1, "a link of the stored study has missed its budget"
+    return "\n".join(lines)
+
+
+def _comparisons() -> dict[str, verdicts.Evidence]:
+    pairs = studies.load("composition")
+    return {arm: verdicts.Evidence([100 * d for d in pairs.differences(COMPOSED, arm)])
+            for arm in pairs.arms if arm != COMPOSED}
+
+
+def composition_figure() -> Figure:
+    """Draw the differences between the composition and each other configuration, with their intervals."""
+    found = _comparisons()
+    estimates = {arm: evidence.estimate() for arm, evidence in found.items()}
+    fig = ledger.forest(
+        [f"{COMPOSED} above {arm}" for arm in found], [evidence.differences for evidence in found.values()],
+        [estimate.interval() for estimate in estimates.values()],
+        [verdicts.verdict(estimate, ">") for estimate in estimates.values()], [">"] * len(found),
+        "difference of test accuracy, points")
+    fig.set_label(f"A forest plot of {len(found)} rows: the composition against {', '.join(found)}, each with a dot "
+                  "a seed and a bar beside a vertical line at zero.")
+    return fig
+
+
+def finding_of_composition() -> str:
+    """Say against which configurations the composition wins or loses."""
+    said = []
+    for arm, evidence in _comparisons().items():
+        estimate = evidence.estimate()
+        low, high = estimate.interval()
+        word = OUTCOMES[verdicts.verdict(estimate, ">")]
+        said.append(f"The composition {word} {arm}: {np.mean(evidence.differences):+.1f} points "
+                    f"[{low:+.1f}, {high:+.1f}].")
+    return " ".join([*said, "Dots are seeds, bars are intervals of 95 %; right of zero the composition is ahead."])
