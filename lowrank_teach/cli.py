@@ -720,6 +720,51 @@ def figures(folder: Annotated[Path, typer.Option(help="holds data/*.json; the pi
     return None
 
 
+@app.command(epilog="Example: `lowrank-teach audit my_adapter/ --base minilm-l6`")
+def audit(adapters: Annotated[list[Path], typer.Argument(help="folders that peft or save_peft wrote, or safetensors "
+                                                         "files; several are compared")],
+          base: Annotated[str, typer.Option(help="the pretrained weights: a folder, a packaged model or a hub name; "
+                                            "without them only the factors are looked at")] = "",
+          out: Annotated[Path, typer.Option(help="folder for audit.html and the pictures")] = Path("out/audit"),
+          as_json: AsJson = False) -> Document:
+    """Show what a LoRA adapter learned, matrix by matrix, and what follows: a page, pictures and sentences."""
+    from .integrations.audit import audit as look
+    from .integrations.audit_page import write
+
+    found = [look(one, base) for one in adapters]
+    if as_json:
+        return {"adapters": [one.document() for one in found]}
+    for one in found:
+        console.print(f"{one.name}: {len(one.reports)} matrices, {one.parameters:,} numbers", soft_wrap=True)
+        for sentence in (*one.advice, *one.remarks):
+            console.print(f"- {sentence}", soft_wrap=True, markup=False)
+    _print_written(write(found, out)[:1])
+    return None
+
+
+@app.command(epilog="Example: `lowrank-teach compress my_adapter/ smaller/ --energy 0.95`")
+def compress(adapter: Annotated[Path, typer.Argument(help="a folder that peft or save_peft wrote")],
+             out: Annotated[Path, typer.Argument(help="the folder to write")],
+             energy: Annotated[float, typer.Option(help="share of each change that is kept, such as 0.95")] = 0.0,
+             rank: Annotated[int, typer.Option(help="the largest rank, in place of a share")] = 0,
+             base: Annotated[str, typer.Option(help="measure on this model how much the outputs change")] = "",
+             as_json: AsJson = False) -> Document:
+    """Write a smaller adapter in peft's format, with the directions of each change that carry most of it."""
+    from .integrations.audit import compress as cut
+    from .integrations.audit import output_change
+
+    ranks = cut(adapter, out, energy=energy, rank=rank)
+    before, after = (sum(pair[i] for pair in ranks.values()) for i in (0, 1))
+    change = output_change(adapter, out, base) if base else None
+    if as_json:
+        return {"ranks": {path: list(pair) for path, pair in ranks.items()}, "out": str(out),
+                "output_change": change and asdict(change)}
+    console.print(f"{before} directions of {len(ranks)} matrices became {after}; wrote {out}", soft_wrap=True)
+    if change:
+        console.print(str(change), soft_wrap=True)
+    return None
+
+
 def _print_written(paths: list[Path]) -> None:
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True)

@@ -328,7 +328,7 @@ def show(fig: Figure, caption: str, alt: str = "") -> None:
     Raises:
         ValueError: one of them is empty, or a panel of the figure is.
     """
-    alt = alt or fig.get_label()
+    alt = alt or str(fig.get_label())
     if not caption.strip() or not alt.strip():
         raise ValueError("a figure needs a caption and an alt text: say what to look for, and what is drawn")
     if empty := empty_panels(fig):

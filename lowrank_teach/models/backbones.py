@@ -203,6 +203,25 @@ def _source(name: str) -> str | Path:
     return fetch(name) if name in BACKBONES else name
 
 
+def checkpoint_folder(name: str) -> Path:
+    """Return the folder of a model's safetensors files: a local one, a packaged model's, or the hub's cache.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    name = os.path.expanduser(name)
+    source = _source(name)
+    if os.path.isdir(source):
+        return Path(source)
+    try:
+        with quiet(), _hub_only_if_needed(name):
+            return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
+    except Exception as error:  # a hub can fail in many ways
+        raise CheckpointError(sentence(_no_model(name, reason(error)))) from error
+
+
 def _config(source: str | Path, name: str) -> Any:
     try:
         if os.path.isfile(source):   # transformers would accept the path of a config.json
