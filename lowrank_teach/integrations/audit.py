@@ -342,6 +342,13 @@ class Audit:
                 "remarks": list(self.remarks), "parameters": self.parameters,
                 "matrices": [asdict(one) for one in self.reports]}
 
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Audit:
+        """Return what `document` wrote, without the adapter's configuration."""
+        reports = tuple(MatrixReport(**{**one, "spectrum": tuple(one["spectrum"])}) for one in document["matrices"])
+        return cls(document["name"], document["base"] or "", {}, reports, tuple(document["advice"]),
+                   tuple(document["remarks"]))
+
     @property
     def parameters(self) -> int:
         return sum(one.r * (one.d + one.k) for one in self.reports)

@@ -26,22 +26,36 @@ from sphinx.cmd.build import build_main
 from lowrank_teach.course.chapters.ledger import filterable
 from lowrank_teach.course.chapters.playground import explorers
 from lowrank_teach.course.contents import MINUTES, NOTEBOOKS
+from lowrank_teach.integrations import audit_page
+from lowrank_teach.integrations.audit import Audit
 from lowrank_teach.reproduction import ledger
 from lowrank_teach.reproduction.results import references_folder
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BESIDE = ("GLOSSARY", "INSTRUCTOR")              # pages beside the notebooks, where they exist
-PAGES = ("course", "own_model", "peft", "grid", "presets", "extend", "ledger", "how_we_compare", "benchmarks",
-         "names", "data", "architecture")
+PAGES = ("course", "own_model", "peft", "audit", "grid", "presets", "extend", "ledger", "how_we_compare",
+         "benchmarks", "names", "data", "architecture")
 FRONT = ROOT / "README.md"                       # is index.md on the site
 SLIDER = "slider stands here"                     # in the output that is stored in the place of a slider
 MADE = re.compile(r'^(\w+) = (?:\w+\["(\w+)"\]|(?:\w+\.)*(\w+))\(\)$', re.M)   # a picture on stored numbers
 SHOWN = re.compile(r"explore\((\w+)\)")
 CARD: dict[str, int] = {}                         # which figure stands for a notebook, where it is not the first
 COURSE = re.compile(r"<!-- course -->\n(?:\|.*\n)+")   # the table of the notebooks in the README: cards on the site
-TABLE = "<!-- the table -->"                      # on the page of the ledger, where the site has its table
 LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)")   # a Markdown link or picture that stays in the repository
+
+
+def audited(beside: Path) -> str:
+    """Write the page of the stored audit beside the site's own, and return a link to it."""
+    stored = json.loads((references_folder() / "audit.json").read_text(encoding="utf-8"))["adapters"]
+    (beside / "_audit").mkdir(parents=True, exist_ok=True)
+    (beside / "_audit" / "audit.html").write_text(audit_page.page([Audit.read(one) for one in stored]),
+                                                  encoding="utf-8")
+    return '<a href="../../../_audit/audit.html">The page that it wrote</a>'
+
+
+# what a page of the repository has a mark for, and the site has itself
+MADE_HERE = {"<!-- the table -->": lambda beside: filterable(ledger.ledger()).html, "<!-- the page -->": audited}
 
 
 def main() -> int:
@@ -75,7 +89,9 @@ def lay_out(notebooks: Path, source: Path) -> None:
     write(source, "index.md", front + contents(list(pages), beside, others))
     for name in others:
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
-        write(source, f"{name}.md", text.replace(TABLE, filterable(ledger.ledger()).html) if TABLE in text else text)
+        for mark, made in MADE_HERE.items():
+            text = text.replace(mark, made(source.parent / "beside")) if mark in text else text
+        write(source, f"{name}.md", text)
     for name in beside:
         write(source, f"notebooks/{name}.md", (notebooks / f"{name}.md").read_text(encoding="utf-8"))
     (source / "notebooks").mkdir(exist_ok=True)

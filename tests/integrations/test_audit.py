@@ -6,15 +6,19 @@ import json
 import math
 import re
 
+import pandas as pd
 import peft
 import pytest
 import torch
-from helpers import logits, make_batch, tiny
+import transformers
+from helpers import collate, logits, make_batch, make_rows, tiny, trainer
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_models import command, model_folder
 
+import lowrank_teach as lt
 from lowrank_teach.integrations.audit import BaseWeights, audit, compress, measure, output_change, read_adapter
+from lowrank_teach.integrations.audit_callback import SHOWN, WatchUpdates
 from lowrank_teach.integrations.audit_page import pictures, write
 from lowrank_teach.integrations.peft_format import CONFIG, PREFIX, WEIGHTS, ExportError
 
@@ -350,3 +354,53 @@ def test_an_adapter_of_seven_billion_is_read_within_a_minute(tmp_path):
     found = audit(folder_of(tmp_path, matrices, r=16))
     assert len(found.reports) == 8
     assert found.parameters == sum(16 * (d + k) for d, k in shapes.values()) * 2
+
+
+# ---- while it trains ---------------------------------------------------------------------------------------------
+
+
+def test_transformers_trainer_is_watched_and_its_logs_get_the_medians(tmp_path):
+    model = get_peft_model(tiny("bert"), LoraConfig(r=4, target_modules=["query", "value"], task_type="SEQ_CLS"))
+    watch = WatchUpdates(model, every=4)
+    args = transformers.TrainingArguments(str(tmp_path), max_steps=10, per_device_train_batch_size=8, use_cpu=True,
+                                          report_to=[], save_strategy="no", learning_rate=1e-2, logging_steps=5)
+    trained_by = transformers.Trainer(model, args, train_dataset=make_rows(32), data_collator=collate,
+                                      callbacks=[watch])
+    watch.log = trained_by.log
+    trained_by.train()
+    table = watch.frame()
+    assert sorted(set(table.index.get_level_values("step"))) == [4, 8, 10]   # each fourth, and the last
+    assert (table.groupby("step")["norm"].median().diff().dropna() > 0).all()
+    logged = [one for one in trained_by.state.log_history if "update/norm" in one]
+    assert [one["step"] for one in logged] == [4, 8, 10]
+    assert logged[-1]["update/norm"] == pytest.approx(table.loc[10, "norm"].median())
+    model.save_pretrained(tmp_path / "adapter")
+    found = {one.path: one.norm for one in audit(tmp_path / "adapter").reports}
+    last = {path.removeprefix(PREFIX): norm for path, norm in table.loc[10, "norm"].items()}
+    assert last == pytest.approx(found, rel=1e-5)      # what is watched is what is saved
+    again = pd.read_parquet(watch.save(tmp_path / "updates.parquet"))
+    assert len(again) == len(table)
+    assert len(watch.figure().axes) == len(SHOWN)
+
+
+def test_our_loop_is_watched(monkeypatch):
+    made = trainer(lt.DeltaLoRA(r=4, lam=1.0))
+    watch = WatchUpdates(made.adapters.model, every=5)
+    made.callbacks = [*made.callbacks, watch]
+    made.run()
+    table = watch.frame()
+    last = table.index.get_level_values("step").max()
+    assert last == made.outcome.step
+    for name, branch in made.adapters.items():
+        own = [norm for path, norm in table.loc[last, "norm"].items() if path == made.adapters.sites[name].path]
+        assert own == [pytest.approx(float(branch.delta().norm()), rel=1e-4)]
+
+
+def test_a_watch_needs_a_lora_and_a_number_of_steps():
+    with pytest.raises(ValueError, match="carries no LoRA"):
+        WatchUpdates(tiny("bert"))
+    model = get_peft_model(tiny("bert"), LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ValueError, match="every 0"):
+        WatchUpdates(model, every=0)
+    with pytest.raises(ValueError, match="train first"):
+        WatchUpdates(model).figure()

@@ -35,7 +35,7 @@ def test_the_front_page_is_short():
 
 def test_every_block_of_code_is_run_below():
     """A new one needs a test of its own."""
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_results_are_those_of_the_stored_runs():
@@ -68,6 +68,25 @@ def test_the_presets_are_counted():
 
 def test_the_verdicts_are_counted_from_the_stored_runs():
     assert between("ledger", PAGES["ledger"]) == ledger.summary_markdown().strip()
+
+
+def test_the_audit_is_the_stored_one():
+    stored = json.loads((ROOT / "figures/data/audit.json").read_text(encoding="utf-8"))
+    said = "\n\n".join(f"**{one['name']}**, {len(one['matrices'])} matrices, {one['parameters']:,} numbers:\n\n"
+                       + "\n".join(f"- {sentence}" for sentence in one["advice"]) for one in stored["adapters"])
+    assert between("audit", PAGES["audit"]) == said
+    big = stored["seven_billion"]
+    assert (f"took {big['measuring_seconds']} s and the page {big['page_seconds']} s, on one thread of a busy "
+            f"machine, within {big['peak_memory_gib']} GiB") in PAGES["audit"]
+
+
+def test_the_audited_adapters_are_made_as_the_page_says(tmp_path, monkeypatch):
+    block, = re.findall(r"```python\n(.*?)```", PAGES["audit"], re.S)
+    assert "steps=300" in block
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
+    exec(block.replace('"laptop", 0, steps=300', '"tiny", 0, steps=4'), {})
+    assert sorted(path.parent.name for path in tmp_path.glob("*/adapter_config.json")) == ["lora_all", "salora"]
 
 
 def row(statement: str, task: str = "") -> verdicts.Row:
