@@ -20,7 +20,7 @@ from ..experiments.runs import machine
 from ..reproduction.results import references_folder
 
 NOTEBOOKS: dict[str, str] = {
-    "00_start_here": "Does my machine work, and what is this?",
+    "00_start_here": "Why want this, and does my machine work?",
     "01_why_low_rank": "How much of a real weight change is low rank?",
     "02_lora": "What is the layer that everything else changes?",
     "03_cola": "Can a chain of small updates do what one cannot?",
@@ -35,10 +35,11 @@ NOTEBOOKS: dict[str, str] = {
 }
 
 
-def course_map(folder: Path | str = ".") -> pd.DataFrame:
-    """Make a table with a row a notebook: its question, and whether it stands in `folder` or is still to come."""
+def course_map(folder: Path | str | None = None) -> pd.DataFrame:
+    """Make a table with a row a notebook: its question, and the minutes of the stored run (`keep_minutes`)."""
+    minutes = json.loads((Path(folder or references_folder()) / MINUTES).read_text(encoding="utf-8"))["minutes"]
     rows = [{"notebook": name, "question": question,
-             "state": "here" if (Path(folder) / f"{name}.ipynb").exists() else "to come"}
+             "minutes of computing": f"{max(1, round(minutes[name]))}" if name in minutes else "–"}
             for name, question in NOTEBOOKS.items()]
     return pd.DataFrame(rows).set_index("notebook")
 

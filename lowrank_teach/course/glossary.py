@@ -45,6 +45,7 @@ LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
     Symbol("x", "input: k numbers a token", "x", "(*, k)", "x", {_LORA: "x, eq. 3"}),
     Symbol("W", "the pretrained matrix, frozen", "layer.W", "(d, k)", "layer.base_layer.weight",
            {_LORA: "W₀, eq. 3"}),
+    Symbol("h", "output: W x + ΔW x", "layer(x)", "(*, d)", "layer(x)", {_LORA: "h, eq. 3"}),
     Symbol("A", "reads x: k numbers in, r out; trains", "branch.lora_A", "(r, k)", 'layer.lora_A["default"].weight',
            {_LORA: "A, eq. 3", _DELTA: "B (its A and B are swapped)", _AUTO: "V"}),
     Symbol("B", "writes h: r numbers in, d out; trains, starts at zero", "branch.lora_B", "(d, r)",
@@ -55,40 +56,31 @@ LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
            'layer.lora_alpha["default"]', {_LORA: "α, section 4.1"}),
     Symbol("s", "scale of the branch, α / r", "branch.scaling", "", 'layer.scaling["default"]',
            {_LORA: "α / r, section 4.1"}),
-    Symbol("g", "gate: one factor a direction; ones in LoRA", "branch.gate()", "(r,)", "",
-           {"SaLoRA": "G, a diagonal matrix"}),
     Symbol("ΔW", "what was learned: s · B diag(g) A", "branch.delta()", "(d, k)",
            'layer.get_delta_weight("default")', {_LORA: "ΔW = B A, eq. 3"}),
-    Symbol("h", "output: W x + ΔW x", "layer(x)", "(*, d)", "layer(x)", {_LORA: "h, eq. 3"}),
     Symbol("W + ΔW", "merged: one matrix again, no branch left to compute", "adapters.merge", "", "layer.merge",
            {_LORA: "W = W₀ + B A, section 4.1"}),
     Symbol("W back", "W gets its own bytes again", "adapters.restore", "", "layer.unmerge", {}),
+    Symbol("g", "gate: one factor a direction; ones in LoRA", "branch.gate()", "(r,)", "",
+           {"SaLoRA": "G, a diagonal matrix"}),
 )}
 
 
-# ---- AutoLoRA; its U and V are B and A here, its k is r ---------------------------------------------------
+# ---- the singular value decomposition, which 01 introduces and later notebooks use ------------------------
 
-AUTOLORA_OBJECTS = {"selection": 'adapters.rule.selections()["0.q"], a Selection',
-                    "optimizer": "of A, B and the head",
-                    "autolora": "the module methods/autolora.py"}
+RANKS_OBJECTS = {"full": "a network trained whole, rank_cuts.fine_tune(…)",
+                 "cut": "the first i directions of one ΔW, full.directions[\"0.q\"].keep(slice(i))"}
 
-AUTOLORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
-    Symbol("β (AutoLoRA)", "selection variables: free numbers, one a direction; learned on held-out rows",
-           "selection.beta", "(r,)", "", {_AUTO: "β"}),
-    Symbol("α_l (AutoLoRA)", "selection weights, the softmax of β: positive, with sum one; the branch's gate",
-           "branch.gate()", "(r,)", "", {_AUTO: "α"}),
-    Symbol("k (AutoLoRA)", "width that is searched; ranks found lie in 1 … k", "method.r", "", "", {_AUTO: "k = 8"}),
-    Symbol("1/k", "threshold: the weight that each direction has at the start", "1 / method.r", "", "",
-           {_AUTO: "threshold on α"}),
-    Symbol("rank_l", "directions whose weight is at least 1/k", "selection.rank()", "", "",
-           {_AUTO: "rank of matrix l"}),
-    Symbol("η (AutoLoRA)", "rate of the weights: of their real step and of the virtual one",
-           'optimizer.param_groups[0]["lr"]', "", "", {_AUTO: "η = 1e-4"}),
-    Symbol("η_β (AutoLoRA)", "rate of β", "method.eta_beta", "", "", {_AUTO: "1e-3"}),
-    Symbol("Ŵ (AutoLoRA)", "virtual weights, W − η ∇L_train: tried, and thrown away", "autolora.virtual_step", "", "",
-           {_AUTO: "W − η ∇L"}),
-    Symbol("∇_β (AutoLoRA)", "hypergradient: how the held-out loss after the virtual step changes with β",
-           "autolora.hypergradient", "", "", {_AUTO: "∇ of the held-out loss"}),
+RANKS_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
+    Symbol("W before", "the pretrained matrix, before training", 'full.before["0.up"]', "(d, k)", "",
+           {_LORA: "W₀, eq. 3"}),
+    Symbol("W after", "the matrix after training, every number of it", 'full.after["0.up"]', "(d, k)", "", {}),
+    Symbol("ΔW (whole)", "what training changed: W after − W before", 'full.changes["0.up"]', "(d, k)", "",
+           {_LORA: "ΔW, section 4.1"}),
+    Symbol("U", "columns: what each direction writes; of length 1, at right angles", "cut.U", "(d, i)", "", {}),
+    Symbol("σ", "singular values: each direction's weight, largest first", "cut.s", "(i,)", "", {}),
+    Symbol("Vᵀ", "rows: what each direction reads; of length 1, at right angles", "cut.Vh", "(i, k)", "", {}),
+    Symbol("Σ σ u vᵀ", "their sum: ΔW cut to rank i", "cut.matrix()", "(d, k)", "", {}),
 )}
 
 
@@ -116,45 +108,6 @@ COLA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
     Symbol("β (COLA)", "smoothness of f: how fast its gradient may turn", "problem.smoothness", "", "", {_COLA: "β"}),
     Symbol("M (bound)", "how far f can fall; the paper uses M for this, too", "problem.fall", "", "", {_COLA: "M"}),
     Symbol("ε (COLA)", "what an inexact V loses in each step", "path.epsilon", "(T)", "", {_COLA: "ε"}),
-)}
-
-
-# ---- Delta-LoRA; its A and B are swapped, which the rows of LoRA say --------------------------------------
-
-DELTA_LORA_OBJECTS = {"rule": "adapters.rule, once training has begun"}
-
-DELTA_LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
-    Symbol("λ (Delta-LoRA)", "how far W follows the change of s B A", "method.lam", "", "",
-           {_DELTA: "λ, Algorithm 1"}),
-    Symbol("K (Delta-LoRA)", "steps of plain LoRA before W moves; the first change comes at step K + 1", "rule.K",
-           "", "", {_DELTA: "K, Algorithm 1"}),
-    Symbol("W_t", "W as it stands after step t; past K it moves", "layer.W", "(d, k)", "",
-           {_DELTA: "W, Algorithm 1"}),
-    Symbol("W₀", "the pretrained W, kept so that it can be given back", "layer.pretrained", "(d, k)", "", {}),
-    Symbol("W_t − W₀", "what W holds: λ s (B A − B_K A_K)", "layer.W - layer.pretrained", "(d, k)", "", {}),
-    Symbol("W* − W₀", "the whole change: what W holds, and the branch beside it", "branch.delta()", "(d, k)", "",
-           {_DELTA: "W* = W + (α/r) A B"}),
-    Symbol("−λ s B_K", "left factor of what never goes into W, kept once at step K", "branch.fixed_left", "(d, r)",
-           "", {}),
-    Symbol("A_K", "A as it stood at step K", "branch.fixed_right", "(r, k)", "", {}),
-)}
-
-
-# ---- the singular value decomposition, which 01 introduces and later notebooks use ------------------------
-
-RANKS_OBJECTS = {"full": "a network trained whole, rank_cuts.fine_tune(…)",
-                 "cut": "the first i directions of one ΔW, full.directions[\"0.q\"].keep(slice(i))"}
-
-RANKS_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
-    Symbol("W before", "the pretrained matrix, before training", 'full.before["0.up"]', "(d, k)", "",
-           {_LORA: "W₀, eq. 3"}),
-    Symbol("W after", "the matrix after training, every number of it", 'full.after["0.up"]', "(d, k)", "", {}),
-    Symbol("ΔW (whole)", "what training changed: W after − W before", 'full.changes["0.up"]', "(d, k)", "",
-           {_LORA: "ΔW, section 4.1"}),
-    Symbol("U", "columns: what each direction writes; of length 1, at right angles", "cut.U", "(d, i)", "", {}),
-    Symbol("σ", "singular values: each direction's weight, largest first", "cut.s", "(i,)", "", {}),
-    Symbol("Vᵀ", "rows: what each direction reads; of length 1, at right angles", "cut.Vh", "(i, k)", "", {}),
-    Symbol("Σ σ u vᵀ", "their sum: ΔW cut to rank i", "cut.matrix()", "(d, k)", "", {}),
 )}
 
 
@@ -186,15 +139,89 @@ SALORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
 )}
 
 
+# ---- Delta-LoRA; its A and B are swapped, which the rows of LoRA say --------------------------------------
+
+DELTA_LORA_OBJECTS = {"rule": "adapters.rule, once training has begun"}
+
+DELTA_LORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
+    Symbol("λ (Delta-LoRA)", "how far W follows the change of s B A", "method.lam", "", "",
+           {_DELTA: "λ, Algorithm 1"}),
+    Symbol("K (Delta-LoRA)", "steps of plain LoRA before W moves; the first change comes at step K + 1", "rule.K",
+           "", "", {_DELTA: "K, Algorithm 1"}),
+    Symbol("W_t", "W as it stands after step t; past K it moves", "layer.W", "(d, k)", "",
+           {_DELTA: "W, Algorithm 1"}),
+    Symbol("W₀", "the pretrained W, kept so that it can be given back", "layer.pretrained", "(d, k)", "", {}),
+    Symbol("W_t − W₀", "what W holds: λ s (B A − B_K A_K)", "layer.W - layer.pretrained", "(d, k)", "", {}),
+    Symbol("W* − W₀", "the whole change: what W holds, and the branch beside it", "branch.delta()", "(d, k)", "",
+           {_DELTA: "W* = W + (α/r) A B"}),
+    Symbol("−λ s B_K", "left factor of what never goes into W, kept once at step K", "branch.fixed_left", "(d, r)",
+           "", {}),
+    Symbol("A_K", "A as it stood at step K", "branch.fixed_right", "(r, k)", "", {}),
+)}
+
+
+# ---- AutoLoRA; its U and V are B and A here, its k is r ---------------------------------------------------
+
+AUTOLORA_OBJECTS = {"selection": 'adapters.rule.selections()["0.q"], a Selection',
+                    "optimizer": "of A, B and the head",
+                    "autolora": "the module methods/autolora.py"}
+
+AUTOLORA_SYMBOLS: dict[str, Symbol] = {s.symbol: s for s in (
+    Symbol("β (AutoLoRA)", "selection variables: free numbers, one a direction; learned on held-out rows",
+           "selection.beta", "(r,)", "", {_AUTO: "β"}),
+    Symbol("α_l (AutoLoRA)", "selection weights, the softmax of β: positive, with sum one; the branch's gate",
+           "branch.gate()", "(r,)", "", {_AUTO: "α"}),
+    Symbol("k (AutoLoRA)", "width that is searched; ranks found lie in 1 … k", "method.r", "", "", {_AUTO: "k = 8"}),
+    Symbol("1/k", "threshold: the weight that each direction has at the start", "1 / method.r", "", "",
+           {_AUTO: "threshold on α"}),
+    Symbol("rank_l", "directions whose weight is at least 1/k", "selection.rank()", "", "",
+           {_AUTO: "rank of matrix l"}),
+    Symbol("η (AutoLoRA)", "rate of the weights: of their real step and of the virtual one",
+           'optimizer.param_groups[0]["lr"]', "", "", {_AUTO: "η = 1e-4"}),
+    Symbol("η_β (AutoLoRA)", "rate of β", "method.eta_beta", "", "", {_AUTO: "1e-3"}),
+    Symbol("Ŵ (AutoLoRA)", "virtual weights, W − η ∇L_train: tried, and thrown away", "autolora.virtual_step", "", "",
+           {_AUTO: "W − η ∇L"}),
+    Symbol("∇_β (AutoLoRA)", "hypergradient: how the held-out loss after the virtual step changes with β",
+           "autolora.hypergradient", "", "", {_AUTO: "∇ of the held-out loss"}),
+)}
+
+
 # ---- all of them ------------------------------------------------------------------------------------------
 
-# paper -> its symbols, and what the expressions under `code` stand on
+# paper -> its symbols, and what the expressions under `code` stand on; in the order of the course
 PARTS: dict[str, tuple[dict[str, Symbol], dict[str, str]]] = {
-    "LoRA": (LORA_SYMBOLS, LORA_OBJECTS), "COLA": (COLA_SYMBOLS, COLA_OBJECTS),
-    "Delta-LoRA": (DELTA_LORA_SYMBOLS, DELTA_LORA_OBJECTS), "AutoLoRA": (AUTOLORA_SYMBOLS, AUTOLORA_OBJECTS),
-    "SaLoRA": (SALORA_SYMBOLS, SALORA_OBJECTS), "SVD": (RANKS_SYMBOLS, RANKS_OBJECTS)}
+    "LoRA": (LORA_SYMBOLS, LORA_OBJECTS), "SVD": (RANKS_SYMBOLS, RANKS_OBJECTS), "COLA": (COLA_SYMBOLS, COLA_OBJECTS),
+    "SaLoRA": (SALORA_SYMBOLS, SALORA_OBJECTS), "Delta-LoRA": (DELTA_LORA_SYMBOLS, DELTA_LORA_OBJECTS),
+    "AutoLoRA": (AUTOLORA_SYMBOLS, AUTOLORA_OBJECTS)}
+TITLES = {"LoRA": "00 and 02 · The letters that all notebooks share, and LoRA", "SVD": "01 · Singular values",
+          "COLA": "03 · What COLA adds", "SaLoRA": "04 · What SaLoRA adds", "Delta-LoRA": "05 · What Delta-LoRA adds",
+          "AutoLoRA": "06 · What AutoLoRA adds"}
 SYMBOLS: dict[str, Symbol] = {key: row for symbols, _ in PARTS.values() for key, row in symbols.items()}
 OBJECTS: dict[str, str] = {key: words for _, objects in PARTS.values() for key, words in objects.items()}
+
+
+# letter -> paper -> what it means there, for letters that change their meaning between the papers
+CLASHES: dict[str, dict[str, str]] = {
+    "A": {"LoRA": "reads x, (r, k)", "COLA": "as in LoRA", "SaLoRA": "as in LoRA",
+          "Delta-LoRA": "writes h: our B", "AutoLoRA": "all selection weights; our A is its V"},
+    "B": {"LoRA": "writes h, (d, r)", "COLA": "as in LoRA", "SaLoRA": "as in LoRA",
+          "Delta-LoRA": "reads x: our A", "AutoLoRA": "not used; our B is its U"},
+    "α": {"LoRA": "numerator of the scale α / r", "COLA": "as in LoRA", "SaLoRA": "as in LoRA; no value is given",
+          "Delta-LoRA": "as in LoRA", "AutoLoRA": "selection weights of the directions, their sum is one"},
+    "k": {"LoRA": "input width: W is d × k", "SaLoRA": "input width of each matrix",
+          "Delta-LoRA": "not used: its W is c × d, so that d is the input width",
+          "AutoLoRA": "rank with which the search begins: our r"},
+    "M": {"COLA": "chain length; in the proof also how far f can fall",
+          "AutoLoRA": "number of layers, where each adapted matrix counts as one"},
+    "K": {"COLA": "the bounded set over which f is minimised", "Delta-LoRA": "steps of plain LoRA before W moves"},
+    "β": {"COLA": "smoothness of f", "SaLoRA": "weight of the orthogonality penalty R",
+          "Delta-LoRA": "weight decay of AdamW", "AutoLoRA": "free numbers whose softmax are the weights α"},
+    "λ": {"SaLoRA": "multiplier of (C − b)², which is learned; in equation 10 also a constant weight",
+          "Delta-LoRA": "share of the change of s · B A that goes into W"},
+    "η": {"COLA": "step size of Frank-Wolfe", "SaLoRA": "η_c: rate of the gates and of λ; η_p: rate of the weights",
+          "Delta-LoRA": "learning rate of A and B",
+          "AutoLoRA": "learning rate of the weights, virtual step included"},
+}
 
 
 def table(names: Iterable[str] | None = None, papers: Iterable[str] = ("LoRA",)) -> pd.DataFrame:
@@ -213,13 +240,20 @@ def table(names: Iterable[str] | None = None, papers: Iterable[str] = ("LoRA",))
 
 
 def page() -> str:
-    """Write all symbols as Markdown, a section a paper: notebooks/GLOSSARY.md, which `make glossary` keeps."""
-    lines = ["# Glossary", "", "What each letter is called: in words, in this code, in `peft`, and in the papers, "
-             "which swap letters. Shapes: d out, k in, r rank, \\* any number of tokens. Made by `make glossary` "
-             "from the rows that the notebooks show.", ""]
+    """Write all symbols as Markdown, a section a notebook: notebooks/GLOSSARY.md, which `make glossary` keeps."""
+    papers = [name for name in PARTS if name != "SVD"]
+    lines = ["# Glossary", "", "What each letter is called: in words, in this code, in `peft`, and in the papers. "
+             "The letters stand in the order in which the notebooks introduce them. Shapes: d out, k in, r rank, \\* "
+             "any number of tokens. Made by `make glossary` from the rows that the notebooks show.", "",
+             "## Letters that mean several things", "", "The papers use the same letter for different things. "
+             "Delta-LoRA swaps A and B, and AutoLoRA calls them V and U. A row is a letter, and a column says what "
+             "the paper means by it; – stands where it is not used in the parts that this course treats. The "
+             "notebooks keep LoRA's letters, and name the paper where a letter is taken twice, as in λ (SaLoRA).", "",
+             f"| letter | {' | '.join(papers)} |", "|" + " --- |" * (len(papers) + 1)]
+    lines += [f"| {letter} | {' | '.join(_plain(meanings.get(paper, '–')) for paper in papers)} |"
+              for letter, meanings in CLASHES.items()] + [""]
     for name, (symbols, objects) in PARTS.items():
-        title = "Shared letters, and LoRA" if name == "LoRA" else f"What {name} adds"
-        lines += [f"## {title}", "", "The code stands on:", ""]
+        lines += [f"## {TITLES[name]}", "", "The code stands on:", ""]
         lines += [f"- `{key}`: {_plain(words)}" for key, words in objects.items()]
         lines += ["", "| symbol | in words | in this code | shape | in peft | in the papers |", "|" + " --- |" * 6]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in symbols.values()] + [""]

@@ -15,131 +15,178 @@
 #
 # **Question:** can a chain of small updates do what one cannot?
 #
-# **You need:** 02. **Time:** minutes on a laptop; every run is kept, so a second pass is quick.
-# **Paper:** Xia, Qin and Hazan 2024, *Chain of LoRA: Efficient Fine-tuning of Language Models via Residual
-# Learning*, arXiv 2401.04151.
+# | | |
+# |---|---|
+# | **Paper** | Xia, Qin and Hazan 2024, [*Chain of LoRA: Efficient Fine-tuning of Language Models via Residual Learning*](https://arxiv.org/abs/2401.04151) |
+# | **You need** | [02](02_lora.ipynb): the layer and its scale $s = \alpha / r$; singular values ([01](01_why_low_rank.ipynb)) |
+# | **Time** | about two hours to read and solve; minutes of computing on a laptop, and every run is kept |
+# | **Task** | SST-2, film reviews in two classes; `LOWRANK_TASK` names another task with classes (`rte`, `mrpc`, `qnli`, `rt`, and `cola`, a data set of sentences that only shares the method's name) |
+#
+# At the end you will have trained a chain in a loop of your own, and you will know which part of the question has
+# the answer yes.
 
 # %%
-from types import SimpleNamespace
+import copy
 
 import lowrank_teach as lt
-import numpy as np
-import pandas as pd
 import torch
-from lowrank_teach.analysis import measures, plots, statistics, style
-from lowrank_teach.analysis import toy_problems as toy
-from lowrank_teach.analysis.statistics import smooth
-from lowrank_teach.course import contents, explorer, glossary
-from lowrank_teach.course.chapters import cola
-from lowrank_teach.course.exercises import exercise, predict, solution
-from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
-from lowrank_teach.experiments.fit import Rows
-from lowrank_teach.methods import Clock
-from lowrank_teach.reproduction import ledger, studies
-from lowrank_teach.reproduction.verdicts import between
-from lowrank_teach.training import config
+from lowrank_teach import course
+from torch import nn
 
-PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
-BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-print(contents.machine_line())
-print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
+ch = course.chapters.cola
+task, backbone, profile = course.begin()
 
 # %% [markdown]
-# (`"cola"` in that comment is a data set of sentences, CoLA. The method of this notebook only shares its name.)
+# ## 1 · Why: rank costs memory
 #
-# ## 1 · Question
-#
-# A LoRA of rank $r$ moves a matrix along $r$ directions, and no training makes it more. How many of the
-# directions of a matrix is that?
+# A LoRA of rank $r$ changes a matrix along at most $r$ directions, however long it trains. How many of the
+# directions of a matrix is that, and what does it cost to have more?
 
 # %%
-data = lt.load_task(TASK, n_train=64, n_validation=64, n_test=64)
-model, tokenizer = lt.load_backbone(
-    BACKBONE, num_labels=max(1, len(data.task.labels)), kind=data.task.kind, seed=0
-)
+model, tokenizer = lt.load_backbone(backbone, num_labels=2, seed=0)
 q = lt.select(model, "q")[0]
-print(f"W_q is {q.d} × {q.k}: rank 8 reaches {8 / min(q.d, q.k):.1%} of its directions")
+for r in (8, 24):
+    numbers = 4 * r * (q.d + q.k)  # each trained number has a value, a gradient and two moments of Adam
+    print(f"rank {r:2}: {r / min(q.d, q.k):.1%} of the directions of W_q ({q.d} × {q.k}); {numbers:,} numbers in memory")
 
 # %% [markdown]
-# A larger $r$ reaches more, and takes more memory all through the training. COLA keeps $r$ small and trains
-# several updates *one after the other*. Does the sum reach more than one of them, in the same epochs?
+# Memory grows with $r$. COLA keeps $r$ small and trains several updates *one after the other*.
+#
+# It was not the first to do so. [ReLoRA](https://arxiv.org/abs/2307.05695) (Lialin et al. 2023) merges and restarts
+# a low-rank branch to *pretrain* networks. COLA brings the idea to fine-tuning, and compares it with an old
+# method of optimization, that of Frank and Wolfe. Later, [GaLore](https://arxiv.org/abs/2403.03507) trained $W$
+# itself and compressed the gradient instead, and [RAC-LoRA](https://arxiv.org/abs/2410.08305) asked when such chains
+# converge. COLA reports gains over LoRA on OPT-1.3B such as 3.66 points on WSC, 1.38 on BoolQ and 1.66 on RTE.
 #
 # ## 2 · The idea in one picture
 #
-# Three verbs. *Tune* a low-rank link as LoRA does. *Tie a knot*: add the link to $W$ and forget it. *Extend* the
-# chain by a new link that starts as a LoRA starts. Then tune again.
+# There are three verbs. *Tune* a low-rank link, as LoRA does. *Tie a knot*: add the link to $W$. *Extend* the chain
+# by a new link that starts as every LoRA starts. Then tune again.
 
 # %%
-style.show(
-    cola.chain_idea(),
-    "Blue was learned first and then lives in W'. At any time one link trains, so the "
-    "memory is that of one LoRA.",
-    "Three panels. Tune: a grey W and beside it thin B1 and A1, which train. Tie a knot: "
-    "the product is added "
-    "into W, giving W prime. Extend: beside W prime a new pair, B2 zero and A2 random.",
-)
+course.show(ch.chain_idea(), ch.finding_of_idea(q))
 
 # %% [markdown]
-# ## 3 · Maths ↔ code
+# ## 3 · The maths
 #
-# $A$, $B$, $r$, $s = \alpha / r$ are those of 02. A chain adds a few letters. The last six rows belong to section
-# 8, where the paper's analysis is put to the test.
+# $W$ is the pretrained matrix, of shape $d \times k$. Link $j$ consists of $A_j$ ($r \times k$) and $B_j$
+# ($d \times r$), and $s = \alpha / r$ is the scale of [02](02_lora.ipynb). While link $i$ trains, the layer computes
+#
+# $$h = \Big(\underbrace{W + \sum_{j < i} s\, B_j A_j}_{W',\ \text{frozen}}\Big)\, x + s\, B_i A_i\, x .$$
+#
+# **Each link learns a residual.** Let $L$ be the loss. Link $i$ minimises $L(W' + s B_i A_i)$ over $A_i$ and $B_i$
+# only, so it learns what the links before it have left over. This is the "residual learning" of the paper's title.
+#
+# **A knot does not change the function.** The new $B_{i+1}$ is zero. So
+# $W' + s B_i A_i + s B_{i+1} A_{i+1} = W' + s B_i A_i$: the same matrix before and after the knot.
+#
+# **Why is $A$ random, then?** By the chain rule $\partial L / \partial B = s\, g_W A^\top$ and
+# $\partial L / \partial A = s\, B^\top g_W$, with $g_W = \partial L / \partial W$. With $B = 0$ the gradient of $A$
+# is zero. If $A$ were zero as well, the gradient of $B$ would be zero, too, and the link would never start.
+#
+# **Ranks add up.** $\operatorname{rank}(X + Y) \le \operatorname{rank}(X) + \operatorname{rank}(Y)$, so $M$ links
+# have at most rank $M r$ together. A smaller rank is possible, if two links use the same directions.
 
 # %%
-chain_letters = ["M (COLA)", "link", "knot", "W′", "Σ s B A", "B side by side"]
-analysis = ["V", "g_t", "η (COLA)", "D (COLA)", "β (COLA)", "M (bound)"]
-contents.readable(glossary.table([*chain_letters, *analysis], papers=["COLA"]), "glossary")
+course.symbols("M (COLA)", "link", "knot", "W′", "Σ s B A", papers=("COLA",))
 
 # %% [markdown]
-# Each new $A$ is random and each new $B$ is zero. The papers of this course say only that $A$ is "Gaussian", and give
-# no scale for it. Here all methods share one start, LoRA's of 02: `init="kaiming"`, numbers between $\pm 1/\sqrt k$.
-# That holds for the first link and for every new one.
+# **With numbers.** Take $d = k = 2$, $r = 1$ and $s = 1$. The first link is $B_1 = (1\;\,0)^\top$,
+# $A_1 = (1\;\,2)$, the second $B_2 = (0\;\,1)^\top$, $A_2 = (3\;\,1)$. Each product has rank 1:
+
+# %%
+first = torch.tensor([[1.0], [0.0]]) @ torch.tensor([[1.0, 2.0]])
+second = torch.tensor([[0.0], [1.0]]) @ torch.tensor([[3.0, 1.0]])
+for name, matrix in {"link 1": first, "link 2": second, "their sum": first + second}.items():
+    print(f"{name}: {matrix.tolist()}, rank {int(torch.linalg.matrix_rank(matrix))}")
+
+# %% [markdown]
+# #### Exercise 3a · How much rank? (2 minutes)
 #
-# At a knot, and before it, the layer computes
-#
-# $$h = \Big(W + \sum_{j < i} s B_j A_j\Big)\, x + s\, B_i A_i\, x$$
-#
-# with only $A_i, B_i$ trained. In `COLARule.tie` a knot is a few lines: `live_factors()` gives $sB$ and $A$, they
-# are put beside the links before, and `write_in_base` writes the sum into $W$.
-#
+# `ranks` has one rank for each link; the matrix is $d \times k$. Return the largest rank that the sum of all links
+# can have.
+
+
+# %%
+@course.exercise
+def chain_rank(ranks, d, k): ...
+
+
+chain_rank.check()
+
+# %% [markdown]
 # ## 4 · Predict
 #
-# Say the answer aloud, then open it.
+# Say your answer aloud before you open it.
 
 # %%
-blank = lt.LowRank(k=q.k, d=q.d, r=8)
-one_link = measures.parameter_counts(blank)["total"]
-predict(
-    "A chain of 3 with r = 8: how many numbers train in the third link, per matrix?",
-    f"{one_link:,}, as in a LoRA with r = 8: the links before are part of W and are frozen",
-)
-predict(
-    "By how much does a knot change the outputs of the network?",
-    "not at all, but for rounding: the old link is in W, the new B is zero. Section 6 "
-    "measures it",
-)
-predict(
-    "Three links of rank 8: what is the largest rank that their sum can have? And the "
-    "smallest?",
-    "24 at most (ranks add up if no direction is shared), 0 at least: the third may undo "
-    "the rest",
-)
+ch.predict_third_link(q)
+ch.predict_knot()
+ch.predict_rank()
+ch.predict_saving()
 
 # %% [markdown]
-# ## 5 · Implement
+# ## 5 · The whole method in thirty lines
 #
-# Five short exercises here and one in section 8. Change the body, run the cell. A stub that is left alone stops
-# nothing.
+# The next cell loads a pretrained network of Hugging Face's `transformers` in float64, in which rounding hides
+# nothing, and the batches of a short training. After that, nothing in the loop is ours.
+
+# %%
+STEPS, KNOTS, R, ALPHA, RATE = 12, (4, 8), 8, 16.0, 5e-3
+settings = lt.train_config("tiny", steps=STEPS, batch_size=8, lr=RATE, warmup=0.0, max_grad_norm=0.0)
+lesson = ch.lesson(task, "minilm-l3", settings)
+print(f"{type(lesson.network).__name__}, {len(lesson.batches)} batches of")
+print({name: tuple(tensor.shape) for name, tensor in lesson.batches[0].items()})
+
+# %% [markdown]
+# First the layer, with a start for its link. The paper says that a new $A$ is Gaussian, and gives no scale. Here every
+# method of the course starts alike, as LoRA's own code does: numbers spread evenly between $\pm 1/\sqrt k$.
+
+# %%
+class Chained(nn.Module):
+    def __init__(self, linear, draw):
+        super().__init__()
+        self.linear, self.s = linear, ALPHA / R
+        self.lora_A = nn.Parameter(fresh_A(linear.in_features, draw))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, R).double())
+
+    def forward(self, x):
+        return self.linear(x) + self.s * (x @ self.lora_A.T) @ self.lora_B.T
+
+
+def fresh_A(k, draw):
+    return ((torch.rand(R, k, generator=draw) * 2 - 1) / k**0.5).double()
+
+
+layer = Chained(nn.Linear(384, 100).double(), torch.Generator().manual_seed(0))
+print(f"standard deviation of A: {layer.lora_A.std():.4f}; of such numbers: 1 / √(3k) = {(3 * 384) ** -0.5:.4f}")
+
+# %%
+def with_links(model, draw):
+    """Freeze everything, put the layer on W_q and W_v, free the head."""
+    model.requires_grad_(False)
+    layers = []
+    for block in model.bert.encoder.layer:
+        for name in ("query", "value"):
+            layers.append(Chained(getattr(block.attention.self, name), draw))
+            setattr(block.attention.self, name, layers[-1])
+    model.bert.pooler.requires_grad_(True)
+    model.classifier.requires_grad_(True)
+    return layers
+
+
+print(len(with_links(copy.deepcopy(lesson.network), torch.Generator())), "layers")
+
+# %% [markdown]
+# Now the two verbs that LoRA does not have. You write what stands at the heart of both.
 #
-# **5a · Tie a knot** (3 minutes)
-# - return the new frozen matrix (d, k);
-# - the forward pass has scaled the link, so the knot must do so, too;
-# - leave `W` itself as it is.
+# #### Exercise 5a · Tie a knot (3 minutes)
+#
+# Return the new frozen matrix, $d \times k$, as a new tensor. Remember that the forward pass scales the link.
 
 
 # %%
-@exercise
+@course.exercise
 def cola_tie(W, lora_A, lora_B, lora_alpha):
     return W  # the link is lost: add it
 
@@ -147,14 +194,14 @@ def cola_tie(W, lora_A, lora_B, lora_alpha):
 cola_tie.check()
 
 # %% [markdown]
-# **5b · Extend** (3 minutes)
-# - `gaussian` (r, k) is a fresh random draw, as the paper has it; `lora_A`, `lora_B` are those of the link just tied;
-# - choose the new $A$ and the new $B$, and return them side by side;
-# - what you choose must leave the function of the network as it was.
+# #### Exercise 5b · Extend (3 minutes)
+#
+# `gaussian` ($r \times k$) is a fresh random draw; `lora_A` and `lora_B` belong to the link just tied. Choose the
+# new $A$ and the new $B$, and return them side by side. The function of the network must stay as it was.
 
 
 # %%
-@exercise
+@course.exercise
 def cola_extend(lora_A, lora_B, gaussian):
     new_A, new_B = lora_A, lora_B  # nearly: which of the two is to be what?
     return torch.cat([new_A, new_B.T], 1)  # (r, k + d)
@@ -163,13 +210,127 @@ def cola_extend(lora_A, lora_B, gaussian):
 cola_extend.check()
 
 # %% [markdown]
-# **5c · Debug: the moments** (5 minutes)
-# - Adam keeps a running mean of gradients, one of their squares, and a count of steps;
-# - the function below makes the new link's first move with those of the *old* link. Repair it.
+# The loop uses your two functions, or the library's as long as yours are not right. Adam's memory of the old link
+# is dropped by removing its state: AdamW then starts a new one.
+
+# %%
+@torch.no_grad()
+def tie(layer):
+    """Write the link into W."""
+    W = cola_tie(layer.linear.weight, layer.lora_A, layer.lora_B, ALPHA)
+    layer.linear.weight.copy_(W)
+
+
+@torch.no_grad()
+def extend(layer, optimizer, draw):
+    """Start a new link, which Adam does not know."""
+    k = layer.linear.in_features
+    new = cola_extend(layer.lora_A, layer.lora_B, fresh_A(k, draw))
+    layer.lora_A.copy_(new[:, :k])
+    layer.lora_B.copy_(new[:, k:].T)
+    for p in (layer.lora_A, layer.lora_B):
+        optimizer.state.pop(p, None)
+
+
+course.solution(cola_tie)
+course.solution(cola_extend)
+
+# %% [markdown]
+# And the training: it is LoRA's loop with one `if`. The learning rate falls over all steps and does not start anew,
+# and the classifier head trains on through the knots.
+
+# %%
+def train_chain(knots):
+    """COLA by AdamW with a linearly falling rate: the layers, the losses, every change of W at a knot."""
+    model, draw = copy.deepcopy(lesson.network), torch.Generator().manual_seed(0)
+    layers = with_links(model, draw)
+    trains = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trains, lr=RATE, weight_decay=0.01)
+    torch.manual_seed(0)  # the network has dropout: the same noise as in the library
+    model.train()
+    losses, links = [], []
+    for step, batch in enumerate(lesson.batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - (step - 1) / STEPS)
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step in knots:
+            links.append([layer.s * (layer.lora_B @ layer.lora_A).detach() for layer in layers])
+            for layer in layers:
+                tie(layer)
+                extend(layer, optimizer, draw)
+    links.append([layer.s * (layer.lora_B @ layer.lora_A).detach() for layer in layers])
+    return model, losses, links
+
+
+network, losses, links = train_chain(KNOTS)
+print("losses:", " ".join(f"{loss:.3f}" for loss in losses))
+
+# %% [markdown]
+# ### The same by the library
+#
+# `lt.COLA` with the library's trainer gets the same network, the same batches and the same seed. All losses, and all
+# changes $W^* - W$ (the sum of the links), must be equal up to the rounding of float64.
+
+# %%
+method = lt.COLA(r=R, lora_alpha=ALPHA, sites="qv", chain=3, knots=KNOTS)
+adapters = lt.adapt(copy.deepcopy(lesson.network), method, seed=0)
+trainer = lt.Trainer(adapters, lesson.examples, lesson.collate, settings, seed=0)
+trainer.outcome = trainer.run()
+changes = [sum(parts) for parts in zip(*links)]
+print(ch.compare_with_library(losses, trainer, changes))
+
+# %% [markdown]
+# ## 6 · What must be true
+#
+# **A knot changes no output, and every $W$.** Take the trained network, tie, extend, and compare the logits. (The
+# network is put in evaluation mode, so that dropout does not blur the comparison.)
+
+# %%
+probe, tied = lesson.batches[0], copy.deepcopy(network).eval()
+layers = [module for module in tied.modules() if isinstance(module, Chained)]
+W = [layer.linear.weight.clone() for layer in layers]
+forgetful, draw = torch.optim.AdamW(tied.parameters()), torch.Generator().manual_seed(1)
+with torch.no_grad():
+    before = tied(**probe).logits
+    for layer in layers:
+        tie(layer)
+        extend(layer, forgetful, draw)
+    after = tied(**probe).logits
+moved = min(float((layer.linear.weight - w).abs().max()) for layer, w in zip(layers, W))
+print(f"every W moved, by {moved:.4f} at least; the logits moved by {float((after - before).abs().max()):.0e}")
+
+# %% [markdown]
+# **No more numbers train than before**, and **the rank of the sum is at most $M r$**:
+
+# %%
+trains = sum(branch.lora_A.numel() + branch.lora_B.numel() for branch in adapters.values())
+lora = sum(R * (site.d + site.k) for site in adapters.sites.values())
+print(f"numbers that train in the third link: {trains:,}; in a LoRA of rank {R}: {lora:,}")
+for i in (1, 2, 3):
+    total = sum(part[0] for part in links[:i])  # of the first matrix, 0.q
+    most = chain_rank((R,) * i, *total.shape)
+    print(f"rank after link {i}: {int(torch.linalg.matrix_rank(total))}, at most {most}")
+
+# %% [markdown]
+# The library checks the first two at every knot of every training, and stops with a sentence if one of them fails.
+#
+# ### What does Adam forget at a knot?
+#
+# Adam keeps, for every number, a running mean of its gradients (`exp_avg`), one of their squares (`exp_avg_sq`), and
+# a count of steps, with which it corrects the two for their start at zero.
+#
+# #### Exercise 6a · Debug (5 minutes)
+#
+# The function below makes the first move of the new $B$ with the memory of the *old* link. Repair it, so that it is
+# the first move of an Adam that has forgotten.
 
 
 # %%
-@exercise
+@course.exercise
 def move_after_knot(gradient, exp_avg, exp_avg_sq, step, lr):
     exp_avg = 0.9 * exp_avg + 0.1 * gradient
     exp_avg_sq = 0.999 * exp_avg_sq + 0.001 * gradient**2
@@ -181,678 +342,450 @@ def move_after_knot(gradient, exp_avg, exp_avg_sq, step, lr):
 move_after_knot.check()
 
 # %% [markdown]
-# **5d · Whole epochs** (4 minutes)
-# - split `epochs` over `links`: return a list of lengths that adds up to all of them;
-# - a knot falls between two epochs, so that every link sees every row equally often;
-# - what is left over goes to the first links, one each.
-
+# An Adam that has forgotten moves every number by about the learning rate, however small its gradient is:
 
 # %%
-@exercise
-def cola_epochs(epochs, links): ...
-
-
-cola_epochs.check()
-print({f"5 epochs, {M} links": cola_epochs(5, M) for M in (1, 2, 3)})
+gradient = torch.tensor([[1.0, -0.01, 0.0001]])
+old = torch.tensor([[0.5, 0.5, 0.5]])
+print("the first move after a knot, in learning rates:", move_after_knot(gradient, old, old**2, 60, 1.0).tolist())
 
 # %% [markdown]
-# **5e · How much rank?** (2 minutes)
-# - `ranks` is one rank a link; the matrix is $d \times k$;
-# - return the largest rank that the sum of all links can have.
-#
-# Under its check stand the library's own lines for a knot.
-
-
-# %%
-@exercise
-def chain_rank(ranks, d, k): ...
-
-
-chain_rank.check()
-solution(cola_tie)
-
-# %% [markdown]
-# ### Tune, tie, extend: three cells
-#
-# Now by hand, on the pretrained network and real rows. **Tune** the first link: a few steps of AdamW.
-
-# %%
-settings = lt.train_config(PROFILE)
-rows = Rows(data, tokenizer, settings, False)
-batches = [rows.collate(rows.train[i : i + 16]) for i in range(0, 64, 16)]
-chain = lt.COLA(r=8, lora_alpha=16.0, chain=2)
-adapters = lt.adapt(model, chain, seed=0)
-optimizer = torch.optim.AdamW(adapters.rule.parameter_groups(), lr=3e-3)
-losses = []
-
-
-def tune(passes=3):
-    for batch in batches * passes:
-        loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    print(f"{len(losses)} steps so far; loss {np.mean(losses[-4:]):.3f}")
-
-
-tune()
-
-# %% [markdown]
-# **Tie.** `rule.tie()` writes the link into $W$. Your `cola_tie` (or the library's) says what $W$ must be then.
-
-# %%
-branch, layer = adapters["0.q"], adapters.owner("0.q")
-W, A1, B1 = (t.detach().clone() for t in (layer.W, branch.lora_A, branch.lora_B))
-with torch.no_grad():
-    logits_before = model(**batches[0]).logits
-adapters.rule.start(Clock(0, 2, 2), SimpleNamespace(optimizer=optimizer))
-adapters.rule.tie()
-moved, off = ((layer.W - to).abs().max() for to in (W, cola_tie(W, A1, B1, 16.0)))
-print(f"W moved by up to {moved:.4f}; it differs from W + s·BA by {off:.0e}")
-assert off < 1e-5 < moved
-
-# %% [markdown]
-# **Extend.** The same call has already put a new link in place. It must be one act: if the old link stayed beside
-# $W$ for a moment, it would count twice.
-
-# %%
-new_A, new_B = branch.lora_A.detach().clone(), branch.lora_B.detach().clone()
-with torch.no_grad():
-    logits_after = model(**batches[0]).logits
-moments = {n: float(v.abs().max()) for n, v in optimizer.state[branch.lora_B].items()}
-expected = (3 * q.k) ** -0.5  # of numbers spread evenly between ±1/√k
-print(f"new A: std {new_A.std():.4f} (1/√(3k) = {expected:.4f})")
-print(f"new B: largest {new_B.abs().max():g}")
-print(f"Adam's state of B: {moments}")
-tune()
-style.show(
-    plots.learning_curves({"cola-2": (range(1, 25), losses)}, knots=[12.5]),
-    "Your first chain: 12 steps, a knot, 12 steps. Look at the knot: is there a jump?",
-    "Loss over 24 steps with a dashed line at the knot after step 12. It goes on from "
-    "where it was.",
-)
-
-# %% [markdown]
-# ## 6 · Sanity: five things that must be true
-#
-# **A knot changes no output**, although it changed every adapted $W$. **The optimizer has forgotten**: moments and
-# step count were zero right after it. **No more numbers train** than before it.
-
-# %%
-gap = float((logits_after - logits_before).abs().max())
-trains = sum(b.lora_A.numel() + b.lora_B.numel() for b in adapters.values())
-print(f"largest change of an output at the knot: {gap:.0e}")
-print(f"{trains:,} numbers train in the branches during each link: r (d + k) a matrix")
-assert gap < 1e-4 * float(logits_before.abs().max().clamp_min(1.0))
-assert not new_B.any(), "B of the new link is zero"
-assert set(moments) == {"step", "exp_avg", "exp_avg_sq"}
-assert not any(moments.values())
-assert trains == sum(8 * (site.d + site.k) for site in adapters.sites.values())
-
-# %% [markdown]
-# **The total is the sum of the links**, and **its rank is at most Σr**.
-
-# %%
-links = [2.0 * B1 @ A1, 2.0 * (branch.lora_B @ branch.lora_A).detach()]  # s = 16 / 8
-total = branch.delta()
-apart = float((total - links[0] - links[1]).abs().max())
-rank = measures.numerical_rank(torch.linalg.svdvals(total), 1e-5)
-print(f"total − (link 1 + link 2): {apart:.0e}")
-print(f"rank of the total {rank}, at most {chain_rank((8, 8), q.d, q.k)}")
-assert apart < 1e-5
-assert 8 < rank <= 16
-
-# %% [markdown]
-# The same checks stand in the training loop itself. A run whose knot changes the function, or keeps the moments,
-# stops there and says why.
+# So the loss cannot jump *at* a knot, but it may rise in the steps *behind* one. Section 8 measures that.
 #
 # ## 7 · Train on a real task
 #
-# A chain of three. Grey is a stored reference run with another seed.
+# Now the profile's full training, with a chain of three. Grey is a stored run of another seed. The library measures
+# the loss of the same held-out examples, the *probe set*, after every second step.
 
 # %%
 method = lt.COLA(chain=3, r=8, lora_alpha=16.0)
-keep_reference("03_cola", lambda: lt.fit(method, TASK, BACKBONE, PROFILE, 0))
-reference, made = load_reference("03_cola")
+watched = {"eval_every": 2, "n_validation": 96}
+course.keep_reference("03_cola", lambda: lt.fit(method, task, backbone, profile, 0, **watched))
+reference, made = course.load_reference("03_cola")
+live = course.LiveCurve("cola-3", reference)
+run = lt.fit(method, task, backbone, profile, seed=1, callbacks=[live], progress=False, **watched)
+live.finish(run, ch.finding_of_training(run))
+ch.check_run(run, method)
 print(made)
-live = LiveCurve("cola-3", reference)
-run = lt.fit(method, TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False)
-live.finish(run, "Your loss over the reference run. Can you tell where the knots are?")
-
-# %%
-metric, value = run.score("test")
-steps, link = run.series("link")
-knots = [step for step, i, j in zip(steps[1:], link, link[1:], strict=False) if j > i]
-print(f"test {metric} {value:.3f}; knots after steps {knots} of {steps[-1]}")
-assert len(knots) == method.chain - 1
-assert np.isfinite(run.series("loss")[1]).all()
 
 # %% [markdown]
-# ## 8 · Look
-#
-# ### The loss, with its knots
-#
-# Knots fall between epochs; a training of fewer epochs than links is split evenly by steps. A knot leaves the
-# function as it is, but not the optimizer: Adam's first step on a new $B$ moves *every* entry by about the learning
-# rate, however small its gradient. So the loss cannot jump at a knot, and may rise behind it.
+# What is the right comparison? First one LoRA of the same rank for the same steps: it has the same memory. Then one
+# LoRA of the chain's *whole* rank, 24: it has three times the trained numbers in memory.
 
 # %%
-curve, axis = smooth(run.series("loss"), 5), "Training loss (means of a few steps)"
-style.show(
-    plots.learning_curves({"cola-3": curve}, knots=knots, ylabel=axis),
-    "The same run with its knots. Look at the first points behind each: what does a "
-    "forgetful optimizer cost?",
-    "Training loss of a chain of three with two dashed lines at its knots.",
-)
-loss = np.array(run.series("loss")[1])
-for k in knots:
-    print(f"knot {k}: five steps before {loss[k - 5 : k].mean():.3f}, after {loss[k : k + 5].mean():.3f}")
-print(f"for comparison, from one step to the next: ± {np.diff(loss).std():.3f}")
-
-# %% [markdown]
-# ### The spectrum grows, knot by knot
-#
-# The record holds the factors of all links side by side (the last link first). Cut them apart, add them up one
-# after the other, and take the singular values of each sum.
-
-
-# %%
-def links_of(site):
-    left, right = run.factors[site]
-    cut = list(zip(left.split(method.r, 1), right.split(method.r, 0), strict=True))
-    return cut[1:] + cut[:1]  # in the order in which they were trained
-
-
-def sigma_of(links):
-    side_by_side = torch.cat([left for left, _ in links], 1)
-    return measures.singular_values(
-        side_by_side, torch.cat([right for _, right in links])
-    ).numpy()
-
-
-def spectra(sigmas):
-    energy = {name: np.cumsum(np.square(s)) / np.dot(s, s) for name, s in sigmas.items()}
-    return plots.spectra(sigmas, energy=energy)
-
-
-site = "0.v"
-grown = {f"after link {i}": sigma_of(links_of(site)[:i]) for i in (1, 2, 3)}
-style.show(
-    spectra(grown),
-    f"Singular values of all that W holds at {site}. A curve ends at the rank so far.",
-    "Three falling curves of 8, 16 and 24 singular values on a log axis, each longer than "
-    "the one before; beside them the share of energy held by the first i.",
-)
-
-# %%
-ranks = {name: int((s > 1e-6 * s[0]).sum()) for name, s in grown.items()}
-norms = [float(np.linalg.norm(sigma_of([pair]))) for pair in links_of(site)]
-print(ranks)
-print("norm of each link:", [round(norm, 2) for norm in norms])
-assert list(ranks.values()) == [8, 16, 24], "generic links share no direction"
-assert norms[2] < norms[0], "the last link is the smallest"
-
-# %% [markdown]
-# So the chain does what one LoRA of rank 8 cannot: its sum has a higher rank. But links are not equal. The learning
-# rate falls over the whole training, and the last link moves least. Is rank alone worth anything? A fair rival is
-# *one* LoRA with all of the chain's rank, trained for as long. Both are stored over seeds. (All stored studies of
-# this notebook were trained with another start than the run above: `init="gaussian"`, a Gaussian $A$ with the
-# standard deviation $1/r$, in the chains and in their rivals.)
-
-# %%
-chains, wide = studies.load("chain"), studies.load("wide")
-print(chains.line())
-print(wide.line())
-
-
-def stored_sigma(record):
-    return [v[site] for name, v in record["sites"].items() if name.startswith("sigma.")]
-
-
-three = {
-    "one link of rank 8": stored_sigma(chains.record("1")),
-    "chain of 3 × 8": stored_sigma(chains.record("3")),
-    "one LoRA of rank 24": stored_sigma(wide.record("24")),
+runs = {
+    "cola-3": run,
+    "lora": lt.fit(lt.LoRA(r=8, lora_alpha=16.0), task, backbone, profile, seed=1, **watched),
+    "lora, rank 24": lt.fit(lt.LoRA(r=24, lora_alpha=48.0), task, backbone, profile, seed=1, **watched),
 }
-style.show(
-    spectra(three),
-    f"Same steps, seed 0, {site}. Look at the tails: who uses its directions beyond the "
-    "eighth, and how much?",
-    "Singular values of one link, of a chain of three, and of one LoRA of rank 24; beside "
-    "them shares of energy.",
-)
+print(ch.majority(run))
+course.readable(ch.run_table({"COLA, 3 links": run, "LoRA, rank 8": runs["lora"]}), "runs")
 
 # %% [markdown]
-# The effective rank says it in a number for each matrix: how many directions are really in use.
+# The interval comes from the number of test examples. One seed at one learning rate says little about who is
+# better; section 9 has runs over seeds.
+#
+# ## 8 · Look at what was learned
+#
+# ### The loss of a fixed probe set
+#
+# The loss of a training batch jumps from step to step, because the examples change. The probe set is always the same,
+# so its loss shows what the *network* does.
+
+# %%
+pair = {name: runs[name] for name in ("cola-3", "lora")}
+course.show(ch.probe_figure(pair), ch.finding_of_probe(pair))
+
+# %% [markdown]
+# Around each knot, with the loss at the knot taken away. LoRA's curve at the same steps is the control: it has no knot
+# there.
+
+# %%
+course.show(ch.knot_figure(pair), ch.finding_of_knots(pair))
+
+# %% [markdown]
+# ### The spectrum grows, link by link
+#
+# The record of a run holds the factors of all links side by side, the last link first. Cut them apart, add the
+# products up, and take the singular values of each sum.
+
+# %%
+left, right = run.factors["0.v"]
+pairs = list(zip(left.split(method.r, 1), right.split(method.r, 0)))
+pairs = pairs[1:] + pairs[:1]  # in the order of training
+grown = {}
+for i in (1, 2, 3):
+    total = sum(B @ A for B, A in pairs[:i])
+    grown[f"after link {i}"] = torch.linalg.svdvals(total)[: i * method.r].numpy()
+course.show(ch.spectra_figure(grown, "0.v"), ch.finding_of_growth(grown))
+
+# %%
+norms = ch.link_norms(run, method.r)
+print("Mean over all matrices, " + ch.finding_of_norms(norms))
+
+# %% [markdown]
+# Rank grows with every link. But the links are not equally large: the learning rate falls over the whole training,
+# so later links have less room to move.
+#
+# ### Is the rank used?
+#
+# Runs over seeds are stored (on `rt`, with an $A$ that starts Gaussian with the standard deviation $1/r$, in the
+# chains and their rivals alike). Compare the chain of three with one link, and with one LoRA of rank 24.
+
+# %%
+kept = ch.stored()
+print(kept.chain.line())
+sigmas = ch.stored_spectra(kept, "0.v")
+course.show(ch.spectra_figure(sigmas, "0.v"), ch.finding_of_spectra(sigmas))
+
+# %% [markdown]
+# The *effective rank* of [01](01_why_low_rank.ipynb) counts how many directions carry weight.
+
+# %%
+used = ch.used_ranks(kept)
+course.show(ch.used_figure(used), ch.finding_of_used(used))
+
+# %% [markdown]
+# ### Why should a chain converge? Frank and Wolfe
+#
+# The paper compares its chain with a method of [Frank and Wolfe
+# (1956)](https://doi.org/10.1002/nav.3800030109); [Jaggi (2013)](https://proceedings.mlr.press/v28/jaggi13.html) is
+# the modern account. To minimise a function $f(W)$ over a bounded convex set: let $G$ be the gradient at $W$, find
+# the point $V$ of the set with the smallest $\langle G, V \rangle$ (the sum of the products of entries), and go a
+# part $\eta$ of the way, $W \leftarrow W + \eta (V - W)$.
+#
+# Take as the set all matrices whose singular values add up to at most a radius. Then the best $V$ is always
+# $-\text{radius} \cdot u v^\top$, with the first singular pair $u, v$ of $G$. It has **rank one**. So Frank-Wolfe
+# is a chain of rank-one updates, and it is known to converge.
+#
+# #### Exercise 8a · One step (6 minutes)
+#
+# Return $W + \eta (V - W)$ with $\eta = 2 / (t + 2)$. `G` is the gradient at `W`.
 
 
 # %%
-def by_total_rank(value):
-    """Two curves over total rank, one value a seed: the chain, and one LoRA."""
-    chained = {8 * int(arm): value(chains, arm) for arm in ("1", "2", "3")}
-    at_once = {int(arm): value(wide, arm) for arm in wide.arms}
-    return {"cola": chained, "lora": {8: chained[8], **at_once}}
-
-
-def mean_effective_rank(study, arm):
-    mine = [r for r in study.records if r["arm"] == arm]
-    return [np.mean(list(r["sites"]["effective_rank"].values())) for r in mine]
-
-
-used = by_total_rank(mean_effective_rank)
-style.show(
-    plots.chain_length(
-        used, ylabel="Effective rank (mean of all matrices)", xlabel="Total rank Σr"
-    ),
-    "One dot a seed. COLA gets its total rank from links of 8, LoRA has it at once.",
-    "Effective rank against total rank 8, 16, 24 for the chain and for one LoRA; both "
-    "rise.",
-)
-for name, by_rank in used.items():
-    print(name, {r: round(float(np.mean(values)), 1) for r, values in by_rank.items()})
-assert min(used["cola"][24]) > max(used["cola"][8]), (
-    "the chain uses more directions than one link"
-)
-
-# %% [markdown]
-# ### Why should a chain converge? The paper's answer
-#
-# The paper compares its chain with *Frank-Wolfe*: to minimise $f$ over a bounded set $K$, find the corner $V$
-# that lowers the slope $\langle \nabla f(W), V \rangle$ most, and go a part $\eta$ of the way,
-# $W \leftarrow W + \eta (V - W)$. If $K$ is a *trace-norm ball* (singular values add up to at most a radius),
-# every corner has rank one: a chain of rank-one updates.
-#
-# **8a · One step** (6 minutes)
-# - `G` (d, k) is the gradient at `W`; with its first singular pair $u, v$ the corner is
-#   $V = -\text{radius}\; u v^\top$;
-# - return $W + \eta (V - W)$ with $\eta = 2 / (t + 2)$.
-
-
-# %%
-@exercise
+@course.exercise
 def frank_wolfe_step(W, G, radius, t):
-    V = -radius * G / G.norm()  # along the gradient: is that a corner?
+    V = -radius * G / G.norm()  # along the gradient: is that the best V?
     return W + 2 / (t + 2) * (V - W)
 
 
 frank_wolfe_step.check()
 
 # %% [markdown]
-# Now many steps, on matrix completion: guess a matrix from some of its entries. How far from the minimum are we?
-# Without knowing it, the *duality gap*
-# $g_t = \langle \nabla f(W_t), W_t - V_t \rangle$ answers: for a convex $f$ it is at least $f(W_t) - \min f$. Two
-# step sizes: the usual $2/(t+2)$, and the paper's constant $\eta = \sqrt{M} / (D \sqrt{\beta T})$.
+# Your step at work on *matrix completion*: find a matrix of which only 60 % of the entries are seen. How far is $W$
+# from the minimum? The *duality gap* $g = \langle G, W - V \rangle$ tells it without knowing the minimum: if $f$ is
+# convex, $f(W) - \min f \le g$.
 
 # %%
-problem, T = toy.completion(), 512
-print(
-    f"{problem.target.shape} matrix, {problem.seen.mean():.0%} seen, radius {problem.radius:.0f}"
-)
-print(f"D = {problem.diameter:.0f}, β = {problem.smoothness:g}, M = {problem.fall:.0f}")
-falling, constant = toy.frank_wolfe(problem, T), toy.frank_wolfe(problem, T, "constant")
-t = np.arange(1, T + 1)
-style.show(
-    cola.powers(
-        {"gap, 2/(t+2)": (t, falling.gap), "gap, constant η": (t, constant.gap)},
-        bounds={
-            "loss, 2/(t+2)": (t, falling.loss[1:]),
-            "loss, constant η": (t, constant.loss[1:]),
-        },
-        xlabel="Step t",
-        ylabel="Gap and loss",
-    ),
-    "Straight lines are power laws. The gap stays above the distance to the minimum; here "
-    "even above the loss.",
-    "Four falling curves on two log axes: duality gap and loss for both step sizes.",
-)
-assert (falling.gap >= falling.loss[:-1] - falling.loss.min()).all()
-assert falling.loss[-1] < constant.loss[-1], "the constant step is the slower one here"
+problem = ch.completion_problem()
+W, gaps, values = torch.zeros_like(problem.Y), [], []
+for t in range(128):
+    G = problem.seen * (W - problem.Y)  # gradient of f(W) = ½ Σ over seen entries of (W − Y)²
+    after = frank_wolfe_step(W, G, problem.radius, t)
+    V = W + (after - W) * (t + 2) / 2  # where the step was heading
+    gaps.append(float((G * (W - V)).sum()))
+    values.append(float((problem.seen * (W - problem.Y) ** 2).sum() / 2))
+    W = after
+course.show(ch.descent_figure(gaps, values, problem.toy), ch.finding_of_descent(gaps, values, problem.toy))
 
 # %% [markdown]
-# ### The bound, measured
+# **The bound.** Let $\beta$ say how fast the gradient of $f$ can turn, let $D$ be the diameter of the set, and let
+# $f$ fall by at most $M$ in all. Then each step obeys
+# $f(W_{t+1}) \le f(W_t) - \eta g_t + \tfrac12 \beta \eta^2 D^2$. Add this up over $T$ steps with a constant $\eta$:
 #
-# For a smooth $f$ each step obeys $f(W_{t+1}) \le f(W_t) - \eta g_t + \tfrac12 \beta \eta^2 D^2$. Add up all $T$:
+# $$\frac1T \sum_t g_t \;\le\; \frac{M}{\eta T} + \frac{\beta \eta D^2}{2} \;=\; \tfrac32\, D \sqrt{\frac{M \beta}{T}}
+# \qquad\text{with the paper's } \eta = \frac{\sqrt M}{D \sqrt{\beta T}} .$$
 #
-# $$\frac1T \sum_t g_t \;\le\; \frac{M}{\eta T} + \frac{\beta \eta D^2}{2}
-# \;=\; \tfrac32\, D \sqrt{\frac{M \beta}{T}} \quad\text{with the paper's } \eta$$
+# Without the ½ the same argument gives the slightly looser $2 D \sqrt{M \beta / T}$. If $V$ is only nearly the best,
+# because the gradient comes from a few entries, the bound grows by the mean of what is lost, $\varepsilon$.
+
+# %%
+course.show(ch.bound_figure(problem.toy), ch.finding_of_bound(problem.toy))
+
+# %% [markdown]
+# **How to check a bound by its units.** Of the two copies of the paper's statement that we could read, one puts $D$
+# outside the root, as the proof does, and one puts it under the root. One of the two must be a slip of copying, and
+# units show which. Write $W$ in a unit $c$ times as small: its numbers become $c$ times as large. The problem is the
+# same, so $f$, the gap and $M$ keep their values, and a true bound must keep its own.
+
+# %%
+for c in (0.01, 1.0, 100.0):
+    p = ch.completion_problem(unit=c).toy
+    gap = ch.toy.frank_wolfe(p, 64, "constant").gap.mean()
+    D, beta, M = p.diameter, p.smoothness, p.fall
+    outside, under = 2 * D * (M * beta / 64) ** 0.5, 2 * (M * beta * D / 64) ** 0.5
+    print(f"c = {c:g}: mean gap {gap:.0f}; D outside the root {outside:.0f}, D under the root {under:.1f}")
+
+# %% [markdown]
+# $D$ grows by the factor $c$ and $\beta$ shrinks by $c^2$. So $D\sqrt\beta$ stays and $\sqrt{D \beta}$ does not:
+# the form with $D$ outside is the one to use. A check of units finds such a slip in a minute, in any paper and in any
+# copy.
 #
-# The printed proof drops the ½, which gives the looser $2 D \sqrt{M\beta/T}$. Its statement says
-# $2\sqrt{M \beta D / T}$, with $D$ under the root. Which of the three holds?
-
-# %%
-lengths = [8, 16, 32, 64, 128, 256, 512]
-mean_gap = [toy.frank_wolfe(problem, T, "constant").gap.mean() for T in lengths]
-forms = {"of the proof": "2 D √(Mβ/T)", "with its ½": "3/2 D √(Mβ/T)"}
-forms["as printed"] = "as printed: 2 √(MβD/T)"
-bounds = {
-    label: (lengths, [toy.gap_bound(problem, T, which) for T in lengths])
-    for which, label in forms.items()
-}
-style.show(
-    cola.powers(
-        {"measured": (lengths, mean_gap)},
-        bounds=bounds,
-        xlabel="Steps T",
-        ylabel="Mean duality gap",
-    ),
-    "A bound must lie above the measured points. Two do; the printed one does not.",
-    "Mean gap over T on log axes, falling; two dashed bounds above it and one, as "
-    "printed, far below it.",
-)
-assert all(g <= b for g, b in zip(mean_gap, bounds["3/2 D √(Mβ/T)"][1], strict=True))
-assert all(
-    g > b for g, b in zip(mean_gap, bounds["as printed: 2 √(MβD/T)"][1], strict=True)
-)
-
-# %% [markdown]
-# One example could mislead, units cannot. Write $W$ in a unit $c$ times as small: the problem, its gap and its
-# iterates stay what they are, while $D$ becomes $cD$ and $\beta$ becomes $\beta/c^2$. A true bound must not
-# notice. $D\sqrt\beta$ does not; $\sqrt{D\beta}$ does, and can be made as small as you like.
-
-# %%
-units = [10.0**i for i in range(-4, 4)]
-same = {c: toy.completion(unit=c) for c in units}
-measured = [toy.frank_wolfe(p, 32, "constant").gap.mean() for p in same.values()]
-by_unit = {
-    label: (units, [toy.gap_bound(p, 32, which) for p in same.values()])
-    for which, label in forms.items()
-}
-style.show(
-    cola.powers(
-        {"measured": (units, measured)},
-        bounds=by_unit,
-        xlabel="Unit c of W",
-        ylabel="Mean duality gap",
-    ),
-    "Flat is right: a change of unit changes nothing. The printed bound falls with c and "
-    "crosses the measured gap.",
-    "Measured gap and two bounds as flat lines over the unit, the printed bound as a "
-    "falling line.",
-)
-assert np.ptp(measured) < 1e-6 * max(measured)
-printed = np.array(by_unit["as printed: 2 √(MβD/T)"][1])
-assert printed[0] > measured[0]
-assert printed[-1] < measured[-1]
-
-# %% [markdown]
-# **A sign.** The printed proof has $+\eta g_t$ in the inequality of one step. Since $g_t \ge 0$, that is true,
-# too, but says nothing: added up, it bounds the mean gap from *below* by a negative number. With the minus it
-# bounds it from above.
-
-# %%
-rise = np.diff(constant.loss)
-curvature = problem.smoothness * constant.eta**2 * problem.diameter**2 / 2
-slack = curvature - constant.eta * constant.gap - rise
-print(f"f(W') below f(W) − ηg + βη²D²/2 in every step, by {slack.min():.2f} at least")
-above, mean = (curvature.mean() - rise.mean()) / constant.eta[0], constant.gap.mean()
-print(f"mean gap {mean:.1f}: at most {above:.1f} with −, at least {-above:.1f} with +")
-assert (slack >= -1e-9).all()
-assert -above < 0 < mean <= above
-
-# %% [markdown]
-# **An inexact corner.** In training the gradient comes from a minibatch. Take $V$ from a part of the entries, and
-# the bound grows by the mean of what is lost, $\varepsilon$.
-
-# %%
-noisy = {
-    share: toy.frank_wolfe(problem, 256, "constant", share=share)
-    for share in (1.0, 0.5, 0.2)
-}
-exact_bound = toy.gap_bound(problem, 256, "with its ½")
-table = pd.DataFrame(
-    {
-        "entries used": [f"{share:.0%}" for share in noisy],
-        "mean gap": [p.gap.mean() for p in noisy.values()],
-        "mean ε": [p.epsilon.mean() for p in noisy.values()],
-        "bound + ε": [exact_bound + p.epsilon.mean() for p in noisy.values()],
-    }
-)
-assert (table["mean gap"] <= table["bound + ε"]).all()
-assert table["mean ε"].is_monotonic_increasing
-contents.readable(table, "noise", mean_gap="{:.0f}", mean_ε="{:.0f}")
-
-# %% [markdown]
-# ### What the analysis does not cover
+# **A question of sign.** In the text $g_t$ is the *maximum* of $\langle \nabla f, V - W \rangle$ over $V$. If
+# $\nabla f$ is the gradient, a step *down* needs the minimum, or the maximum for $-\nabla f$, as above. Then the term
+# in the inequality of one step is $-\eta g_t$. With a plus sign the inequality would be true, too, since
+# $g_t \ge 0$, but it would not bound the gap from above. Which convention is meant has to be fixed before one reads
+# on.
 #
-# It is about a full matrix $V$ from a *convex* set, as the paper says itself. A link $BA$ is neither. First: the
-# matrices of rank at most $r$ are no convex set. Half-way between two links of your own run there is one of twice
-# the rank.
-#
-# Second: a link does not start along the best corner. With $B = 0$ its first gradient step moves $W$ by a
-# multiple of $-G A^\top A$: the gradient seen through a *random* $A$. How steep is that, at the same size, next
-# to the corner of Frank-Wolfe?
+# **What the analysis does not cover.** It is about a full matrix $V$ from a *convex* set, as the paper says itself.
+# Matrices of rank at most $r$ are no convex set: half-way between two links of your own run is a matrix of larger rank.
 
 # %%
-first, second, _ = links_of(site)
-halfway = [(left / 2, right) for left, right in (first, second)]
-half_rank = {}
-for name, pairs in {"link 1": [first], "link 2": [second], "half-way": halfway}.items():
-    s = sigma_of(pairs)
-    half_rank[name] = int((s > 1e-6 * s[0]).sum())
-print("ranks:", half_rank)
-assert half_rank["half-way"] > method.r
-G = problem.gradient(np.zeros_like(problem.target))
-steepest = np.linalg.svd(G, compute_uv=False)[0]
-draw, shares = np.random.default_rng(0), []
-for _ in range(200):
-    reads = draw.standard_normal((2, G.shape[1]))  # the A of a fresh link of rank 2
-    move = G @ reads.T @ reads
-    shares.append((G * move).sum() / np.linalg.norm(move) / steepest)
-slope = f"{np.mean(shares):.2f} ± {np.std(shares):.2f}"
-print(f"slope of a fresh link's first move: {slope} of the corner's")
-assert np.mean(shares) < 1
+(B1, A1), (B2, A2) = pairs[:2]
+for name, matrix in {"link 1": B1 @ A1, "link 2": B2 @ A2, "half-way": (B1 @ A1 + B2 @ A2) / 2}.items():
+    print(f"{name}: rank {int(torch.linalg.matrix_rank(matrix, rtol=1e-5))}")
 
 # %% [markdown]
-# Third: Frank-Wolfe takes the old away as it adds the new, by the factor $1 - \eta$; a knot only adds. So the
-# analysis shows that *some* chain of low-rank steps converges, not that this one does.
+# Frank-Wolfe also shrinks the old by $1 - \eta$ while it adds the new, and a knot only adds. So the analysis shows
+# that *some* chain of low-rank steps converges. It does not show that this one does.
 #
 # ## 9 · Ablate
 #
-# All numbers of this section are over seeds, from stored studies. To train them again:
-# `studies.train("chain")`, or `lowrank-teach study chain` on the command line. They start each $A$ as a Gaussian with
-# the standard deviation $1/r$, the chain of 1 (LoRA) included.
+# The runs over seeds are stored, and can be made again by `lowrank-teach study chain` on the command line.
 #
-# ### Chain length at equal epochs (the paper's Fig. 2)
+# ### Chain length 1, 2, 3 at equal epochs (the paper's Figure 2)
 #
-# Each seed is compared with itself: the same rows, in the same order, with the same head to start from. Printed are
-# intervals that hold the true difference to a chain of 1 in 95 of 100 such experiments (for the loss, its fall).
-# With eight of them, a single one that misses zero means little. (`wide`: one LoRA of rank 16 or 24.)
+# #### Exercise 9a · Whole epochs (4 minutes)
+#
+# All lengths get the same number of epochs. Split `epochs` over `links`: return the list of their lengths. A knot falls
+# between two epochs, so that every link sees each example equally often. What is left over goes to the first links,
+# one epoch each.
+
 
 # %%
-score = "accuracy"  # of the stored studies, which are on the task `rt`
-by_length = {
-    "cola": {int(arm): chains.values(score)[arm] for arm in chains.arms},
-    "one LoRA of rank 8 M": {int(arm) // 8: wide.values(score)[arm] for arm in wide.arms},
+@course.exercise
+def cola_epochs(epochs, links): ...
+
+
+cola_epochs.check()
+print({f"5 epochs, {M} links": cola_epochs(5, M) for M in (1, 2, 3)})
+
+# %%
+course.show(ch.length_figure(kept), ch.finding_of_lengths(ch.gains(kept)))
+
+# %% [markdown]
+# Each seed is compared with itself: the same examples in the same order. An interval holds the true difference to LoRA
+# of rank 8 in 95 of 100 such experiments.
+
+# %%
+course.readable(ch.gains(kept), "gains")
+
+# %% [markdown]
+# ### A smaller second link (the paper's Figure 3)
+#
+# The first link has rank 8 for three fifths of the training, the second one a smaller rank. (In these stored runs a
+# smaller $r$ also starts with a larger $A$, since its standard deviation is $1/r$. So rank and start change together.)
+
+# %%
+course.show(ch.down_figure(kept), ch.finding_of_down(kept))
+
+# %% [markdown]
+# ### What does a smaller link save? (the paper's Table 4)
+#
+# Count the multiplications and additions for one token. A frozen $d \times k$ matrix is used twice in a step: forward,
+# and backward for the gradient of its input. That makes $4dk$. A link needs a third pass for its own gradient:
+# $6r(d + k)$.
+
+# %%
+def operations(shapes, r):
+    frozen = sum(4 * d * k for d, k in shapes.values())
+    return frozen + sum(6 * r * (d + k) for name, (d, k) in shapes.items() if name.endswith((".q", ".v")))
+
+
+here = {site.name: (site.d, site.k) for site in lt.select(model, "all")}
+saved = {}
+for name, shapes in {backbone: here, "OPT-1.3B": ch.opt_shapes()}.items():
+    full = operations(shapes, 8)  # three fifths of the steps have rank 8, two fifths have rank r
+    saved[name] = {r: 1 - (0.6 * full + 0.4 * operations(shapes, r)) / full for r in (8, 6, 4, 2)}
+course.show(ch.saving_figure(saved), ch.finding_of_saving(saved))
+
+# %% [markdown]
+# The paper took its numbers from its trainer's counter. In `transformers` such a counter multiplies 6 by the tokens
+# and by *all* parameters, frozen ones included; by this count the saving is as small.
+#
+# ### ReLoRA beside it
+#
+# [ReLoRA](https://arxiv.org/abs/2307.05695) was made for pretraining and has the same knot. It differs in two points.
+# Its learning rate drops to zero at each restart and quickly warms up again. And Adam does not forget everything: the
+# moments are *pruned*, so that all but a few of the largest entries become zero.
+#
+# #### Exercise 9b · Prune the moments (5 minutes)
+#
+# Keep the `share` of the entries of `moment` that are largest in size, and set the others to zero.
+
+
+# %%
+@course.exercise
+def prune_moments(moment, share): ...
+
+
+prune_moments.check()
+
+# %% [markdown]
+# One knot, and then three treatments of Adam's memory with the same batches and the same new $A$. First a link is
+# trained for 12 steps (the library's layer, without dropout), and the knot is tied:
+
+# %%
+bench = ch.practice(task, "minilm-l3", profile, batches=8)
+
+
+def link_to_knot(steps=12):
+    adapters = lt.adapt(copy.deepcopy(bench.network), lt.LoRA(r=8, lora_alpha=16.0), seed=0)
+    optimizer = torch.optim.AdamW(adapters.rule.parameter_groups(), lr=2e-3)
+    walk(adapters, optimizer, steps)
+    return adapters, optimizer
+
+
+def walk(adapters, optimizer, steps):
+    probe = []
+    for i in range(steps):
+        optimizer.zero_grad()
+        adapters.model(**bench.batches[i % len(bench.batches)]).loss.backward()
+        optimizer.step()
+        probe.append(loss_of_probe(adapters))
+    return probe
+
+
+@torch.no_grad()
+def loss_of_probe(adapters):
+    return adapters.model(**bench.probe).loss.item()
+
+
+print(f"loss of the probe set at the knot: {loss_of_probe(link_to_knot()[0]):.3f}")
+
+# %%
+memory = {
+    "forget all (COLA)": lambda moment: 0 * moment,
+    "keep 1 % (ReLoRA)": lambda moment: prune_moments(moment, 0.01),
+    "keep all": lambda moment: moment,
 }
-style.show(
-    plots.chain_length(by_length, ylabel=f"Test {score}", xlabel="Chain length M"),
-    "The paper's curve rises from 1 (LoRA) to 3. Look for a trend larger than the band, "
-    "and at the rival.",
-    "Test accuracy against chain length 1, 2, 3, and of one LoRA of rank 16 and 24: "
-    "means, bands, a dot a seed.",
-)
-value_of = {score: lambda r: r["test"][score], "loss": lambda r: -r["test"]["loss"]}
-for arm in [("chain", "2"), ("chain", "3"), ("wide", "16"), ("wide", "24")]:
-    for what, number in value_of.items():
-        gains = between(arm, ("chain", "1"), number)(None).differences
-        low, high = statistics.t_interval(gains)
-        says = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-        print(*arm, f"{what}: [{low:+.4f}, {high:+.4f}], {len(gains)} seeds: {says}")
-equal = {r["parameters"]["trainable"] for r in chains.records}
-assert len(equal) == 1, "every length trains the same number of parameters at a time"
-
-# %% [markdown]
-# In the paper's setting (OPT-1.3B, five seeds) the gains that its text names are 1.4 to 3.7 points, on other tasks.
-# Section 12 holds the claims against these runs.
-#
-# ### A smaller second link (the paper's Fig. 3)
-
-# %%
-down = studies.load("step_down")
-print(down.line())
-smaller = {"cola-2": {int(arm): down.values(score)[arm] for arm in down.arms}}
-style.show(
-    plots.chain_length(
-        smaller, ylabel=f"Test {score}", xlabel="Rank of the second link (first: 8)"
-    ),
-    "From right to left the second link shrinks. Does the score pay for it? (With the start of "
-    "these runs, spread 1/r, a smaller link also begins with a larger A.)",
-    "Test accuracy against the rank of the second link, 2, 4, 6, 8, with a dot a seed.",
-)
-contents.readable(
-    down.frame(score), "down", **{f"test_{score}": "{:.4f}", "validation_loss": "{:.4f}"}
-)
-
-# %% [markdown]
-# ### What it saves (the paper's Table 4)
-#
-# The point of a smaller link is cost. Count the operations of one step from the shapes: those of the frozen
-# network and those of the adapter apart; then a run that gives three fifths of its steps to rank 8 and two fifths
-# to the second rank. Beside our network stand OPT-1.3B's shapes, the paper's model.
-
-
-# %%
-def opt_shapes():
-    layer = dict.fromkeys("qkvo", (2048, 2048)) | {"up": (8192, 2048), "down": (2048, 8192)}
-    return {f"{i}.{name}": shape for i in range(24) for name, shape in layer.items()}
-
-
-def step_cost(shapes, r, tokens, length):
-    adapted = {site: r for site in shapes if site.endswith((".q", ".v"))}
-    return measures.model_flops(shapes, adapted, tokens, length)
-
-
-small = {site.name: (site.d, site.k) for site in lt.select(adapters.remove(), "all")}
-networks = {BACKBONE: (small, 16 * 32, 32), "OPT-1.3B": (opt_shapes(), 8 * 256, 256)}
-lines, saved = [], {}
-for name, (shapes, tokens, length) in networks.items():
-    cost = {r: step_cost(shapes, r, tokens, length) for r in (8, 6, 4, 2)}
-    whole = {r: 0.6 * cost[8].total + 0.4 * cost[r].total for r in cost}
-    saved[name] = {r: 1 - whole[r] / cost[8].total for r in cost}
-    for r in cost:
-        lines.append((name, r, cost[r].frozen / 1e9, cost[r].adapter / 1e9, saved[name][r]))
-columns = ["network", "second rank", "frozen GFLOP/step", "adapter GFLOP/step", "saved"]
-cost_table = pd.DataFrame(lines, columns=columns).set_index("network")
-assert all(list(one.values()) == sorted(one.values()) for one in saved.values())
-cost_table.style.format(precision=2).format("{:.4%}", subset="saved").set_uuid("cost")
-
-# %%
-style.show(
-    cola.saving_bars(saved, xlabel="Operations saved, in per cent of a run at rank 8"),
-    "Look at the numbers on the axis: even rank 2 saves next to nothing.",
-    "Bars of the share of operations saved for second ranks 8, 6, 4, 2 in two networks, "
-    "all under one per cent.",
-)
-
-# %% [markdown]
-# Why so little: the adapter's share of a step is small, and the smaller link spares at most three quarters of it, in
-# two fifths of the steps. The paper's numbers come from its trainer's counter. In `transformers` this is
-# 6 × tokens × parameters, whatever trains:
-
-# %%
-frozen = sum(d * k for d, k in opt_shapes().values())
-lora = {r: 24 * 2 * r * (2048 + 2048) for r in (8, 2)}
-by_counter = 0.4 * (lora[8] - lora[2]) / (frozen + lora[8])
-by_shapes = saved["OPT-1.3B"][2]
-print(f"OPT-1.3B, rank 8 on W_q, W_v: {lora[8]:,} numbers beside {frozen:,} frozen ones")
-print(f"saved by 8 → 2, by that counter: {by_counter:.3%}; by ours: {by_shapes:.3%}")
-assert 0 < by_counter < 0.005
-assert 0 < by_shapes < 0.005
+curves = {}
+for way, treat in memory.items():
+    adapters, optimizer = link_to_knot()
+    start, draw = loss_of_probe(adapters), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, branch in adapters.items():
+            adapters.owner(name).W.add_(branch.scaling * branch.lora_B @ branch.lora_A)
+            k = branch.lora_A.shape[1]
+            branch.lora_A.copy_((torch.rand(8, k, generator=draw) * 2 - 1) / k**0.5)
+            branch.lora_B.zero_()
+            for state in (optimizer.state[branch.lora_A], optimizer.state[branch.lora_B]):
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state[moment].copy_(treat(state[moment]))
+                state["step"] *= way != "forget all (COLA)"
+    curves[way] = walk(adapters, optimizer, 12)
+guess = ch.label_entropy(bench.probe)
+course.show(ch.forgetting_figure(curves, start, guess), ch.finding_of_forgetting(curves, start))
 
 # %% [markdown]
 # ### What the paper leaves open
 #
-# Each of these is a switch of `lt.COLA`. The table says what the default is and why.
+# Each row is a switch of `lt.COLA`, with the default and its reason.
 
 # %%
-switches = {
-    "restart_schedule": (False, "does the learning rate start anew at a knot?"),
-    "reset_head_moments": (False, "are the head's moments reset?"),
-    "keep_scaling": (True, "is s = α/r kept when the rank steps down, or α?"),
-    "knots": ((), "how are epochs split?"),
-    "init": ("kaiming", "how large is the random A?"),
-    "merge_knots": (True, "is W written at a knot?"),
-}
-reasons = [
-    "no: the paper resets optimizer states, and a schedule is none of them",
-    "no: the paper's models have no new head; ours trains on through the knot",
-    "s: so the rank alone changes; with α kept, s is four times as large at rank 2",
-    "whole epochs, first links longer: 3 + 2 is the paper's; 2 + 2 + 1 our reading",
-    "as in LoRA: the paper says Gaussian and no scale; one start for all methods",
-    "yes, as in the paper; False keeps the links beside W: the same function",
-]
-defaults = lt.COLA()
-assert all(getattr(defaults, name) == value for name, (value, _) in switches.items())
-open_points = pd.DataFrame(
-    {"question": [asked for _, asked in switches.values()], "default, and why": reasons},
-    index=list(switches),
-)
-contents.readable(open_points, "switches")
+course.readable(ch.open_points(), "switches")
 
 # %% [markdown]
-# The first one may matter most, for it decides how far the later links can move. It is the first suspect for the
-# falling norms of section 8; section 11 asks you to test it.
-#
+# The first switch decides how far later links can move. Train it once more with a schedule that starts anew at each
+# knot, as ReLoRA's does, and compare the norms of the links:
+
+# %%
+again = lt.COLA(chain=3, r=8, lora_alpha=16.0, restart_schedule=True)
+restarts = {
+    "one schedule": run,
+    "schedule restarts": lt.fit(again, task, backbone, profile, seed=1, **watched),
+}
+print(ch.finding_of_switches(restarts))
+course.readable(ch.run_table(restarts), "restarts")
+
+# %% [markdown]
 # ## 10 · Play
 #
-# The toy again, now as COLA does it: each link is fitted to what the links before it left, by turns for $B$ and
-# for $A$ (a *sweep* is one turn of both). All chains have the same number of sweeps. Dotted: one update of all
-# the chain's rank. First a strip, then the sliders.
+# ### Where should the knots be?
+#
+# Matrix completion again, now as COLA does it: each link fits what the links before it left. A *sweep* solves for $B$
+# and then for $A$. Move one to three knots, and watch the links between them. All chains have the same number of
+# sweeps; dotted is the chain with its knots evenly apart.
 
 # %%
-picture = cola.ColaChain(problem)
-style.show(
-    explorer.strip(picture, [{"links": 1, "r": 2}, {"links": 3, "r": 2}]),
-    "One link of rank 2, then three. Look at what each knot makes possible, and at the dots.",
-    "Two rows: error over sweeps with knots, and singular values of the sum beside those of "
-    "the target. " + picture.words(links=3, r=2),
-)
+moving = ch.MovingKnots()
+states = [{"first": at, "second": 12, "third": 18, "count": count} for at, count in ((2, 1), (20, 1), (6, 3))]
+course.show(course.strip(moving, states), moving.words(**states[0]))
 
 # %%
-explorer.explore(picture)
+course.explore(moving)
 
 # %% [markdown]
-# Two things to find. At which $M$ and $r$ does the chain stop gaining on *hidden* entries? And is there a setting
-# where it beats the single update of the same rank there?
+# Two things to find. Does an early or a late knot cost more? And can you place three knots so that the error on
+# *hidden* entries is below that of even spacing?
+#
+# ### How many links, of which rank?
 
 # %%
-grid = {(M, r): picture.solve(M, r) for M in (2, 3, 4) for r in (1, 2, 3)}
-behind = {key: round(float(c.hidden[-1] - w.hidden[-1]), 3) for key, (c, w) in grid.items()}
-print("chain − one update, error on hidden entries, by (M, r):", behind)
-assert all(c.seen[-1] < picture.solve(1, r)[0].seen[-1] for (_, r), (c, _) in grid.items())
+picture = ch.ColaChain()
+states = [{"links": 1, "r": 2}, {"links": 3, "r": 2}]
+course.show(course.strip(picture, states), picture.words(**states[1]))
+
+# %%
+course.explore(picture)
 
 # %% [markdown]
-# So on the toy the chain does what one link *of its rank* cannot. One update of the *whole* rank, where there is
-# room for it, is a rival that the numbers above show at its best: it may change its first directions while it
-# finds the others; a chain may not.
+# Dotted is *one* update of the chain's whole rank. Is there a setting in which the chain beats it on hidden entries?
 #
 # ## 11 · Exercises
 #
-# **Recall.** Why must $B$, and not $A$, be the zero factor, or why would either do? Why may tying and extending
-# not be two steps with training in between? What does Adam's first step after a knot look like in size?
+# **11a · Recall.** Why must $B$ be the zero factor, or would $A$ do? Why may nothing train between tie and extend? How
+# large is Adam's first move after a knot?
 #
-# **Modify.** Train `lt.COLA(chain=3, restart_schedule=True)` and look at the norms of its links (section 8). Is
-# the last still the smallest? Then try `keep_scaling=False` with `ranks=(8, 2)`.
+# **11b · Modify (10 minutes).** Give `train_chain` a list of ranks, one for each link. Which of `tie`, `extend` and
+# `Chained` must change, and what happens to $s = \alpha / r$? Compare with `lt.COLA(ranks=(8, 4, 2))`.
 #
-# **Open.** COLA gives all its links the same $r$ and the same share of time. Use the toy to find a better split
-# for a fixed number of sweeps. Say what you would have to measure in a real run to choose it there.
+# **11c · Debug.** Someone ties after `optimizer.zero_grad()` of the next step, but draws the new $A$ only one step
+# later. What does the network compute in between?
 #
-# ## 12 · Claims against measurements
+# **11d · Open.** COLA gives all links the same share of the time. Use the sliders of section 10 to find a better split
+# on the toy. What would you have to measure in a real training to choose it there?
 #
-# Computed from the stored studies, with the interval over seeds. *Not testable here* says why.
+# ## 12 · What the paper claims, and what was measured
+#
+# The verdicts are computed from stored runs of this course's smaller networks, with intervals over seeds, and from
+# checks made on the spot. A row without runs says so.
 
 # %%
-contents.readable(ledger.table("COLA"), "claims")
+course.claims("COLA")
 
 # %% [markdown]
-# ## 13 · What to take along
+# ## 13 · Common confusions
 #
-# - A chain is LoRA, repeated: tune, tie, extend; memory and parameters at any time are those of one link.
-# - A knot changes the form and not the function: $B = 0$, moments zero, $W$ holds the links.
-# - Ranks add up: the sum uses far more directions than one link. Whether the score gains from it is another
-#   question, and section 9 answers it with a band.
-# - Stepping the rank down saves little, because the frozen network is nearly all of the cost.
-# - The Frank-Wolfe bound holds with $D$ outside the root, and for another object than $BA$.
+# - **"The knot resets the training."** It resets Adam's memory of one link. The function, the head and (by default) the
+#   learning rate go on.
+# - **"Both factors of the new link are random."** Then the outputs jump at the knot. If both are zero, the link never
+#   starts.
+# - **"Zeroing the moments is enough."** The count of steps must be reset, too. Otherwise Adam takes the zeros for a
+#   long history, and its first moves have the wrong size (exercise 6a).
+# - **"Rank 24 beats rank 8, so the chain beats LoRA."** The rank says what *can* be reached. What is gained is a
+#   question for section 9, where one LoRA of rank 24 is the other fair rival.
+# - **"$M$ is the chain length."** In the analysis the paper also calls the possible fall of the loss $M$.
 #
-# **Next question:** a chain gives every matrix the same rank. Which directions does each one need? `04_salora`.
+# ## 14 · To take along
+#
+# **Can a chain of small updates do what one cannot?** From the runs of this notebook and the stored ones:
+
+# %%
+print(ch.answer(run, kept, "0.v"))
+
+# %% [markdown]
+# - A chain is LoRA, repeated: tune, tie, extend. You have trained it in thirty lines.
+# - A knot changes $W$, the link and Adam's memory. It does not change the function.
+# - Ranks add up; whether that shows in a score must be measured, with seeds and a fair rival.
+# - A rank step-down saves little time, because the frozen network does nearly all the work.
+# - Check the units of a bound before you use it.
+#
+# **Further reading.** [ReLoRA](https://arxiv.org/abs/2307.05695) restarts branches in pretraining.
+# [RAC-LoRA](https://arxiv.org/abs/2410.08305) proves when chains converge. [GaLore](https://arxiv.org/abs/2403.03507)
+# reaches high rank with compressed gradients. The library's code of this method is
+# [cola.py](../lowrank_teach/methods/cola.py).
+#
+# **Next question:** a chain gives every matrix the same rank. Which directions does each one need?
+# [04 · SaLoRA](04_salora.ipynb)

@@ -15,9 +15,12 @@
 #
 # **Question:** can ranks be learned on held-out data?
 #
-# **You need:** 02. **Time:** minutes on a laptop; runs are kept. **Paper:** Zhang, Qiang, Somayajula and Xie
-# 2024, *AutoLoRA: Automatically Tuning Matrix Ranks in Low-Rank Adaptation Based on Meta Learning*, NAACL, arXiv
-# 2403.09113.
+# | | |
+# |---|---|
+# | **Paper** | Zhang et al. 2024, [AutoLoRA](https://arxiv.org/abs/2403.09113), NAACL: matrix ranks by meta learning |
+# | **You need** | [02](02_lora.ipynb): the layer, its rank $r$ and its scale $s = \alpha_\mathrm{LoRA} / r$ |
+# | **Time** | about 90 minutes to read and solve; minutes of computing on a laptop, and every run is kept |
+# | **Task** | SST-2, film reviews in two classes; `LOWRANK_TASK` names another (`cola`, `rte`, `mrpc`, `rt`) |
 
 # %%
 import statistics
@@ -27,29 +30,24 @@ import lowrank_teach as lt
 import numpy as np
 import pandas as pd
 import torch
-from lowrank_teach.analysis import measures, plots, style, toy_problems
+from lowrank_teach import course
+from lowrank_teach.analysis import measures, plots, toy_problems
 from lowrank_teach.analysis.statistics import by_chance, mean_correlation
-from lowrank_teach.course import contents, glossary
-from lowrank_teach.course.chapters import autolora
+from lowrank_teach.course import glossary
 from lowrank_teach.course.chapters import lora as lora_chapter
-from lowrank_teach.course.exercises import exercise, predict, solution
-from lowrank_teach.course.explorer import explore, strip
-from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
 from lowrank_teach.experiments.fit import Rows
 from lowrank_teach.gates import Selection
 from lowrank_teach.methods.autolora import HYPERGRADIENTS
-from lowrank_teach.reproduction import ledger, studies
+from lowrank_teach.reproduction import studies
 from lowrank_teach.reproduction.claims import autolora_ranks
 from lowrank_teach.training import config
+from torch import nn
 
-TASK = "rt"  # or "cola", "rte", "mrpc", "stsb" where LOWRANK_TEACH_DATA or the hub is there
-PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
-BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-print(contents.machine_line())
-print(f"profile: {PROFILE}; backbone: {BACKBONE}; task: {TASK}")
+ch = course.chapters.autolora
+TASK, BACKBONE, PROFILE = course.begin()
 
 # %% [markdown]
-# ## 1 · Question
+# ## 1 · Why: too many ranks to try
 #
 # LoRA gives every matrix the same rank $r$. Some may need more, others less. How many ways are there to choose a
 # rank from 1 to 8 for each matrix?
@@ -63,6 +61,14 @@ matrices = len(lt.select(model, "qv"))
 print(f"{matrices} matrices: 8^{matrices} = {8**matrices:,} ways: too many to train")
 
 # %% [markdown]
+# A grid over them is out of the question. Two earlier ideas make such a choice by gradient descent.
+# [MAML](https://arxiv.org/abs/1703.03400) (2017) differentiates through a training step, to find a start from
+# which one step is enough. [DARTS](https://arxiv.org/abs/1806.09055) (2018) gives every candidate part of a network
+# a softmax weight and learns these weights on held-out examples, with one *virtual step* of the network.
+# AutoLoRA (2024) applies the DARTS scheme to the directions of LoRA.
+# [AdaLoRA](https://arxiv.org/abs/2303.10512) (2023) reallocates ranks by importance scores on the training
+# examples; [SaLoRA](04_salora.ipynb) learns gates on them.
+#
 # AutoLoRA makes the choice continuous: give each direction a weight, and learn the weights by gradient descent,
 # on rows that the directions themselves have not learned from.
 #
@@ -72,8 +78,8 @@ print(f"{matrices} matrices: 8^{matrices} = {8**matrices:,} ways: too many to tr
 # are the softmax of free numbers $\beta$, so that they are positive and sum to one.
 
 # %%
-style.show(
-    autolora.two_levels(),
+course.show(
+    ch.two_levels(),
     "The search goes round in the middle: A, B learn on one half of the rows, β on the "
     "other. Afterwards the directions with a large weight are counted, and plain LoRA "
     "starts afresh.",
@@ -95,8 +101,8 @@ paths = {
     kind: toy.path(kind, w=0.2, beta=-2.0, eta=ETA)
     for kind in ("first_order", "unrolled", "betty")
 }
-style.show(
-    autolora.two_level_surface(
+course.show(
+    ch.two_level_surface(
         beta_axis,
         w_axis,
         toy.surface("held_out", w_axis, beta_axis),
@@ -140,8 +146,8 @@ def along_the_line(beta):
     return toy.loss("held_out", w, torch.as_tensor(beta)).numpy()
 
 
-style.show(
-    autolora.push_arrows(
+course.show(
+    ch.push_arrows(
         beta_axis, along_the_line(beta_axis), points, pushes, along_the_line(points)
     ),
     "Downhill is to the right up to the bottom of the grey curve. Look for the point from "
@@ -162,7 +168,7 @@ assert turned["betty"] < 0 < turned["unrolled"] < turned["first_order"]
 
 # %%
 names = ["A", "B", *glossary.SYMBOLS]
-contents.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
+course.symbols(*names, papers=["AutoLoRA"])
 
 # %% [markdown]
 # One step of the search, and what is read off at the end:
@@ -172,6 +178,32 @@ contents.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
 #   W \leftarrow W - \eta \nabla_W L_\mathrm{train}(W, \beta)$$
 #
 # $$\mathrm{rank}_l = \#\{\, j : \alpha_{lj} \ge 1/k \,\}$$
+#
+# **The chain rule, step by step.** The held-out loss depends on β twice: directly, and through $\hat W$.
+#
+# $$\frac{d L_\mathrm{ho}}{d \beta} = \underbrace{\partial_\beta L_\mathrm{ho}(\hat W, \beta)}_\text{direct}
+#   + \Big(\frac{d \hat W}{d \beta}\Big)^{\!\top} v, \qquad v = \nabla_{\hat W} L_\mathrm{ho}(\hat W, \beta)$$
+#
+# Since $\hat W = W - \eta \nabla_W L_\mathrm{train}$ and $W$ itself does not depend on β,
+# $d\hat W/d\beta = -\eta\, \nabla^2_{W\beta} L_\mathrm{train}$, so that
+#
+# $$\frac{d L_\mathrm{ho}}{d \beta} = \text{direct} - \eta\, \nabla^2_{\beta W} L_\mathrm{train}\, v
+#   \;\approx\; \text{direct} - \eta\,
+#   \frac{\nabla_\beta L_\mathrm{train}(W + \varepsilon v)
+#   - \nabla_\beta L_\mathrm{train}(W - \varepsilon v)}{2 \varepsilon}.$$
+#
+# The second form is a central finite difference along $v$, with $\varepsilon = 0.01 / \lVert v \rVert$. It needs
+# two more gradients and no second derivative.
+#
+# **With numbers.** Let $L_\mathrm{train} = \tfrac12 (w\beta - 1)^2$, $L_\mathrm{ho} = \tfrac12 (w\beta - 2)^2$,
+# $w = 1$, $\beta = 2$, $\eta = 0.1$. Then $\partial_w L_\mathrm{train} = (2 - 1) \cdot 2 = 2$ and $\hat w = 0.8$. At
+# $\hat w \beta = 1.6$ the direct part is $(1.6 - 2) \cdot 0.8 = -0.32$, and $v = (1.6 - 2) \cdot 2 = -0.8$. The mixed
+# derivative is $\partial_\beta [(w\beta - 1)\beta] = 2 w \beta - 1 = 3$. The sum is
+# $-0.32 - 0.1 \cdot 3 \cdot (-0.8) = -0.08$: the implicit part cancels three quarters of the direct one here.
+#
+# **One simplification of ours.** The weights are trained by AdamW, but the virtual step is plain gradient descent
+# at AdamW's current (scheduled) rate. A virtual step by AdamW would be larger, and with it the implicit part. The
+# paper (§4.4) gives the plain step.
 #
 # In the library: `AutoLoRARule.before_step` moves $\beta$, the training loop moves $W$, and `Selection.rank`
 # counts.
@@ -183,35 +215,124 @@ contents.readable(glossary.table(names, papers=["AutoLoRA"]), "glossary")
 # %%
 method = config.fit_to_profile(lt.AutoLoRA(), PROFILE)
 k = method.r
-selection = Selection(k)
-predict(
-    "Before the search all β are equal. Which ranks does the rule 'α ≥ 1/k' then give?",
-    f"{selection.rank()} everywhere: each α is exactly 1/k, and 'at least' includes it",
-)
-assert selection.rank() == k
+ch.predict_start(k)
 
 # %%
-branch = lt.LowRank(k=384, d=384, r=k, gate=selection)
-branch(torch.ones(1, 384)).sum().backward()
-largest = float(selection.beta.grad.abs().max())
-predict(
-    "In the very first step B = 0. What is the first-order gradient of β?",
-    f"exactly {largest:g}. After the virtual step B is not 0, so the unrolled one is not either",
-)
-assert largest == 0
+ch.predict_first_gradient(k)
 
 # %%
-draws = 0.1 * torch.randn(500, k, generator=torch.Generator().manual_seed(0))
-chance_rank = float((draws.softmax(1) >= 1 / k).sum(1).float().mean())
-predict(
-    "Nobody trains β; it is perturbed at random, a little. Which rank comes out on "
-    "average?",
-    f"{chance_rank:.2f} of {k}: keep this in mind when ranks near 4 are found",
-)
-assert 0.4 * k < chance_rank < 0.55 * k
+ch.predict_chance(k)
 
 # %% [markdown]
-# ## 5 · Implement
+# ## 5 · The whole method in plain PyTorch
+#
+# The workbench gives a small pretrained network in float64, without dropout, and pairs of batches: one from the
+# training half, one from the held-out half. From here on nothing in the loop is ours. First the layer.
+
+# %%
+bench = ch.Workbench(TASK, PROFILE)
+
+
+class SelectedLoRA(nn.Module):
+    def __init__(self, linear, r, alpha):
+        super().__init__()
+        self.linear, self.s = linear, alpha / r
+        self.lora_A = nn.Parameter(torch.empty(r, linear.in_features, dtype=torch.float64))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, r, dtype=torch.float64))
+        self.beta = nn.Parameter(torch.zeros(r, dtype=torch.float64))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+
+    def forward(self, x):
+        weighted = (x @ self.lora_A.T) * self.beta.softmax(0)  # one weight a direction
+        return self.linear(x) + self.s * weighted @ self.lora_B.T
+
+
+print(len(bench.pairs), "pairs of batches;", SelectedLoRA(nn.Linear(3, 4).double(), 2, 4.0))
+
+# %%
+def with_selection(model):
+    """Freeze everything, put the layer on W_q and W_v, free the head."""
+    model.requires_grad_(False)
+    torch.manual_seed(1)
+    layers = []
+    for block in model.bert.encoder.layer:
+        for name in ("query", "value"):
+            layers.append(SelectedLoRA(getattr(block.attention.self, name), 8, 16.0))
+            setattr(block.attention.self, name, layers[-1])
+    model.bert.pooler.requires_grad_(True)
+    model.classifier.requires_grad_(True)
+    return model, layers
+
+
+print(len(with_selection(bench.network())[1]), "layers")
+
+# %% [markdown]
+# Two small tools: `at` gives the loss and its gradients with other weights in the network, which itself stays
+# unchanged; `moved` adds a multiple of some direction to all weights.
+
+# %%
+def at(model, weights, batch, of):
+    loss = torch.func.functional_call(model, weights, (), batch).loss
+    return loss.item(), torch.autograd.grad(loss, of)
+
+
+def moved(weights, factor, direction):
+    pairs = zip(weights.items(), direction, strict=True)
+    return {name: (w + factor * d).detach().requires_grad_() for (name, w), d in pairs}
+
+
+print(moved({"w": torch.tensor([1.0, 2.0])}, -0.1, [torch.tensor([1.0, 1.0])]))
+
+# %% [markdown]
+# Now the search. Every step has four parts: the virtual step, the gradients there, the finite difference, and the
+# two real steps.
+
+# %%
+def search_by_hand(rate=5e-3, eta_beta=0.05):
+    """AutoLoRA's search: the loss and every β after each step, and A of every layer at the start."""
+    model, layers = with_selection(bench.network())
+    starts, betas = [layer.lora_A.detach().clone() for layer in layers], [layer.beta for layer in layers]
+    W = {n: p for n, p in model.named_parameters() if p.requires_grad and not n.endswith("beta")}
+    inner = torch.optim.AdamW(W.values(), lr=rate, weight_decay=0.01)
+    outer = torch.optim.AdamW(betas, lr=eta_beta, weight_decay=0.0)
+
+    losses, path = [], []
+    for step, (train, held_out) in enumerate(bench.pairs):
+        eta = inner.param_groups[0]["lr"] = rate * (1 - step / len(bench.pairs))
+        _, g = at(model, W, train, list(W.values()))
+        W_hat = moved(W, -eta, g)  # the virtual step: only tried
+        _, both = at(model, W_hat, held_out, [*W_hat.values(), *betas])
+        v, direct = both[: len(W)], both[len(W) :]
+        eps = 0.01 / torch.stack([d.norm() for d in v]).norm()
+        plus, minus = (at(model, moved(W, e, v), train, betas)[1] for e in (eps, -eps))
+        for beta, d, p, m in zip(betas, direct, plus, minus, strict=True):
+            beta.grad = d - eta * (p - m) / (2 * eps)
+        outer.step()  # β first
+        loss, g = at(model, W, train, list(W.values()))
+        for w, d in zip(W.values(), g, strict=True):
+            w.grad = d
+        inner.step()  # then W, at the new β
+        losses.append(loss)
+        path.append(torch.stack([beta.detach().clone() for beta in betas]))
+    return losses, path, starts
+
+
+losses, path, starts = search_by_hand()
+course.show(ch.by_hand(losses, path, bench.classes), ch.finding_loss(losses, bench.classes, "loop by hand"))
+
+# %% [markdown]
+# **The same by the library.** It gets the same network, batches and start of $A$. Losses and all β must agree after
+# every step. The tolerance is $10^{-7}$: the finite difference divides the rounding of float64 by $2\varepsilon$,
+# and AdamW divides by the size of the gradient.
+
+# %%
+their_losses, their_path, their_ranks = bench.library(starts)
+ch.say_equal("losses of all steps", losses, their_losses)
+ch.say_equal("β of all matrices after all steps", torch.stack(path), torch.stack(their_path))
+print("ranks:", [int((beta.softmax(0) >= 1 / 8).sum()) for beta in path[-1]], list(their_ranks.values()))
+
+# %% [markdown]
+# ### Parts of it as exercises
 #
 # Six short ones. The check answers with a hint and a picture of *your* result; if you leave a stub, the notebook
 # goes on with the library's version.
@@ -222,7 +343,7 @@ assert 0.4 * k < chance_rank < 0.55 * k
 
 
 # %%
-@exercise
+@course.exercise
 def selection_factors(beta, lora_alpha):
     return torch.softmax(beta, 0)  # two things are wrong
 
@@ -237,14 +358,14 @@ selection_factors.check()
 
 
 # %%
-@exercise
+@course.exercise
 def ranks_from_beta(beta): ...
 
 
 ranks_from_beta.check()
 
 # %%
-solution(ranks_from_beta)
+course.solution(ranks_from_beta)
 
 # %% [markdown]
 # **5c · The virtual step** (2 minutes)
@@ -252,7 +373,7 @@ solution(ranks_from_beta)
 
 
 # %%
-@exercise
+@course.exercise
 def take_virtual_step(W, gradient, eta): ...
 
 
@@ -265,7 +386,7 @@ take_virtual_step.check()
 
 
 # %%
-@exercise
+@course.exercise
 def unrolled(toy, w, beta, eta):
     w = torch.tensor(w, dtype=torch.float64, requires_grad=True)
     beta = torch.tensor(beta, dtype=torch.float64, requires_grad=True)
@@ -287,7 +408,7 @@ unrolled.check()
 
 
 # %%
-@exercise
+@course.exercise
 def hypergradient_fd(toy, w, beta, eta, radius):
     slope, _ = toy.gradients("train", w, beta)
     v, direct = toy.gradients("held_out", w - eta * slope, beta)
@@ -306,7 +427,7 @@ hypergradient_fd.check()
 
 
 # %%
-@exercise
+@course.exercise
 def retrained_scales(ranks, lora_alpha, k): ...
 
 
@@ -380,12 +501,12 @@ assert all(name.endswith("beta") for name in may)
 # both stages; grey is the stored reference with another seed.
 
 # %%
-keep_reference(
+course.keep_reference(
     "06_autolora", lambda: lt.fit(lt.AutoLoRA(), TASK, BACKBONE, PROFILE, 0)
 )  # `make notebooks`
-reference, made = load_reference("06_autolora")
+reference, made = course.load_reference("06_autolora")
 print(made)
-live = LiveCurve("autolora", reference)
+live = course.LiveCurve("autolora", reference)
 print("set by the profile:", config.SHORT_TRAINING[PROFILE].get("autolora", {}))
 run = lt.fit(
     lt.AutoLoRA(), TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False
@@ -416,10 +537,9 @@ weights_at = {
 steps = run.series("alpha.0", "0.q")[0]
 last = max(int(site.split(".")[0]) for site in run.ranks)
 shown = {site: weights_at[site] for site in ("0.q", "0.v", f"{last}.q", f"{last}.v")}
-style.show(
+course.show(
     plots.alpha_over_time(steps, shown, 1 / k),
-    "Solid blue is kept at the end, dashed orange is dropped. How far from 1/8 do the "
-    "weights get?",
+    "Solid blue is kept at the end, dashed orange is dropped. " + ch.finding_alpha(shown),
     "Eight selection weights against the search step in four panels, first and last "
     "layer, q and v; they start together at one eighth and spread out around it.",
 )
@@ -436,14 +556,13 @@ over_time = {
     "largest": [k, *counts.max(0)],
     "smallest": [k, *counts.min(0)],
 }
-style.show(
+course.show(
     plots.learning_curves(
         {what: ([0, *steps], values) for what, values in over_time.items()},
         xlabel="Search step",
         ylabel="Rank of a matrix",
     ),
-    "Look at the first few steps: all ranks fall from 8, and then stay in a band around "
-    "the middle.",
+    ch.finding_rank_time(counts, k),
     "Mean, largest and smallest rank against the search step; all start at eight, drop "
     "within a few steps and then wander around four.",
 )
@@ -464,7 +583,7 @@ theirs, source = autolora_ranks()
 print(source)
 some = {task: theirs[task] for task in ("QQP", "MNLI", "CoLA")}
 beside = {f"ours: {TASK}": run.ranks, **some}
-style.show(
+course.show(
     plots.rank_heatmaps(beside, max_rank=k),
     "Upper left ours (hatched: layers that our network does not have), then three of the "
     "authors' tasks. If ranks told what a layer needs, some columns should look alike.",
@@ -473,6 +592,19 @@ style.show(
 )
 print("mean ranks:", pd.DataFrame(beside).mean().round(2).to_dict())
 assert all(1 <= rank <= k for ranks in theirs.values() for rank in ranks.values())
+
+# %% [markdown]
+# **Two counting rules.** The paper counts softmax weights that are at least $1/k$. The authors' search script for
+# GLUE divides the raw values by their sum instead. Their published lists hold ranks and not β, so they cannot be
+# counted again; our own weights can. The mean of β is never above the log of the mean of $e^\beta$, so the raw rule
+# never counts fewer.
+
+# %%
+counted = ch.both_counts({site: alpha[-1] for site, alpha in weights_at.items()})
+table = pd.DataFrame(counted)
+print(f"softmax rule: {table.softmax.sum()} in all; raw rule: {table.raw.sum()}")
+print(f"{(table.raw != table.softmax).sum()} of {len(table)} matrices get another rank by the raw rule")
+assert (table.raw >= table.softmax).all(), "the raw rule counted fewer"
 
 # %% [markdown]
 # ### Four hypergradients, measured
@@ -484,7 +616,7 @@ assert all(1 <= rank <= k for ranks in theirs.values() for rank in ranks.values(
 
 # %%
 outcome = search.run()
-probe = autolora.Probe(search, rows=8, pairs=3)
+probe = ch.Probe(search, rows=8, pairs=3)
 size = float(probe.gradient("unrolled", eta=1e-3).norm())
 print(f"after {outcome.step} steps: ‖∇_β‖ = {size:.1e} over {matrices * k} entries")
 
@@ -498,10 +630,9 @@ assert cosines["betty"] < cosines["finite_difference"]
 assert cost["first_order"] < min(cost["unrolled"], cost["finite_difference"])
 
 # %%
-style.show(
-    autolora.cost_and_cosine(cost, cosines),
-    "Left: cost in gradients of the training loss, timed in turns. Right: agreement with "
-    "the exact one at η = 0.001. Which is cheap and right? Which is not right?",
+course.show(
+    ch.cost_and_cosine(cost, cosines),
+    ch.finding_cost(cost, cosines),
     "Two bar charts, cost and cosine, a bar for each kind. " + "; ".join(words) + ".",
 )
 
@@ -523,8 +654,8 @@ assert at_one > 100 * ratios[1]
 # %%
 peak = config.PROFILES[PROFILE].lr
 marks = {"the paper's η": 1e-4, "this profile's peak η": peak, "1: the authors' code": 1.0}
-style.show(
-    autolora.implicit_share([*etas, 1.0], [*ratios, at_one], marks),
+course.show(
+    ch.implicit_share([*etas, 1.0], [*ratios, at_one], marks),
     "The implicit part grows in proportion to its weight: η, or 1 in the authors' code (whose "
     "virtual step has η = 0.001 here). How far below the direct part is it at the η in use?",
     "Ratio of implicit to direct part rising in a straight line on log axes with the "
@@ -553,10 +684,9 @@ study = studies.load("autolora_parts")
 print(study.line())
 metric = next(iter(study.records[0]["test"]))
 scores = study.values(metric)
-style.show(
-    autolora.arms(scores, xlabel=f"Test {metric} (stored study)", first="AutoLoRA"),
-    "A dot is a seed, a stroke the mean, the line one standard deviation (from three "
-    "seeds on). Which arms are apart by more than their seeds?",
+course.show(
+    ch.arms(scores, xlabel=f"Test {metric} (stored study)", first="AutoLoRA"),
+    ch.finding_arms(scores),
     "Six rows of dots: "
     + ", ".join(f"{arm} {np.mean(values):.3f}" for arm, values in scores.items())
     + "; a dashed line at AutoLoRA's mean.",
@@ -583,10 +713,10 @@ by_seed = ranks_of("AutoLoRA")
 off = (by_seed - ranks_of("η = 0")).abs().to_numpy()
 print(f"η = 0 finds {(off == 0).sum()} of {off.size} ranks alike, over {len(seeds)} seeds")
 assert off.mean() < 0.5, "the two searches follow almost the same gradient"
-style.show(
+course.show(
     plots.rank_heatmaps(by_seed.to_dict(), max_rank=k),
-    "The ranks that AutoLoRA found with each seed. Look for a cell that keeps its colour "
-    "from one seed to the next.",
+    f"{int((by_seed.nunique(axis=1) == 1).sum())} of {len(by_seed)} matrices get the same rank with "
+    f"every one of the {len(seeds)} seeds.",
     f"One small table of ranks (W_q and W_v by layer) for each of {len(seeds)} seeds.",
 )
 
@@ -605,10 +735,10 @@ assert len(seeds) < 2 or (low < 0 < high and found_again < 0.95), "the same ever
 # %%
 GLUE = ("MRPC", "QQP", "QNLI", "MNLI", "CoLA", "SST-2", "RTE", "STS-B")
 lists = pd.DataFrame({task: theirs[task] for task in GLUE})
-style.show(
-    autolora.correlations(lists.corr().to_numpy(), GLUE),
-    "Each pair of tasks: do they want large ranks at the same matrices? Red: yes; blue: "
-    "no.",
+course.show(
+    ch.correlations(lists.corr().to_numpy(), GLUE),
+    f"The mean correlation between two tasks is {mean_correlation(lists):+.2f}: red pairs want large "
+    "ranks at the same matrices, blue pairs at others.",
     "Eight by eight table of correlations between rank lists, both signs, mostly pale.",
 )
 print(f"mean correlation between tasks: {mean_correlation(lists):+.2f}")
@@ -636,8 +766,8 @@ for label, drawn in compared.items():
 
 # %%
 shares = {name: np.bincount(r, minlength=k + 1) / len(r) for name, r in compared.items()}
-style.show(
-    autolora.rank_histogram(shares, bars="authors' lists, 8 GLUE tasks"),
+course.show(
+    ch.rank_histogram(shares, bars="authors' lists, 8 GLUE tasks"),
     "Bars: ranks that the authors' search found. Lines: ranks from β that nobody trained. "
     "Is there a line that follows the bars?",
     "Histogram of ranks nought to eight, highest at four, with three lines from random "
@@ -702,7 +832,7 @@ totals = {
 base = "AdaLoRA" if "AdaLoRA" in totals else "LoRA, one rank"
 order = sorted(totals, key=lambda label: totals[label])
 relative = {label: totals[label] / totals[base] for label in order}
-style.show(
+course.show(
     lora_chapter.ratio_bars(relative, xlabel=f"Time of the whole procedure ({base}: 1, dashed)"),
     "The number after 'search' is its length, as a share of the training's steps. Where "
     "between AdaLoRA and the grid does AutoLoRA stand?",
@@ -725,11 +855,11 @@ assert relative["AutoLoRA, search 1"] > 1.5, "a long search is no small addition
 
 # %%
 final = {site: alpha[-1] for site, alpha in weights_at.items()}
-cut = autolora.RankThreshold(final)
+cut = ch.RankThreshold(final)
 few = float(cut.sorted[matrices // 2])  # fewer weights above it than matrices
 states = [{"threshold": threshold} for threshold in (1 / k, few)]
-style.show(
-    strip(cut, states),
+course.show(
+    course.strip(cut, states),
     "At 1/k, and high above it. Look for matrices that drop to 0 when the threshold rises.",
     "Two rows: a table of ranks, and all selection weights in order with a dashed "
     "threshold. "
@@ -739,7 +869,7 @@ assert cut.ranks(1 / k) == run.ranks
 assert min(cut.ranks(few).values()) == 0 < min(cut.ranks(1 / k).values())
 
 # %%
-explore(cut)
+course.explore(cut)
 
 # %% [markdown]
 # Find the threshold at which the first matrix is left without any update, and the one at which all still have
@@ -767,15 +897,22 @@ print("s held: ", [f"{s:g}" for s in np.asarray(scales)[0]])
 print("α fixed:", [f"{s:.3g}" for s in np.asarray(scales)[1]])
 
 # %% [markdown]
-# ## 12 · Claims against measurements
+# ## 12 · What the paper claims and what was measured
 #
 # Computed from the stored studies; a verdict is printed only where there are runs enough.
 
 # %%
-contents.readable(ledger.table("AutoLoRA"), "claims")
+course.claims("AutoLoRA")
 
 # %% [markdown]
-# ## 13 · What to take along
+# ## 13 · Common confusions
+#
+# - *"The search found rank 4, so half of the directions are useless."* Random β give about the same ranks.
+# - *"Rank 8 everywhere is a result."* It is what the rule gives before the search has moved anything.
+# - *"The virtual step trains the weights."* It is only tried: the real step starts again from $W$.
+# - *"Held-out examples are test examples."* They are half of the training examples; the test set is another.
+#
+# ## 14 · What to take along
 #
 # - Selection weights make a discrete choice (which directions?) one that gradient descent can make, on rows of
 #   its own.
@@ -785,5 +922,9 @@ contents.readable(ledger.table("AutoLoRA"), "claims")
 #   another method.
 # - The rule α ≥ 1/k keeps at least one direction, keeps all at the start, and about half of them by chance.
 # - Before crediting a search, compare with its ranks dealt at random, and with another seed.
+#
+# **Further reading:** [MAML](https://arxiv.org/abs/1703.03400), [DARTS](https://arxiv.org/abs/1806.09055),
+# [AdaLoRA](https://arxiv.org/abs/2303.10512), the authors'
+# [code](https://github.com/ruz048/AutoLoRA).
 #
 # **Next question:** all methods on one budget: which one? `07_side_by_side`.

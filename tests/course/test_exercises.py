@@ -37,8 +37,9 @@ def test_a_right_answer_and_the_library_s_own_pass_and_no_mistake_is_right(name)
         assert exercise_.attempt is attempt
     assert len(WRONG[name]) >= 3
     for arguments in task.cases():
-        wanted = engine._array(task.reference(*arguments))
-        assert not any(engine._same(wanted, engine._array(wrong(*arguments))) for _, wrong in task.mistakes)
+        wanted = engine._array(task.seen(task.reference(*arguments)))
+        mistaken = [engine._array(task.seen(wrong(*arguments))) for _, wrong in task.mistakes]
+        assert not any(engine._same(wanted, one) for one in mistaken)
 
 
 def test_a_wrong_stub_goes_on_with_the_library_and_a_right_one_with_itself():
@@ -63,9 +64,9 @@ def test_solutions_are_swapped_in(monkeypatch):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(KeyError, match="lora_forward"):
+    with pytest.raises(KeyError, match="lora_merge"):
         @exercise
-        def loraforward(x):
+        def loramerge(x):
             return x
 
 
@@ -80,13 +81,13 @@ def test_the_decorator_takes_a_hint_of_its_own():
 def test_check_says_it_and_draws_it(capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr("lowrank_teach.analysis.style.show", lambda fig, caption, alt: drawn.append((fig, alt)))
-    made("lora_forward", lora.lora_forward).check()
-    assert capsys.readouterr().out.startswith("✓ lora_forward")
-    torn = made("lora_forward", WRONG["lora_forward"]["scale is missing"])
+    made("lora_merge", lora.lora_merge).check()
+    assert capsys.readouterr().out.startswith("✓ lora_merge")
+    torn = made("lora_merge", WRONG["lora_merge"]["scale is missing"])
     torn.check()
     out = capsys.readouterr().out
-    assert out.startswith("✗ lora_forward, not there yet: the scale is missing")
-    assert "course.solution(lora_forward)" in out
+    assert out.startswith("✗ lora_merge, not there yet: the scale is missing")
+    assert "course.solution(lora_merge)" in out
     assert len(drawn) == 2
     assert "scale is missing" in drawn[1][1]
 

@@ -56,10 +56,18 @@ def test_a_small_problem_can_be_explored_too():
 
 def test_the_drawings_are_made_of_what_they_are_given():
     assert len(style.png_bytes(cola.chain_idea())) > 1000
-    fig = cola.powers({"measured": ([1, 10], [4.0, 2.0])}, bounds={"bound": ([1, 10], [8.0, 4.0])}, xlabel="T",
-                          ylabel="gap")
-    ax, = fig.axes
-    assert ax.get_xscale() == ax.get_yscale() == "log"
-    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
-    bars = cola.saving_bars({"a": {2: 0.01, 8: 0.0}, "b": {2: 0.001, 8: 0.0}}, xlabel="saved").axes[0]
-    assert sorted(round(patch.get_width(), 6) for patch in bars.patches) == [0, 0, 0.1, 1]
+    fig = cola.saving_figure({"a": {2: 0.01, 8: 0.0}, "b": {2: 0.001, 8: 0.0}})
+    assert sorted(round(patch.get_width(), 6) for patch in fig.axes[0].patches) == [0, 0, 0.1, 1]
+
+
+def test_moved_knots_are_the_toy_s_and_two_at_one_place_are_one():
+    moving = cola.MovingKnots()
+    state = {"first": 10, "second": 4, "third": 4, "count": 3}
+    found = moving.arrays(**state)
+    chain = toy.fit_chain(moving.problem, 0, moving.r, knots=[4, 10])
+    assert found["knots"] == chain.knots == [4, 10]
+    np.testing.assert_allclose(found["errors"][:2], [chain.seen, chain.hidden])
+    np.testing.assert_allclose(found["norms"][:3], [np.linalg.norm(B @ A) for B, A in chain.links])
+    assert found["norms"][3] == 0
+    assert f"{chain.hidden[-1]:.2f}" in moving.words(**state)
+    assert moving.words(**{**state, "count": 1}).startswith("A knot after sweep 10 of 24")

@@ -47,7 +47,8 @@ def test_it_says_that_it_is_live_and_its_sliders_take_fractions(picture):
 def test_the_drawings_name_their_axes_and_show_every_line():
     fall = 10.0 ** -np.arange(20)
     made = {"cliff": delta_lora.rank_cliff({"0.q": fall, "0.v": fall / 2}, {"r": 4, "2r": 8}, first=12),
-            "pairs": delta_lora.paired_differences({"a − b": [0.1, -0.2], "a − c": [0.3]}, xlabel="difference"),
+            "pairs": delta_lora.paired_differences({"λ": {"a − b": [0.1, -0.2], "a − c": [0.3]}},
+                                                   xlabel="difference"),
             "curves": delta_lora.trajectories({"lora": fall, "other": fall}, ylabel="Loss", start=5)}
     axes = {name: fig.axes[0] for name, fig in made.items()}
     assert [len(line.get_xdata()) for line in axes["cliff"].lines[:2]] == [12, 12]

@@ -95,5 +95,14 @@ def test_the_page_is_made_from_the_rows():
     made = glossary.page()
     assert path.read_text(encoding="utf-8") == made, "run `make glossary`"
     rows = [line for line in made.splitlines() if line.startswith("| ") and "---" not in line]
-    assert len(rows) == len(SYMBOLS) + len(glossary.PARTS)      # one head each
+    assert len(rows) == len(SYMBOLS) + len(glossary.PARTS) + len(glossary.CLASHES) + 1      # one head each
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in rows)
+
+
+def test_sections_stand_in_the_order_of_the_course_and_clashes_are_clashes():
+    titles = re.findall(r"^## (\d\d) ", glossary.page(), re.M)
+    assert titles == sorted(titles)
+    assert list(glossary.TITLES) == list(glossary.PARTS)
+    for letter, meanings in glossary.CLASHES.items():
+        assert set(meanings) <= set(glossary.PARTS) - {"SVD"}
+        assert len(set(meanings.values())) > 1, letter

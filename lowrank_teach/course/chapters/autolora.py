@@ -5,6 +5,7 @@ M matrices (sites), k directions each; a toy has one inner number w and one oute
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +24,18 @@ from ...analysis import style
 from ...analysis.measures import in_turns, training_step
 from ...analysis.plots import Numbers
 from ...analysis.toy_problems import Bilevel
+from ...errors import require
+from ...experiments.fit import Rows, load_for
 from ...gates import Selection
 from ...lowrank import LowRank
-from ...methods import LoRA
+from ...methods import AutoLoRA, LoRA
 from ...methods import autolora as library
 from ...methods.autolora import HYPERGRADIENTS, Weights, hypergradient, virtual_step
 from ...methods.lora import LoRARule
+from ...tasks.load import load_task
+from ...training.config import train_config
 from ...training.trainer import Trainer
-from ..exercises import EXERCISES, Task
+from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, box, canvas
 
@@ -500,3 +505,176 @@ class Probe:
             inner()
 
         return step
+
+
+# ---- the method by hand: a small network in float64 -------------------------------------------------------
+
+
+class Workbench:
+    """A small network in float64, and batches from both halves of 64 examples of a task, the same for every search.
+
+    settings: AdamW at a rate that falls linearly to zero; no warm-up, no clipping; dropout is off.
+    pairs: (training batch, held-out batch) of the steps 1 … T, seed 0.  method: the library's search, as by hand.
+    """
+
+    def __init__(self, task: str, profile: str, backbone: str = "minilm-l3") -> None:
+        steps = 12 if profile == "tiny" else 40
+        self.settings = train_config("tiny", steps=steps, batch_size=8, lr=5e-3, warmup=0.0, max_grad_norm=0.0)
+        data = load_task(task, n_train=64, n_validation=8, n_test=8)
+        require(data.task.kind == "classification", f"the loop by hand needs a task with classes, not {task}")
+        self.pretrained, tokenizer = load_for(backbone, data, 0)
+        self.pretrained.double()
+        for module in self.pretrained.modules():   # no noise: the passes of one step must agree
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "dropout_prob"):
+                module.dropout_prob = 0.0
+        rows = Rows(data, tokenizer, self.settings, encoder_decoder=False)
+        self.rows, self.collate, self.classes = rows.train, rows.collate, len(data.task.labels)
+        self.method = AutoLoRA(r=8, lora_alpha=16.0, sites="qv", eta_beta=0.05, retrain=False,
+                               hypergradient="finite_difference")
+        loop = self.trainer()
+        self.pairs = [tuple(self.collate(loop.rows_of(half, step)[0]) for half in ("train", "held_out"))
+                      for step in range(1, steps + 1)]
+
+    def network(self) -> Any:
+        """Return a fresh copy of the pretrained network with its new head, in training mode."""
+        return copy.deepcopy(self.pretrained).train()
+
+    def trainer(self, starts: Sequence[Tensor] = (), callbacks: Sequence[Any] = ()) -> Trainer:
+        """Return the library's search on this network; starts: A of each site, in order."""
+        adapters = adapt(self.network(), self.method, seed=0)
+        for branch in adapters.values():
+            branch.gate_module.double()  # type: ignore[union-attr]
+        for branch, start in zip(adapters.values(), starts, strict=False):
+            branch.lora_A.data.copy_(start)
+        return Trainer(adapters, self.rows, self.collate, self.settings, seed=0, callbacks=list(callbacks))
+
+    def library(self, starts: Sequence[Tensor]) -> tuple[list[float], list[Tensor], dict[str, int]]:
+        """Return the losses, β (M, k) after every step, and the ranks of the library's search."""
+        path: list[Tensor] = []
+
+        class Watch:
+            def on_step(self, clock: Any, values: dict[str, float]) -> None:
+                path.append(torch.stack([beta.detach().clone() for beta in trainer.rule.own_parameters()]))
+
+            def on_eval(self, clock: Any, metrics: dict[str, float]) -> None:
+                """Nothing is evaluated here."""
+
+        trainer = self.trainer(starts, [Watch()])
+        outcome = trainer.run()
+        losses = [value for _, site, name, value in outcome.history if name == "loss" and not site]
+        return losses, path, trainer.rule.ranks()  # type: ignore[attr-defined]
+
+
+def say_equal(what: str, mine: Any, theirs: Any, tolerance: float = 1e-7) -> None:
+    """Print the largest difference; raise AssertionError with a sentence above the tolerance.
+
+    The finite difference divides rounding of 1e-16 by ε, and AdamW divides gradients by their own size.
+    """
+    off = float((torch.as_tensor(mine).double() - torch.as_tensor(theirs).double()).abs().max())
+    assert off <= tolerance, f"{what}: by hand and by the library differ by {off:.1e}, more than {tolerance:g}"
+    print(f"{what}: largest difference {off:.1e}")
+
+
+def by_hand(losses: Sequence[float], betas: Sequence[Tensor], classes: int) -> Figure:
+    """Left the loss of each step beside chance; right α of the first site over time; betas: (M, k) a step."""
+    fig, (left, right) = style.panels(2, 2, 2.9, None)
+    steps = np.arange(1, len(losses) + 1)
+    alphas = torch.stack(list(betas))[:, 0].softmax(-1).detach().numpy()
+    left.plot(steps, losses, color=style.BLUE, linewidth=2)
+    left.axhline(math.log(classes), color=style.GREY, linestyle=":")
+    left.text(steps[-1], math.log(classes), f"chance, ln {classes}", ha="right", va="bottom", fontsize=9)
+    for values in alphas.T:
+        right.plot(steps, values, color=style.BLUE if values[-1] >= 1 / len(alphas.T) else style.ORANGE)
+    right.axhline(1 / len(alphas.T), color=style.BLACK, linestyle="--", linewidth=1.2)
+    style.dress(left, "Search step", "Loss of the training batch", "Loss of the loop by hand")
+    style.dress(right, "Search step", "Selection weight α", "First W_q: blue kept, orange dropped")
+    fig.set_label(f"Two panels against the step: the loss, from {losses[0]:.2f} to {losses[-1]:.2f}, beside chance; "
+                  "eight selection weights that start at one eighth and spread around it.")
+    return fig
+
+
+# ---- findings: what the figure shows, computed from its data ----------------------------------------------
+
+
+def finding_loss(losses: Sequence[float], classes: int, what: str = "search") -> str:
+    """Say where the loss of a search began and ended, beside chance."""
+    width = max(1, len(losses) // 4)
+    first, last, chance = float(np.mean(losses[:width])), float(np.mean(losses[-width:])), math.log(classes)
+    verdict = ("it is below chance" if last < chance - 0.05 else
+               "it is not clearly below chance, so little was learned")
+    return (f"The mean loss of the {what} is {first:.2f} in its first quarter and {last:.2f} in its last. Chance is "
+            f"{chance:.2f}: {verdict}.")
+
+
+def finding_alpha(alphas: Mapping[str, np.ndarray]) -> str:
+    """Say how far the weights got from 1/k at the end; site -> α (steps, k)."""
+    last = np.stack([alpha[-1] for alpha in alphas.values()])
+    k = last.shape[1]
+    near = float((np.abs(last - 1 / k) < 0.1 / k).mean())
+    return (f"At the end the weights of the panels lie between {last.min():.3f} and {last.max():.3f}, around 1/k = "
+            f"{1 / k:.3f}; {near:.0%} of them are within a tenth of it, where a small change turns the decision.")
+
+
+def finding_rank_time(counts: np.ndarray, k: int) -> str:
+    """Say how soon the mean rank left k; counts: (M, steps)."""
+    mean, early = counts.mean(0), min(4, counts.shape[1]) - 1
+    return (f"All ranks are {k} before the search. After {early + 1} steps their mean is {mean[early]:.1f}, and at "
+            f"the end {mean[-1]:.1f}, with ranks from {counts[:, -1].min()} to {counts[:, -1].max()}.")
+
+
+def finding_cost(cost: Mapping[str, float], cosine: Mapping[str, float]) -> str:
+    """Compare the kinds of hypergradient by cost and by cosine to the exact one."""
+    return (f"The first-order hypergradient has cosine {cosine['first_order']:.4f} to the exact one, at "
+            f"{cost['first_order']:.1f} gradients of the training loss instead of {cost['unrolled']:.1f}. The finite "
+            f"difference has {cosine['finite_difference']:.4f}; with weight 1, as in the authors' code, it has "
+            f"{cosine['betty']:.4f}.")
+
+
+def finding_arms(scores: Mapping[str, Sequence[float]]) -> str:
+    """Say which arms' means differ from the first arm's, and by how much beside the spread of its seeds."""
+    first = next(iter(scores))
+    mean = float(np.mean(scores[first]))
+    spread = float(np.std(scores[first], ddof=1)) if len(scores[first]) > 1 else 0.0
+    gaps = {arm: float(np.mean(values)) - mean for arm, values in scores.items() if arm != first}
+    widest = max(gaps, key=lambda arm: abs(gaps[arm]))
+    return (f"The widest gap to {first} ({mean:.3f}) is that of {widest}: {gaps[widest]:+.3f}. One standard "
+            f"deviation of {first} over its {len(scores[first])} seeds is {spread:.3f}.")
+
+
+def both_counts(alphas: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]]:
+    """Return rule -> site -> rank of α (k,) by site: softmax ≥ 1/k, and β = log α ≥ its mean."""
+    made: dict[str, dict[str, int]] = {"softmax": {}, "raw": {}}
+    for site, alpha in alphas.items():
+        selection = Selection(len(alpha))
+        selection.beta.data = torch.as_tensor(np.log(alpha), dtype=torch.float32)
+        for rule, ranks in made.items():
+            ranks[site] = selection.rank(raw=rule == "raw")
+    return made
+
+
+# ---- predictions ------------------------------------------------------------------------------------------
+
+
+def predict_start(k: int) -> None:
+    """Ask for the ranks before any search."""
+    predict("Before the search all β are equal. Which ranks does the rule 'α ≥ 1/k' then give?",
+            f"{Selection(k).rank()} everywhere: each α is exactly 1/k, and 'at least' includes it.")
+
+
+def predict_first_gradient(k: int) -> None:
+    """Ask for the first-order gradient of β while B = 0."""
+    selection = Selection(k)
+    LowRank(k=32, d=32, r=k, gate=selection)(torch.ones(1, 32)).sum().backward()
+    largest = float(selection.beta.grad.abs().max())  # type: ignore[union-attr]
+    predict("In the very first step B = 0. What is the first-order gradient of β?",
+            f"Exactly {largest:g}. After the virtual step B is not 0, so the unrolled gradient is not 0 either.")
+
+
+def predict_chance(k: int) -> None:
+    """Ask for the mean rank of β that nobody trained."""
+    draws = 0.1 * torch.randn(500, k, generator=torch.Generator().manual_seed(0))
+    mean = float((draws.softmax(1) >= 1 / k).sum(1).float().mean())
+    predict("Nobody trains β; it is perturbed at random, a little. Which rank comes out on average?",
+            f"{mean:.2f} of {k}. Keep this number in mind when ranks near {k // 2} are found.")

@@ -873,10 +873,9 @@ def cola_tie(W: Tensor, lora_A: Tensor, lora_B: Tensor, lora_alpha: float) -> Te
 
 
 def cola_extend(lora_A: Tensor, lora_B: Tensor, gaussian: Tensor) -> Tensor:
-    """The library's new link, A beside Bᵀ, (r, k + d); `gaussian` (r, k) is the draw that it makes, too."""
-    W = torch.zeros(lora_B.shape[0], lora_A.shape[1])
-    new = _tied(W, lora_A, lora_B, 1.0)["0"]
-    return torch.cat([new.lora_A, new.lora_B.T], 1).detach()
+    """The library's new link, A beside Bᵀ, (r, k + d), with the draw `gaussian` (r, k) as its A."""
+    new = _tied(lora_B.new_zeros(lora_B.shape[0], lora_A.shape[1]), lora_A, lora_B, 1.0)["0"]
+    return torch.cat([gaussian, new.lora_B.T], 1).detach()
 
 
 def move_after_knot(gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, lr: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Notebook 05, Delta-LoRA: its pictures, its sliders for λ and K, and its exercises.
+"""Notebook 05, Delta-LoRA: its workbench, its pictures and findings, its sliders for λ and K, and its exercises.
 
 The sliders solve `toy_problems.solve` anew at each move, three runs in some milliseconds. d out, k in, r rank,
 T steps.
@@ -6,25 +6,136 @@ T steps.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ...adapters import Adapters
-from ...analysis import measures, style, toy_problems
-from ...methods import Clock, DeltaLoRA
+from ...adapters import Adapters, adapt
+from ...analysis import measures, statistics, style, toy_problems
+from ...errors import require
+from ...experiments.fit import Rows, load_for
+from ...experiments.runs import Run
+from ...lowrank import LowRank
+from ...methods import Clock, DeltaLoRA, LoRA, Method
 from ...methods.delta_lora import DeltaLoRARule, step_factors
-from ..exercises import EXERCISES, Task, adapted_matrix
+from ...reproduction import studies
+from ...reproduction.results import Results, SideBySide
+from ...tasks.load import load_task
+from ...training.config import train_config
+from ...training.trainer import Trainer
+from ..contents import readable
+from ..exercises import EXERCISES, Task, adapted_matrix, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
+from .lora import losses_of as losses_of
+from .lora import say_equal as say_equal
+from .lora import scores as scores
+
+# ---- the workbench: a training that takes seconds and in which rounding hides nothing ---------------------
+
+STEPS_BY_HAND = {"tiny": 8, "laptop": 16, "gpu": 30}
+
+
+class Workbench:
+    """A small network in float64 and 32 examples of a task in batches of eight, the same for every training.
+
+    settings: AdamW with decay at a rate that falls linearly to zero; no warm-up, no clipping.
+    rows, collate: the examples, and what makes a batch of them.  batches: those of the steps 1 … T, seed 0.
+    """
+
+    def __init__(self, task: str, profile: str, backbone: str = "minilm-l3") -> None:
+        self.settings = train_config("tiny", steps=STEPS_BY_HAND[profile], n_train=32, batch_size=8, lr=5e-3,
+                                     warmup=0.0, max_grad_norm=0.0)
+        data = load_task(task, n_train=32, n_validation=8, n_test=8)
+        require(data.task.kind == "classification", f"the loop by hand needs a task with classes, not {task}")
+        self.pretrained, tokenizer = load_for(backbone, data, 0)
+        self.pretrained.double()
+        rows = Rows(data, tokenizer, self.settings, encoder_decoder=False)
+        self.rows, self.collate, self.classes = rows.train, rows.collate, len(data.task.labels)
+        loop = Trainer(adapt(self.network(), LoRA(), seed=0), self.rows, self.collate, self.settings, seed=0)
+        self.batches = [self.collate(loop.rows_of("train", step)[0]) for step in range(1, self.settings.steps + 1)]
+
+    def network(self) -> Any:
+        """Return a fresh copy of the pretrained network with its new head."""
+        return copy.deepcopy(self.pretrained)
+
+    def train(self, method: Method, **settings: Any) -> Trained:
+        """Train by the library's loop, some settings changed."""
+        changed = train_config("tiny", **{**self.settings.to_dict(), **settings})
+        trainer = Trainer(adapt(self.network(), method, seed=0), self.rows, self.collate, changed, seed=0)
+        outcome = trainer.run()
+        norms = [value for *_, name, value in outcome.history if name == "grad_norm"]
+        return Trained(trainer.adapters, losses_of(outcome), float(np.mean(norms)))
+
+    def mean_loss(self, method: Method) -> float:
+        """Train by the library's loop and return the mean of the losses of all steps."""
+        return float(np.mean(self.train(method).losses))
+
+
+class Trained(NamedTuple):
+    """A network trained on the workbench: its adapters, the loss of each step, and the mean norm of a gradient."""
+
+    adapters: Adapters
+    losses: list[float]
+    norm: float
+
+
+class Watch:
+    """A callback that keeps copies of all matrices W, in the order of the sites, after every step."""
+
+    def __init__(self, adapters: Adapters) -> None:
+        self.owners, self.path = [adapters.owner(site) for site in adapters], list[list[Tensor]]()
+
+    def on_step(self, clock: Clock, values: dict[str, float]) -> None:
+        self.path.append([owner.W.detach().clone() for owner in self.owners])
+
+    def on_eval(self, clock: Clock, metrics: dict[str, float]) -> None:
+        """Nothing is evaluated here."""
+
+
+# ---- predictions ------------------------------------------------------------------------------------------
+
+
+def predict_memory(d: int, k: int, r: int) -> None:
+    predict(f"To form B′A′ − BA, something must be remembered from before the step. W is {d} × {k} and r = {r}: how "
+            "many numbers do you have to keep at least?",
+            f"B and A themselves: r (d + k) = {r * (d + k):,} numbers. The product BA would take {d * k:,}.")
+
+
+def predict_one_step(d: int, k: int, r: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    left, right = torch.randn(d, 2 * r, generator=draw), torch.randn(2 * r, k, generator=draw)
+    found = int(torch.linalg.matrix_rank(left @ right))
+    predict("What is the highest rank that the change of ONE step, B′A′ − BA, can have?",
+            f"2r = {found}, because it is the difference of two matrices of rank r.")
+
+
+def predict_many_steps(d: int, k: int, r: int) -> None:
+    predict(f"W receives such a change at each of 100 steps. What rank can a sum of 100 UNRELATED matrices of rank "
+            f"{2 * r} have, and what do you expect of Delta-LoRA's? Write both numbers down.",
+            f"Unrelated matrices: min(100 · 2r, d, k) = {min(200 * r, d, k)}, full rank. Delta-LoRA's rank is "
+            "measured in section 8.")
+
 
 # ---- pictures ---------------------------------------------------------------------------------------------
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "LoRA": {"color": style.BLUE, "linestyle": "-", "marker": "s"},
+    "LoRA at (1 + λ) α": {"color": style.BLUE, "linestyle": ":", "marker": "v"},
+    "LoRA at (1 + λ) × rate": {"color": style.BLUE, "linestyle": "--", "marker": "^"},
+    "Delta-LoRA": {"color": style.PINK, "linestyle": style.LONG, "marker": "P"},
+    "FT‡": {"color": style.BLACK, "linestyle": "-.", "marker": "o"}}
+FAINT: dict[str, Any] = {"color": style.GREY, "linestyle": ":", "linewidth": 1.3}
 
 
 def delta_idea() -> Figure:
@@ -38,6 +149,8 @@ def delta_idea() -> Figure:
     ax.text(5.85, 1.35, "no gradient of W,\nno moments of W", fontsize=9, ha="center", va="top")
     matrix(ax, 6.65, 0.9, 1.7, 1.7, style.PINK, "W", "d × k, moves past step K", alpha=0.45)
     ax.text(4.5, 0.2, "the branch stays beside it: h = W x + s B′A′x", ha="center", fontsize=11)
+    fig.set_label("Thin B and A before the step, B′ and A′ after it; an arrow, lambda s times the difference of "
+                  "their products, points to W; below: the branch stays beside it.")
     return fig
 
 
@@ -48,6 +161,156 @@ def _product(ax: Axes, x: float, color: str, left: str, right: str, words: str) 
     ax.text(x + 0.95, 0.8, words, ha="center", va="top", fontsize=9)
 
 
+def by_hand(losses: Sequence[float], moved: Mapping[str, Sequence[float]], K: int, classes: int) -> Figure:
+    """Left the loss of each step of the loop by hand, beside chance; right how far each W has moved.
+
+    Args: losses (T,); site -> ‖W_t − W₀‖ (T,).
+    """
+    fig, (left, right) = style.panels(2, 2, 2.9, None)
+    steps = np.arange(1, len(losses) + 1)
+    left.plot(steps, losses, **LOOKS["Delta-LoRA"], linewidth=2, markersize=5)
+    left.axhline(math.log(classes), **FAINT)
+    left.text(steps[-1], math.log(classes), f"chance, ln {classes}", ha="right", va="bottom", fontsize=9)
+    for name, look in style.looks(moved).items():
+        right.plot(steps, moved[name], **{**look, "markersize": 3.5, "label": style.site_label(name)})
+    right.axvline(K + 0.5, **FAINT)
+    right.text(K + 0.6, right.get_ylim()[1], f"K = {K}", va="top", fontsize=9)
+    style.dress(left, "Optimizer step", "Loss of the batch", "Loss of the loop by hand")
+    style.dress(right, "Optimizer step", "‖W − W₀‖", "How far each W has moved")
+    for ax in (left, right):
+        style.index_axis(ax, len(losses))
+    style.legend(fig)
+    fig.set_label(f"Two panels against the step. Left the loss, from {losses[0]:.2f} to {losses[-1]:.2f}; right the "
+                  f"distance of {len(moved)} matrices from their start, zero up to step {K} and growing after it.")
+    return fig
+
+
+def finding_by_hand(losses: Sequence[float], moved: Mapping[str, Sequence[float]], K: int, classes: int) -> str:
+    """Say what the loss did and which W moved most."""
+    width = max(1, len(losses) // 4)
+    first, last, chance = np.mean(losses[:width]), np.mean(losses[-width:]), math.log(classes)
+    ends = {name: path[-1] for name, path in moved.items()}
+    most, least = max(ends, key=ends.__getitem__), min(ends, key=ends.__getitem__)
+    return (f"The mean loss of the first {width} steps is {first:.2f} and of the last {width} {last:.2f}; that is "
+            f"{'below' if last < chance else 'not below'} chance, {chance:.2f}. Up to step {K} the largest ‖W − W₀‖ "
+            f"is {max(max(path[:K], default=0) for path in moved.values()):g}; at the end W of {most} has moved "
+            f"furthest ({ends[most]:.2f}) and W of {least} least ({ends[least]:.2f}).")
+
+
+def finding_of_run(run: Run, classes: int) -> str:
+    """Say where the loss of one run ended, beside chance, and what trained."""
+    return (f"Over the last ten steps the mean training loss is {_end(run):.3f}; chance, ln {classes}, is "
+            f"{math.log(classes):.3f}. {run.parameters['trainable']:,} of {run.parameters['total']:,} numbers train.")
+
+
+def training_curves(runs: Mapping[str, Run], classes: int) -> Figure:
+    """The training loss of some runs, means of ten steps, beside chance, and where W begins to move."""
+    fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
+    for name, run in runs.items():
+        steps, values = statistics.smooth(run.series("loss"))
+        ax.plot(steps, values, **{**_look(name), "marker": ""}, label=name, linewidth=2)
+    chance, total = math.log(classes), runs["Delta-LoRA"].config["training"]["steps"]
+    ax.axhline(chance, **FAINT, label=f"chance, ln {classes} = {chance:.2f}")
+    K = Clock(0, total, total).resolve(runs["Delta-LoRA"].config["method"]["K"])
+    ax.axvline(K, color=style.GREY, linestyle="--", linewidth=1.3, label=f"K = {K}")
+    style.dress(ax, "Optimizer step", "Loss (mean of 10 steps)",
+                "Training loss from the same start on the same batches")
+    style.legend(fig)
+    ends = ", ".join(f"{name} {_end(run):.2f}" for name, run in runs.items())
+    fig.set_label("Training loss against the step, a line a method, a dotted line at chance and a dashed one at K. "
+                  f"Last ten steps: {ends}.")
+    return fig
+
+
+def _look(name: str) -> dict[str, Any]:
+    """Return the look of the method that a name begins with; of two that fit, the longer."""
+    fitting = [known for known in LOOKS if name.startswith(known)]
+    return LOOKS[max(fitting, key=len)] if fitting else {"color": style.GREY, "linestyle": "-", "marker": "o"}
+
+
+def _end(run: Run) -> float:
+    return float(np.mean(run.series("loss")[1][-10:]))
+
+
+def finding_of_training(runs: Mapping[str, Run], classes: int) -> str:
+    """Say where the curves end, and which two are closest to each other all the way."""
+    ends = {name: _end(run) for name, run in runs.items()}
+    order = sorted(ends, key=ends.__getitem__)
+    apart = {(a, b): float(np.abs(np.subtract(runs[a].series("loss")[1], runs[b].series("loss")[1])).mean())
+             for i, a in enumerate(runs) for b in list(runs)[i + 1:]}
+    a, b = min(apart, key=apart.__getitem__)
+    said = ", ".join(f"{ends[name]:.3f} ({name})" for name in order)
+    return (f"Over the last ten steps the mean losses are {said}; chance is {math.log(classes):.2f}. The two curves "
+            f"closest to each other are {a} and {b}: from step to step they differ by {apart[a, b]:.3f} on average.")
+
+
+def cosines(runs: Mapping[str, Run]) -> Figure:
+    """1 − cosine of W before and after training, by layer, a panel a matrix, a line a run (the paper's Figure 3)."""
+    values = {name: run.by_site("cosine") for name, run in runs.items()}
+    rows, layers = style.site_grid(values.values())
+    fig, axes = style.panels(len(rows), min(len(rows), 2), 2.9, None, sharey=True)
+    for i, (ax, name) in enumerate(zip(axes, rows, strict=True)):
+        for method, found in values.items():
+            y = 1 - style.site_table(found, rows, layers)[i]
+            ax.plot(range(len(layers)), np.where(y > 0, y, np.nan), **_look(method), label=method, markersize=6)
+        style.dress(ax, "Layer", "1 − cosine (log)", f"How far {style.site_label(name)} turned")
+        style.layer_ticks(ax, layers)
+    axes[0].set_yscale("log")
+    style.legend(fig)
+    fig.set_label("One minus the cosine of a matrix before and after training, by layer, a panel for W_q and one for "
+                  f"W_v, a line for each of {', '.join(values)}. " + _turns_in_words(values))
+    return fig
+
+
+def _turns_in_words(values: Mapping[str, Mapping[str, float]]) -> str:
+    turns = {name: mean_turn([found]) for name, found in values.items()}
+    order = sorted(turns, key=turns.__getitem__)
+    return "From the least turned: " + ", ".join(f"{name} {turns[name]:.2g}" for name in order) + "."
+
+
+def mean_turn(runs: Sequence[Mapping[str, float]]) -> float:
+    """Geometric mean of 1 − cosine over runs (site -> cosine) and sites; a matrix that did not move counts 1e-12."""
+    return float(np.exp(np.mean([np.log(max(1 - c, 1e-12)) for sites in runs for c in sites.values()])))
+
+
+def finding_of_cosines(runs: Mapping[str, Run], weak: str = "Delta-LoRA", base: str = "LoRA",
+                       twin: str = "LoRA at (1 + λ) α", whole: str = "FT‡") -> str:
+    """Say in how many matrices the paper's two orders are found, and how far the twin is from Delta-LoRA."""
+    values = {name: run.by_site("cosine") for name, run in runs.items()}
+    sites = list(values[weak])
+    lower = sum(values[weak][site] < values[base][site] for site in sites)
+    between = sum(values[weak][site] < values[whole][site] < values[base][site] for site in sites)
+    turn = {name: mean_turn([found]) for name, found in values.items()}
+    return (f"Delta-LoRA turns W further than LoRA in {lower} of {len(sites)} matrices, by a factor of "
+            f"{turn[weak] / turn[base]:.1f} in 1 − cosine (a geometric mean); for {twin} the factor is "
+            f"{turn[twin] / turn[base]:.1f}. Fine-tuning of the matrices themselves lies between LoRA and "
+            f"Delta-LoRA, as the paper's figure has it, in {between} of {len(sites)}; its factor is "
+            f"{turn[whole] / turn[base]:.1f}.")
+
+
+def cosine_table(runs: Mapping[str, Run]) -> Any:
+    """A table of the cosine of every W before and after training: a row a matrix, a column a run."""
+    frame = pd.DataFrame({name: run.by_site("cosine") for name, run in runs.items()}).rename_axis("matrix")
+    return readable(frame.map("{:.5f}".format), "cosines")
+
+
+def stored(*names: str) -> list[Results]:
+    """Return stored studies, and print where they come from."""
+    found = [studies.load(name) for name in names]
+    print("\n".join(f"{study.line()}; {len({record['seed'] for record in study.records})} seeds" for study in found))
+    return found
+
+
+def turn_table(study: Results) -> Any:
+    """A table of how far W turned in a stored study: geometric means of 1 − cosine over matrices and seeds."""
+    arms = [arm for arm in study.arms if all(record["sites"].get("cosine") for record in study.of(arm))]
+    turns = {arm: mean_turn([record["sites"]["cosine"] for record in study.of(arm)]) for arm in arms}
+    rows = {arm: [f"{turns[arm]:.5f}", f"{turns[arm] / turns['LoRA']:.1f}", f"{len(study.of(arm))}"]
+            for arm in sorted(turns, key=turns.__getitem__)}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["1 − cosine", "times LoRA's", "seeds"])
+    return readable(frame.rename_axis("stored runs"), "turns")
+
+
 def rank_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], *, first: int = 40) -> Figure:
     """Singular values of whole changes, found from the dense matrices, with a line at each expected rank.
 
@@ -56,39 +319,368 @@ def rank_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], *, f
     fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
     for name, look in style.looks(spectra).items():
         s = np.asarray(spectra[name])[:first]
-        ax.semilogy(np.arange(1, len(s) + 1), s, **{**look, "markersize": 3.5})
+        ax.semilogy(np.arange(1, len(s) + 1), s, **{**look, "label": style.site_label(name), "markersize": 3.5})
     for (label, rank), line in zip(marks.items(), ("--", ":", "-."), strict=False):
-        ax.axvline(rank + 0.5, color=style.GREY, linestyle=line, linewidth=1.3, label=label)
-    style.dress(ax, "Index i", "Singular value (log)")
+        ax.axvline(rank + 0.5, color=style.GREY, linestyle=line, linewidth=1.3, label=f"{label} = {rank}")
+    style.dress(ax, "Index i", "Singular value of W* − W₀ (log)", "The whole change of three matrices")
     style.legend(fig)
+    fig.set_label("Singular values of whole changes on a log axis, a line a matrix, with a vertical line after "
+                  f"{', '.join(f'{label} = {rank}' for label, rank in marks.items())}. " + _cliff(spectra, marks))
     return fig
 
 
-def paired_differences(values: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
-    """One row a comparison: a dot a seed, a stroke at the mean, a dashed line where nothing differs.
-
-    Args: name -> one difference a seed.
-    """
-    fig, (ax,) = style.panels(1, 1, 0.7 + 0.42 * len(values), None, width=8.5)
-    style.seed_strip(ax, values)
-    ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
-    style.dress(ax, xlabel, "")
-    style.legend(fig)
-    return fig
+def _cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int]) -> str:
+    rank = max(marks.values())
+    drops = [float(np.log10(s[rank - 1] / max(s[rank], 1e-300))) for s in map(np.asarray, spectra.values())]
+    return f"Behind index {rank} the values fall by {min(drops):.0f} powers of ten or more."
 
 
-def trajectories(curves: Mapping[str, np.ndarray], *, ylabel: str, start: int = 0) -> Figure:
+def finding_of_cliff(spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], steps: int) -> str:
+    """Say where the cliff is, and what unrelated steps could have given."""
+    rank, n = max(marks.values()), min(len(s) for s in spectra.values())
+    counts = [measures.numerical_rank(torch.as_tensor(np.asarray(s)), 1e-9) for s in spectra.values()]
+    same = f"{counts[0]}" if len(set(counts)) == 1 else f"between {min(counts)} and {max(counts)}"
+    return (f"{_cliff(spectra, marks)} What lies below is the rounding of float64: after {steps} steps of rank "
+            f"{rank} each the whole change has rank {same}, where unrelated steps could have given "
+            f"{min(steps * rank, n)}.")
+
+
+def trajectories(curves: Mapping[str, np.ndarray], *, ylabel: str, title: str = "", start: int = 0) -> Figure:
     """A number after each step, a line a run; a dotted line at K, where W starts to move.
 
     Args: name -> (T+1,); start: K, 0 draws none.
     """
     fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
-    for name, look in style.looks(curves).items():
-        ax.plot(curves[name], **{**look, "marker": ""}, linewidth=2)
+    free = style.looks(curves)
+    for name in curves:
+        look = _look(name) if any(map(name.startswith, LOOKS)) else free[name]
+        ax.plot(curves[name], **{**look, "marker": "", "label": name}, linewidth=3 if ":" in look.values() else 2)
     if start:
-        ax.axvline(start, color=style.GREY, linestyle=":", linewidth=1.3, label="K")
-    style.dress(ax, "Optimizer step", ylabel)
+        ax.axvline(start, color=style.GREY, linestyle="--", linewidth=1.3, label=f"K = {start}")
+    style.dress(ax, "Optimizer step", ylabel, title)
     style.legend(fig)
+    ends = ", ".join(f"{name} {float(curve[-1]):.2g}" for name, curve in curves.items())
+    fig.set_label(f"{ylabel} against the optimizer step, a line a run; at the end: {ends}.")
+    return fig
+
+
+def toy_curves(lam: float, K: int) -> dict[str, np.ndarray]:
+    """The loss of the least-squares toy after each step: LoRA, its twin, and Delta-LoRA from the start and from K."""
+    toy = toy_problems.problem()
+    return {"LoRA": toy_problems.solve(toy).loss,
+            "LoRA at (1 + λ) α": toy_problems.solve(toy, alpha=ALPHA * (1 + lam)).loss,
+            "Delta-LoRA, K = 0": toy_problems.solve(toy, lam=lam).loss,
+            f"Delta-LoRA, K = {K}": toy_problems.solve(toy, lam=lam, K=K).loss}
+
+
+def finding_of_toy(lam: float, K: int) -> str:
+    """Say how close the twins are on the toy, and what starting at K costs over twelve such problems."""
+    curves = toy_curves(lam, K)
+    apart = float(np.abs(curves["Delta-LoRA, K = 0"] - curves["LoRA at (1 + λ) α"]).max())
+    tries = [(toy_problems.problem(seed=n), seed) for n in range(4) for seed in range(3)]
+    excess = [float(toy_problems.solve(on, lam=lam, K=K, seed=seed).loss[-1]
+                    - toy_problems.solve(on, seed=seed).loss[-1]) for on, seed in tries]
+    return (f"Delta-LoRA with K = 0 and LoRA at (1 + λ) α differ by {apart:.0e} at most. With K = {K} the final "
+            f"loss is above LoRA's in {sum(e > 0 for e in excess)} of {len(tries)} tries (four such problems, three "
+            f"starts), on average by {np.mean(excess):.2f}.")
+
+
+def sweep(lams: Sequence[float], delta: Sequence[float], twin: Sequence[float], classes: int) -> Figure:
+    """The loss over λ of Delta-LoRA with K = 0, and of LoRA at (1 + λ) α; a baseline at λ = 0, and chance."""
+    fig, (ax,) = style.panels(1, 1, 2.9, None, width=7.5)
+    ax.plot(lams, twin, **{**LOOKS["LoRA at (1 + λ) α"], "marker": ""}, linewidth=4, label="LoRA at (1 + λ) α")
+    ax.plot(lams, delta, color=style.PINK, linestyle="none", marker="P", markersize=8, label="Delta-LoRA, K = 0")
+    ax.axhline(delta[0], color=style.BLUE, linewidth=1, label="LoRA at α (λ = 0)")
+    ax.axhline(math.log(classes), **FAINT, label=f"chance, ln {classes}")
+    style.dress(ax, "λ", "Mean training loss", "The real network in float64, trained at each λ")
+    style.legend(fig)
+    fig.set_label("Mean training loss against lambda: the marks of Delta-LoRA with K = 0 on the line of LoRA at one "
+                  f"plus lambda times alpha, at most {np.abs(np.subtract(delta, twin)).max():.1g} apart.")
+    return fig
+
+
+def finding_of_sweep(lams: Sequence[float], delta: Sequence[float], twin: Sequence[float]) -> str:
+    """Say how far the two are apart at most, beside how far the loss moves along λ."""
+    apart, moves = np.abs(np.subtract(delta, twin)), float(np.ptp(delta))
+    return (f"Along λ = {lams[0]:g} … {lams[-1]:g} the loss moves by {moves:.3f}. Delta-LoRA with K = 0 and LoRA at "
+            f"(1 + λ) α differ by {apart.max():.0e} at most, at λ = {lams[int(apart.argmax())]:g}. What remains is "
+            "Adam's ε and rounding.")
+
+
+def stored_sweep(lam: Results, weak: Results, strong: Results) -> Figure:
+    """Validation loss over 1 + λ from stored runs: Delta-LoRA, and LoRA whose α or whose rate is as much larger."""
+    fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
+    lines = _stored_lines(lam, weak, strong)
+    for name, values in lines.items():
+        style.seed_curve(ax, values, {**LOOKS[name], "label": name, "markersize": 6})
+    ax.axhline(float(np.mean(lines["Delta-LoRA"][1.0])), color=style.BLUE, linewidth=0.8)
+    ax.text(6, float(np.mean(lines["Delta-LoRA"][1.0])), "LoRA as it is", ha="right", va="bottom", fontsize=9)
+    ax.text(0.02, 0.04, "chance, ln 2 = 0.693, lies above the panel", transform=ax.transAxes, fontsize=9)
+    ax.set_xticks([1, 1.5, 3, 6], ["1", "1.5", "3", "6"])
+    style.dress(ax, "1 + λ, or the factor of LoRA's α or rate", "Validation loss", "Stored runs: how far may λ go?")
+    style.legend(fig)
+    fig.set_label("Validation loss against one plus lambda: Delta-LoRA, LoRA at as much larger alpha, LoRA at as "
+                  "much larger a rate, a dot a seed and a band of one standard deviation. "
+                  + finding_of_stored(lam, weak, strong))
+    return fig
+
+
+def _stored_lines(lam: Results, weak: Results, strong: Results) -> dict[str, dict[float, list[float]]]:
+    by_lam, by_weak, by_strong = (study.values("loss", "validation") for study in (lam, weak, strong))
+    base = by_weak["LoRA"]
+    return {"Delta-LoRA": {1 + float(arm): values for arm, values in by_lam.items()},
+            "LoRA at (1 + λ) α": {1.0: base, 1.5: by_weak["LoRA, α × 1.5"], 3.0: by_strong["LoRA, α × 3"]},
+            "LoRA at (1 + λ) × rate": {1.0: base, 1.5: by_weak["LoRA, rate × 1.5"], 3.0: by_strong["LoRA, rate × 3"]}}
+
+
+def finding_of_stored(lam: Results, weak: Results, strong: Results) -> str:
+    """Say which λ is lowest, and who is lowest of the three at 1 + λ = 1.5 and 3."""
+    means = {name: {x: float(np.mean(values)) for x, values in line.items()}
+             for name, line in _stored_lines(lam, weak, strong).items()}
+    best = min(means["Delta-LoRA"], key=means["Delta-LoRA"].__getitem__)
+    edge = best == max(means["Delta-LoRA"])
+    first = {x: min(means, key=lambda name, x=x: means[name][x]) for x in (1.5, 3.0)}  # type: ignore[misc]
+    gaps = [means["Delta-LoRA"][x] - means["LoRA at (1 + λ) α"][x] for x in (1.5, 3.0)]
+    lowest = (f"{first[1.5]} is the lowest at both" if first[1.5] == first[3.0] else
+              f"the lowest are {first[1.5]} and {first[3.0]}")
+    return (f"Delta-LoRA's mean is lowest at λ = {best - 1:g}{', the end of the sweep' if edge else ''}. At 1 + λ = "
+            f"1.5 and 3 it lies {gaps[0]:+.4f} and {gaps[1]:+.4f} from LoRA with the same factor in α; of the three "
+            f"lines {lowest}.")
+
+
+def over_K(study: Results, baseline: Sequence[float]) -> Figure:
+    """Validation loss over K, as a share of the steps, a dot a seed; LoRA, whose W never moves, as a line."""
+    values = {100 * float(arm): found for arm, found in study.values("loss", "validation").items()}
+    fig, (ax,) = style.panels(1, 1, 3.0, None, width=8.0)
+    style.seed_curve(ax, values, {**LOOKS["Delta-LoRA"], "label": "Delta-LoRA, λ = 2", "markersize": 6})
+    ax.axhline(float(np.mean(baseline)), color=style.BLUE, label="LoRA (mean of its seeds)")
+    ax.text(0.02, 0.04, "chance, ln 2 = 0.693, lies above the panel", transform=ax.transAxes, fontsize=9)
+    ax.set_xticks(list(values))
+    style.dress(ax, "K, in % of the training", "Validation loss", "Stored runs: when should W begin to move?")
+    style.legend(fig)
+    at = ", ".join(f"{x:g} %" for x in values)
+    fig.set_label(f"Validation loss against K at {at} of the steps: a line of "
+                  "means with a dot a seed, and a horizontal line at LoRA. " + finding_of_K(study))
+    return fig
+
+
+def finding_of_K(study: Results) -> str:
+    """Say which K is best, and whether the whole movement is larger than the seeds' spread."""
+    values = {100 * float(arm): found for arm, found in study.values("loss", "validation").items()}
+    means = {x: float(np.mean(found)) for x, found in values.items()}
+    best, worst = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    spread = float(np.mean([np.std(found, ddof=1) for found in values.values()]))
+    moves = means[worst] - means[best]
+    return (f"The mean is lowest at K = {best:g} % ({means[best]:.4f}) and highest at {worst:g} % "
+            f"({means[worst]:.4f}). This range of {moves:.4f} is {'smaller' if moves < spread else 'larger'} than "
+            f"the standard deviation over seeds at one K, {spread:.4f}.")
+
+
+TABLE_5 = ("LoRA", "LoRA, dropout 0.1", "Delta-LoRA, dropout 0.1", "Delta-LoRA λ = 0.5")
+
+
+def dropout(gaps: Mapping[float, tuple[float, float]], study: Results) -> Figure:
+    """Left by how much the gradient identity is missed; right the test accuracy of the paper's Table 5's arms.
+
+    Args: dropout rate -> shares that ∂L/∂B and ∂L/∂A are off by.
+    """
+    fig, (left, right) = style.panels(2, 2, 2.9, None)
+    for i, name, look in ((0, "∂L/∂B", "-o"), (1, "∂L/∂A", "--s")):
+        left.plot(list(gaps), [pair[i] for pair in gaps.values()], look, color=style.BLACK, label=name)
+    left.set_ylim(bottom=0)
+    style.dress(left, "Dropout on the branch", "Off by, as a share", "Is the identity of gradients true?")
+    values = study.values("accuracy")
+    style.seed_strip(right, {arm: values[arm] for arm in TABLE_5})
+    right.axvline(float(np.mean(values["LoRA"])), color=style.BLUE, linestyle="--", linewidth=1.2)
+    style.dress(right, "Test accuracy (chance 0.5; dashed: LoRA's mean)", "", "What dropout does to the score")
+    style.legend(fig)
+    fig.set_label("Left: the relative error of the two gradient identities against the dropout rate, zero without "
+                  "dropout. Right: test accuracy of LoRA and Delta-LoRA with and without dropout, a dot a seed. "
+                  + finding_of_dropout(gaps, study))
+    return fig
+
+
+def finding_of_dropout(gaps: Mapping[float, tuple[float, float]], study: Results) -> str:
+    """Say by how much the identity is missed, and in which order the four arms came out."""
+    values = study.values("accuracy")
+    order = sorted(TABLE_5, key=lambda arm: float(np.mean(values[arm])))
+    wet, dry = (study.differences("Delta-LoRA λ = 0.5", "Delta-LoRA, dropout 0.1", "accuracy"), max(gaps))
+    low, high = statistics.t_interval(wet)
+    return (f"Without dropout both identities are true to {max(gaps[0.0]):.0e}; at a rate of {dry:g} they are off by "
+            f"{min(gaps[dry]):.0%} to {max(gaps[dry]):.0%}. The scores came out in the order "
+            f"{' < '.join(order)}; Delta-LoRA without dropout minus with it is {100 * np.mean(wet):+.2f} points, "
+            f"95 % interval [{100 * low:+.2f}, {100 * high:+.2f}].")
+
+
+def control_pairs(study: Results, strong: Results) -> dict[str, dict[str, list[float]]]:
+    """Differences in test loss, one a seed, of Delta-LoRA and each control: λ -> name of the control -> values."""
+    weak, hard = "Delta-LoRA λ = 0.5", "Delta-LoRA λ = 2"
+    base = study.values("loss")["LoRA"]
+    plain = [one - other for one, other in zip(strong.values("loss")[hard], base, strict=True)]
+    return {"λ = 0.5": {"− LoRA": study.differences(weak, "LoRA", "loss"),
+                        "− LoRA, α × 1.5": study.differences(weak, "LoRA, α × 1.5", "loss"),
+                        "− LoRA, rate × 1.5": study.differences(weak, "LoRA, rate × 1.5", "loss")},
+            "λ = 2": {"− LoRA": plain, "− LoRA, α × 3": strong.differences(hard, "LoRA, α × 3", "loss"),
+                      "− LoRA, rate × 3": strong.differences(hard, "LoRA, rate × 3", "loss")}}
+
+
+def paired_differences(pairs: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str) -> Figure:
+    """A panel a λ, each with its own axis, a row a comparison: a dot a seed, a stroke at the mean, zero dashed.
+
+    Args: title -> name -> one difference a seed.
+    """
+    fig, axes = style.panels(len(pairs), len(pairs), 2.2, None)
+    for ax, (title, rows) in zip(axes, pairs.items(), strict=True):
+        style.seed_strip(ax, rows, errorbar=_interval)
+        ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        style.dress(ax, xlabel, "", f"Delta-LoRA, {title}")
+    style.legend(fig)
+    fig.set_label("Paired differences in test loss around a dashed line at zero, a panel a lambda: dots are seeds, "
+                  "strokes means with their interval. " + "; ".join(
+                      f"{title} {name} {np.mean(values):+.4f}" for title, rows in pairs.items()
+                      for name, values in rows.items()) + ".")
+    return fig
+
+
+def _interval(values: Any) -> tuple[float, float]:
+    values = [float(value) for value in values]
+    return statistics.t_interval(values) if len(values) > 1 else (values[0], values[0])
+
+
+def control_table(pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
+    """A table of the same numbers: mean difference, its interval over seeds, and what the interval says."""
+    rows = {}
+    for title, comparisons in pairs.items():
+        for name, values in comparisons.items():
+            low, high = _interval(values)
+            says = "Delta-LoRA is better" if high < 0 else "the other is better" if low > 0 else "open"
+            rows[f"Delta-LoRA, {title} {name}"] = [f"{np.mean(values):+.4f}", f"[{low:+.4f}, {high:+.4f}]",
+                                                   f"{len(values)}", says]
+    columns = ["mean difference of the test loss", "95 % interval", "seeds", "reading"]
+    return readable(pd.DataFrame.from_dict(rows, orient="index", columns=columns), "controls")
+
+
+def finding_of_controls(pairs: Mapping[str, Mapping[str, Sequence[float]]], study: Results) -> str:
+    """Say what is left of the lead over LoRA once LoRA has the larger α, or rate; and where FT‡ stands."""
+    said = []
+    for title, rows in pairs.items():
+        base, *rest = (float(np.mean(values)) for values in rows.values())
+        names = [name.removeprefix("− ") for name in list(rows)[1:]]
+        said.append(f"With {title} the test loss differs from LoRA's by {base:+.4f}, from that of {names[0]} by "
+                    f"{rest[0]:+.4f} and from that of {names[1]} by {rest[1]:+.4f}")
+    whole = float(np.mean(study.differences("Delta-LoRA λ = 0.5", "FT‡ (W_q, W_v)", "loss")))
+    return ". ".join(said) + f". FT‡, not drawn, is further away: λ = 0.5 minus FT‡ is {whole:+.4f}."
+
+
+def stored_tuned() -> SideBySide:
+    """Return the stored runs on SST-2 whose rate was chosen for each method; print what they are and their scores."""
+    found = studies.load_across("tuned_delta")
+    print(found.line())
+    for arm in found.arms:
+        values = 100 * np.array(found.values(arm)["sst2"])
+        print(f"{arm:<26} chosen rate {found.rate(arm, 'sst2'):g}, test accuracy {values.mean():.1f} ± "
+              f"{values.std(ddof=1):.1f} % over {len(values)} seeds")
+    print("guessing one of the two classes: 50 %")
+    return found
+
+
+def _both(study: Results, strong: Results, tuned: SideBySide) -> dict[str, dict[str, list[float]]]:
+    """Differences in test accuracy, in points, one a seed: title -> comparison -> values."""
+    lora = study.values("accuracy")["LoRA"]
+    short = {"λ = 0.5 − LoRA": study.differences("Delta-LoRA λ = 0.5", "LoRA", "accuracy"),
+             "λ = 2 − LoRA": np.subtract(strong.values("accuracy")["Delta-LoRA λ = 2"], lora).tolist(),
+             "λ = 2 − LoRA, α × 3": strong.differences("Delta-LoRA λ = 2", "LoRA, α × 3", "accuracy")}
+    pairs = {"λ = 0.5 − LoRA": ("Delta-LoRA, λ = 0.5", "LoRA"), "λ = 2 − LoRA": ("Delta-LoRA, λ = 2", "LoRA"),
+             "λ = 2 − LoRA, α × 3": ("Delta-LoRA, λ = 2", "LoRA, α × 3"),
+             "λ = 2, K = 0 − LoRA, α × 3": ("Delta-LoRA, λ = 2, K = 0", "LoRA, α × 3")}
+    return {f"{study.about['task']}, {study.about['training']['steps']} steps, one rate for all":
+            {name: [100 * value for value in values] for name, values in short.items()},
+            f"sst2, {tuned.about['training']['steps']} steps, each at its rate":
+            {name: tuned.differences(*arms, "sst2") for name, arms in pairs.items()}}
+
+
+def two_studies(study: Results, strong: Results, tuned: SideBySide) -> Figure:
+    """Paired differences in test accuracy of the short study and of the tuned one, a panel each on one axis."""
+    both = _both(study, strong, tuned)
+    fig, axes = style.panels(2, 2, 2.6, None)
+    reach = 1.15 * max(abs(end) for rows in both.values() for values in rows.values()
+                       for end in (*values, *_interval(values)))
+    for ax, (title, rows) in zip(axes, both.items(), strict=True):
+        style.seed_strip(ax, rows, errorbar=_interval)
+        ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
+        ax.set_xlim(-reach, reach)
+        style.dress(ax, "Difference in test accuracy, points", "", title)
+    style.legend(fig)
+    fig.set_label("Paired differences in test accuracy around a dashed line at zero, left of the short study, right "
+                  "of the tuned one: dots are seeds, strokes means with their interval. "
+                  + finding_of_two(study, strong, tuned))
+    return fig
+
+
+def finding_of_two(study: Results, strong: Results, tuned: SideBySide) -> str:
+    """Say what is left of the lead of λ = 2 once rates are chosen, and what the twins say about noise."""
+    short, long = _both(study, strong, tuned).values()
+    shown = sum(low > 0 or high < 0 for rows in (short, long) for low, high in map(_interval, rows.values()))
+
+    def said(values: Sequence[float]) -> str:
+        low, high = _interval(values)
+        return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+    *_, twins = long.values()
+    return (f"After 100 steps at one rate λ = 2 is {said(short['λ = 2 − LoRA'])} points from LoRA and "
+            f"{said(short['λ = 2 − LoRA, α × 3'])} from LoRA at α × 3; with longer training and chosen rates it is "
+            f"{said(long['λ = 2 − LoRA'])} and {said(long['λ = 2 − LoRA, α × 3'])}. In brackets stand 95 % intervals "
+            f"over seeds; {shown} of the {len(short) + len(long)} in the figure exclude zero. The last row compares "
+            f"two trainings that are the same but for clipping, Adam's ε and rounding, and differs by {said(twins)}: "
+            "so large can a difference be that has no cause in the method.")
+
+
+def memory_shares(in_place: Adapters, lazy: Adapters) -> dict[str, float]:
+    """Numbers to keep between two steps for the first matrix, as a share of the gradient and two moments of W.
+
+    They are counted from the tensors of two trained networks.
+    """
+    name = next(iter(in_place))
+    dense = 3 * in_place.owner(name).W.numel()
+    rule: Any = in_place.rule
+    snapshot = sum(t.numel() for t in rule.before[name])
+    anchor = sum(getattr(lazy[name], side).numel() for side in ("fixed_left", "fixed_right"))
+    return {"full fine-tuning: gradient and moments of W": 1.0, "naive: the product before the step": 1 / 3,
+            "in place: factors before the step, and at K": (snapshot + anchor) / dense,
+            "lazy: factors at K": anchor / dense}
+
+
+def finding_of_memory(shares: Mapping[str, float]) -> str:
+    """Say the shares of the three ways."""
+    _, naive, thin, lazy = shares.values()
+    return (f"Beside LoRA's own numbers the naive way keeps {naive:.0%} of what training W itself would add, the "
+            f"in-place way {thin:.1%} and the lazy way {lazy:.1%}.")
+
+
+def rank_table(constant: Adapters, falling: Adapters) -> Any:
+    """A table of the rank of W* − W₀ under a constant λ and under one that falls: a row a matrix."""
+    rows = {name: [f"{_rank(constant[name])}", f"{_rank(falling[name])}"] for name in constant}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["rank, λ constant", "rank, λ falling"])
+    return readable(frame.rename_axis("matrix"), "ranks")
+
+
+def _rank(branch: LowRank) -> int:
+    return measures.numerical_rank(torch.linalg.svdvals(branch.delta().detach()), 1e-5)
+
+
+def memory_bars(shares: Mapping[str, float]) -> Figure:
+    """Numbers to keep, as a share of what training W itself would add; full fine-tuning is 1."""
+    fig, (ax,) = style.panels(1, 1, 0.6 + 0.42 * len(shares), None, width=8.5)
+    names = list(shares)[::-1]
+    bars = ax.barh(names, [shares[name] for name in names], color=style.PINK, height=0.6)
+    ax.bar_label(bars, fmt="%.3f", fontsize=9, padding=4)
+    ax.axvline(1.0, color=style.BLACK, linestyle="--", linewidth=1.3)
+    ax.set_xlim(0, 1.15)
+    style.dress(ax, "Share of the gradient and the two moments of W (dashed: training W itself)", "",
+                "What has to be kept between two steps, beside LoRA's own numbers")
+    ax.grid(axis="y", visible=False)
+    fig.set_label("Bars: " + ", ".join(f"{what} {share:.3f}" for what, share in shares.items()) + ".")
     return fig
 
 
@@ -118,7 +710,7 @@ class DeltaTrajectory(Picture):
 
     def build(self) -> list[Artist]:
         loss, spectrum, angle = self.axes
-        names = (("LoRA", style.BLUE, "-", 1.5), ("LoRA, α(1+λ)", style.BLACK, ":", 2.5),
+        names = (("LoRA", style.BLUE, "-", 1.5), ("LoRA, α(1+λ)", style.BLUE, ":", 3.0),
                  ("Delta-LoRA", style.PINK, style.LONG, 2.0))
         self.lines = {(ax, name): ax.plot(np.zeros(STEPS + 1), color=color, linestyle=line, linewidth=width,
                                           label=name)[0]
@@ -129,9 +721,9 @@ class DeltaTrajectory(Picture):
         loss.set_ylim(0, 1.05 * self.plain.loss[0])
         angle.set_ylim(0.75, 1.005)
         spectrum.set_ylim(FLOOR / 10, 10)
-        style.dress(loss, "Step (grey: K)", "Loss")
+        style.dress(loss, "Step (grey: K)", "Loss", "Loss")
         style.dress(spectrum, "Index i", "Singular value (bottom: 0)", " ")
-        style.dress(angle, "Step (grey: K)", "Cosine of W* and W₀")
+        style.dress(angle, "Step (grey: K)", "Cosine", "Cosine of W* and W₀")
         spectrum.set_xticks(range(1, 11))
         style.legend(self.fig)
         return [*self.lines.values(), *self.start_lines, self.dots, spectrum.title]
@@ -159,8 +751,19 @@ class DeltaTrajectory(Picture):
                         for what in ("loss", "cosine"))
         gap = float(np.abs(found["loss"]["Delta-LoRA"] - found["loss"]["LoRA, α(1+λ)"]).max())
         return (f"λ = {state['lam']:g}, K = {state['K']}: the whole change has rank {found['rank']} (2r = {2 * R}). "
-                f"Loss {loss['Delta-LoRA']:.2f}, LoRA {loss['LoRA']:.2f}; cosine {cosine['Delta-LoRA']:.3f}, LoRA "
-                f"{cosine['LoRA']:.3f}. From LoRA at α (1 + λ) the loss is never further than {gap:.1g}.")
+                f"At the end the loss is {loss['Delta-LoRA']:.2f}, LoRA's {loss['LoRA']:.2f} and that of LoRA at α "
+                f"(1 + λ) {loss['LoRA, α(1+λ)']:.2f}; the cosine is {cosine['Delta-LoRA']:.3f}, LoRA's "
+                f"{cosine['LoRA']:.3f}. The losses of Delta-LoRA and of LoRA at α (1 + λ) differ by {gap:.1g} at "
+                "most.")
+
+
+def finding_of_strip(states: Sequence[Mapping[str, Any]], picture: DeltaTrajectory) -> str:
+    """Say the final losses and ranks at these positions of the sliders."""
+    found = [picture.arrays(**state) for state in states]
+    return "; ".join(f"K = {state['K']:g}: final loss {float(one['loss']['Delta-LoRA'][-1]):.2f}, rank {one['rank']}"
+                     for state, one in zip(states, found, strict=True)) + (
+        f". LoRA ends at {float(found[0]['loss']['LoRA'][-1]):.2f}, and LoRA at α (1 + λ) at "
+        f"{float(found[0]['loss']['LoRA, α(1+λ)'][-1]):.2f}.")
 
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
@@ -168,9 +771,10 @@ class DeltaTrajectory(Picture):
 Call = Callable[..., Any]
 
 
-def _walk(W: Tensor, As: Tensor, Bs: Tensor, lora_alpha: float, lam: float, K: int) -> Adapters:
+def _walk(W: Tensor, As: Tensor, Bs: Tensor, lora_alpha: float, lam: float, K: int, form: str = "in_place"
+          ) -> Adapters:
     """The library's rule along given factors As (T+1, r, k), Bs (T+1, d, r): no loss, no optimizer."""
-    method = DeltaLoRA(r=As.shape[1], lora_alpha=lora_alpha, lam=lam, K=K, sites=("0",))
+    method = DeltaLoRA(r=As.shape[1], lora_alpha=lora_alpha, lam=lam, K=K, sites=("0",), form=form)
     adapters = adapted_matrix(W, method)
     total = len(As) - 1
     adapters.rule.start(Clock(0, total, total), None)  # type: ignore[arg-type]  # asks nothing of the loop
@@ -232,6 +836,14 @@ def same_alpha(lora_alpha: float, lam: float, r: int) -> float:
     return float(change[0, 0] * r)
 
 
+@torch.no_grad()
+def lazy_forward(x: Tensor, W: Tensor, lora_A: Tensor, lora_B: Tensor, A_K: Tensor, B_K: Tensor, lora_alpha: float,
+                 lam: float) -> Tensor:
+    """The library's output (n, d) for x (n, k), where W keeps its bytes and the closed form stands beside it."""
+    adapters = _walk(W, torch.stack([A_K, lora_A]), torch.stack([B_K, lora_B]), lora_alpha, lam, 0, "lazy")
+    return adapters.model(x)
+
+
 # what is tried
 
 
@@ -251,6 +863,14 @@ def _steps() -> list[tuple]:
 
 def _runs() -> list[tuple]:
     return [(*_path(6, 9, 2, 7), 8.0, 0.7, 2), (*_path(9, 7, 3, 6), 4.5, 2.0, 3)]
+
+
+def _layers() -> list[tuple]:
+    made = []
+    for W, As, Bs, alpha, lam, _ in _runs():
+        x = torch.randn(4, W.shape[1], generator=torch.Generator().manual_seed(W.shape[0]))
+        made.append((x, W, As[1], Bs[1], As[0], Bs[0], alpha, lam))
+    return made
 
 
 # each mistake as the library called with other arguments, where that can be
@@ -337,21 +957,89 @@ _ALPHA: list[tuple[str, Call]] = [
      lambda a, lam, r: same_alpha(a, lam, r) / r),
     ("then W would not move at all", lambda a, lam, r: a)]
 
+def _lazily(change: Callable[..., tuple]) -> Call:
+    return lambda *arguments: lazy_forward(*change(*arguments))
+
+
+_LAZY: list[tuple[str, Call]] = [
+    ("that is W as Delta-LoRA leaves it, without its branch: the branch s B A stays beside it",
+     lambda x, W, A, B, A_K, B_K, a, lam: x @ delta_step(W, A_K, B_K, A, B, a, lam).t()),
+    ("that is LoRA: what W would have received is missing, λ s (B A − B_K A_K)",
+     _lazily(lambda x, W, A, B, A_K, B_K, a, lam: (x, W, A, B, A_K, B_K, a, 0.0))),
+    ("what was there at step K never went into W: subtract λ s B_K A_K x",
+     _lazily(lambda x, W, A, B, A_K, B_K, a, lam: (x, W, A, B, A_K, 0 * B_K, a, lam))),
+    ("the pretrained W x is missing",
+     _lazily(lambda x, W, A, B, A_K, B_K, a, lam: (x, 0 * W, A, B, A_K, B_K, a, lam))),
+    ("the scale is missing: s = α / r",
+     _lazily(lambda x, W, A, B, A_K, B_K, a, lam: (x, W, A, B, A_K, B_K, len(A), lam))),
+    ("the term of step K is added: it is subtracted",
+     _lazily(lambda x, W, A, B, A_K, B_K, a, lam: (x, W, A, B, A_K, -B_K, a, lam)))]
+
+
+# ---- answers, written for a reader ------------------------------------------------------------------------
+
+
+def answer_delta_step(W: Tensor, lora_A: Tensor, lora_B: Tensor, new_A: Tensor, new_B: Tensor,
+                      lora_alpha: float, lam: float) -> Tensor:
+    s = lora_alpha / len(lora_A)
+    return W + lam * s * (new_B @ new_A - lora_B @ lora_A)
+
+
+def answer_left_factor(lora_A: Tensor, lora_B: Tensor, new_A: Tensor, new_B: Tensor) -> Tensor:
+    # B'A' − BA = (B' − B) A' + B (A' − A)
+    return torch.cat([new_B - lora_B, lora_B], dim=1)
+
+
+def answer_delta_run(W: Tensor, As: Tensor, Bs: Tensor, lora_alpha: float, lam: float, K: int) -> Tensor:
+    s = lora_alpha / As.shape[1]
+    for step in range(K + 1, len(As)):
+        W = W + lam * s * (Bs[step] @ As[step] - Bs[step - 1] @ As[step - 1])
+    return W
+
+
+def answer_whole_change(lora_A: Tensor, lora_B: Tensor, A_K: Tensor, B_K: Tensor, lora_alpha: float,
+                        lam: float) -> Tensor:
+    s = lora_alpha / len(lora_A)
+    in_W = lam * s * (lora_B @ lora_A - B_K @ A_K)
+    return in_W + s * lora_B @ lora_A
+
+
+def answer_highest_ranks(d: int, k: int, r: int, T: int) -> list[int]:
+    # K = 0: B_K = 0, so one product is left.  K = T/2: two products.  K = T: the branch alone.
+    return [r, min(2 * r, d, k), r]
+
+
+def answer_same_alpha(lora_alpha: float, lam: float, r: int) -> float:
+    return (1 + lam) * lora_alpha
+
+
+def answer_lazy_forward(x: Tensor, W: Tensor, lora_A: Tensor, lora_B: Tensor, A_K: Tensor, B_K: Tensor,
+                        lora_alpha: float, lam: float) -> Tensor:
+    s = lora_alpha / len(lora_A)
+    branch = (1 + lam) * (x @ lora_A.T) @ lora_B.T
+    never_in_W = lam * (x @ A_K.T) @ B_K.T
+    return x @ W.T + s * (branch - never_in_W)
+
+
 EXERCISES.update({
     "delta_step": Task(delta_step, _steps, "W plus λ · s · (new_B new_A − lora_B lora_A), with s = α / r", _STEP,
-                       (DeltaLoRARule._add_step, step_factors)),
+                       (DeltaLoRARule._add_step, step_factors), answer=answer_delta_step),
     "left_factor": Task(left_factor, lambda: [arguments[1:5] for arguments in _steps()],
                         "write B′A′ − B A as X A′ + Y (A′ − A), and put X and Y side by side", _LEFT,
-                        (step_factors,)),
+                        (step_factors,), answer=answer_left_factor),
     "delta_run": Task(delta_run, _runs, "two things are wrong: when it begins, and what it subtracts", _RUN,
-                      (DeltaLoRARule.before_step, DeltaLoRARule.after_step, DeltaLoRARule._add_step)),
+                      (DeltaLoRARule.before_step, DeltaLoRARule.after_step, DeltaLoRARule._add_step),
+                      answer=answer_delta_run),
     "whole_change": Task(whole_change, lambda: [(A[1], B[1], A[0], B[0], alpha, lam) for A, B, alpha, lam in
                                                 ((As, Bs, alpha, lam) for _, As, Bs, alpha, lam, _ in _runs())],
                          "add up what W holds, λ s (B A − B_K A_K), and the branch, s B A", _WHOLE,
-                         (DeltaLoRARule._anchor,)),
+                         (DeltaLoRARule._anchor,), answer=answer_whole_change),
     "highest_ranks": Task(highest_ranks, lambda: [(40, 30, 3, 8), (6, 9, 4, 6)],
                           "count the products that are left in the closed form, each of rank r; and no rank is above "
-                          "min(d, k)", _RANKS, (DeltaLoRARule._anchor,)),
+                          "min(d, k)", _RANKS, (DeltaLoRARule._anchor,), answer=answer_highest_ranks),
     "same_alpha": Task(same_alpha, lambda: [(16.0, 0.5, 8), (4.0, 2.0, 2)],
-                       "set B_K = 0 in the closed form and compare it with s B A", _ALPHA, (DeltaLoRARule._anchor,)),
+                       "set B_K = 0 in the closed form and compare it with s B A", _ALPHA, (DeltaLoRARule._anchor,),
+                       answer=answer_same_alpha),
+    "lazy_forward": Task(lazy_forward, _layers, "W x, plus (1 + λ) s B A x, less λ s B_K A_K x", _LAZY,
+                         (DeltaLoRARule._anchor,), answer=answer_lazy_forward),
 })

@@ -1,4 +1,4 @@
-"""Notebook 04, SaLoRA: its pictures, sliders and exercises.
+"""Notebook 04, SaLoRA: its pictures and their findings, predictions, sliders and exercises.
 
 The sliders show one hard-concrete gate and a budget on stored gates, both computed live with `gates.Stretch` and
 `measures.density`, and stored runs by target density. n sites or gates, r rank, d out, k in, T or S steps.
@@ -6,29 +6,200 @@ The sliders show one hard-concrete gate and a budget on stored gates, both compu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...analysis import measures, style
+from ...adapters import Adapters, adapt
+from ...analysis import measures, plots, style
 from ...analysis.plots import Numbers
+from ...analysis.statistics import smooth
+from ...analysis.toy_problems import gates_alone
+from ...experiments.runs import Run
 from ...gates import HardConcrete, Stretch
 from ...lowrank import LowRank
+from ...methods import LoRA, Method
+from ...methods.base import Clock
 from ...methods.salora import SaLoRA, SaLoRARule, _off_identity
-from ..exercises import EXERCISES, Task
+from ...models.backbones import load_backbone
+from ...reproduction import studies
+from ...reproduction.results import Results
+from ...tasks.load import load_task
+from ...tasks.table import TASKS
+from ...tasks.tokenize import Collate, encode
+from ...training.config import TrainConfig, fit_to_profile, train_config
+from ...training.trainer import Batch, Trainer
+from ..contents import readable
+from ..exercises import EXERCISES, Task, predict
 from ..explorer import SNAPPED, Control, Picture
 from ..schematic import arrow, canvas, matrix
 
-# ---- pictures ---------------------------------------------------------------------------------------------
+__all__ = ["fit_to_profile", "gates_alone"]   # for the notebook, beside what is defined here
+
+EDGE = -Stretch().shift   # the log θ at which a gate closes, −log 11
+
+# ---- the task, and the library's own loop on given batches --------------------------------------------------
+
+
+def classes(task: str) -> int:
+    """Outputs of the head that a task asks for: one for a score."""
+    return max(1, len(TASKS[task].labels))
+
+
+def seeds(profile: str) -> tuple[int, ...]:
+    """Seeds of the comparisons that the notebook trains itself."""
+    return (1,) if profile == "tiny" else (0, 1)
+
+
+def batches(task: str, tokenizer: Any, *, steps: int, size: int = 8, max_length: int = 48) -> list[Batch]:
+    """The first training examples of a task as `steps` batches of tensors, with their labels."""
+    data = load_task(task, n_train=steps * size, n_validation=8, n_test=8)
+    rows, collate = encode(data.train, data.task, tokenizer, max_length), Collate(tokenizer, data.task)
+    made = [collate([rows[(i * size + j) % len(rows)] for j in range(size)]) for i in range(steps)]
+    return [{name: t.double() if t.is_floating_point() else t for name, t in batch.items()} for batch in made]
+
+
+class _OnGiven(Trainer):
+    """The library's trainer, which takes the batches in the order in which they are given."""
+
+    given: Sequence[Batch] = ()
+
+    def _batches(self, stream: str, step: int) -> list[Batch]:
+        return [self.given[step - 1]]
+
+
+def library_run(adapters: Adapters, given: Sequence[Batch], *, lr: float, noise: int = 0) -> pd.DataFrame:
+    """Train by the library's loop, one step a batch, without warm-up, clipping or decay.
+
+    Args: noise: seed of the gates' noise.  Returns loss, C and λ of each step; the adapters are trained in place.
+    """
+    plain = TrainConfig(steps=len(given), batch_size=1, lr=lr, warmup=0.0, weight_decay=0.0, max_grad_norm=0.0)
+    trainer = _OnGiven(adapters, list(given), lambda rows: rows[0], plain, seed=0)
+    trainer.given = given
+    adapters.rule.generator.manual_seed(noise)
+    rows = [row for row in trainer.run().history if not row[1]]
+    wide = pd.DataFrame(rows, columns=["step", "site", "name", "value"]).pivot(
+        index="step", columns="name", values="value")
+    return wide[["loss", "density", "lambda"]].set_axis(["loss", "C", "λ"], axis=1)
+
+
+def majority(task: str, profile: str) -> float | None:
+    """The share of the largest class among a profile's scored examples, for tasks scored by accuracy; else None."""
+    if TASKS[task].metrics[0] != "accuracy" or not TASKS[task].labels:
+        return None
+    c = train_config(profile)
+    data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test,
+                     validation_from_train=c.validation_from_train)
+    scored = data.validation if data.test is None else data.test
+    return float(scored[data.task.label].value_counts(normalize=True).max())
+
+
+def stored(name: str) -> Results:
+    """Return a stored study, and print where it comes from."""
+    found = studies.load(name)
+    print(f"{found.line()}; {len({record['seed'] for record in found.records})} seeds")
+    return found
+
+
+def chance_loss(task: str) -> float | None:
+    """The loss of a network that gives every class the same probability."""
+    return math.log(len(TASKS[task].labels)) if TASKS[task].labels else None
+
+
+# ---- the loop by hand ---------------------------------------------------------------------------------------
+
+# Adam divides a gradient by its size plus 1e-8, so float64's 1e-16 can become 1e-8 of a step: times the rate of 5e-3,
+# and over the steps of the loop by hand and its r = 8 directions, this stays below
+ROUNDING = 1e-8
+
+
+def say_equal(what: str, ours: Iterable[Any], theirs: Iterable[Any], tolerance: float = ROUNDING) -> None:
+    """Print the largest difference between two lists of numbers or tensors, compared in float64.
+
+    Raises:
+        AssertionError: it is above the tolerance.
+    """
+    pairs = [[torch.as_tensor(x, dtype=torch.float64).detach() for x in pair] for pair in zip(ours, theirs, strict=True)]
+    apart = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    assert apart <= tolerance, (f"{what} differ by {apart:.1e}, more than rounding: run the cells of this section "
+                                "again, from the first one on")
+    print(f"{what}: " + (f"largest difference {apart:.0e}" if apart else "equal to the last bit"))
+
+
+def state_of(layers: Sequence[Any], optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, ...]]:
+    """Copies of B, Adam's two means of it, and log θ, of layers that name them B and log_theta."""
+    kept = []
+    for layer in layers:
+        state = optimizer.state[layer.B]
+        kept.append(tuple(t.detach().clone() for t in (layer.B, state["exp_avg"], state["exp_avg_sq"],
+                                                       layer.log_theta)))
+    return kept
+
+
+def by_hand(history: Sequence[tuple[float, float, float]], end: int, b: float, task: str) -> Figure:
+    """The loop by hand: loss beside chance, density beside b, and λ.  Args: (loss, C, λ) of each step; end: T_end."""
+    fig, axes = style.panels(3, 3, 2.8, None, width=9.5)
+    steps = np.arange(1, len(history) + 1)
+    for ax, values, name, title in zip(axes, zip(*history, strict=True), ("Loss of the batch", "Density C", "λ"),
+                                       ("The task's loss", "The budget is spent down", "The price climbs"),
+                                       strict=True):
+        ax.plot(steps, values, color=style.METHOD_STYLE["salora"][1], linewidth=2)
+        ax.axvspan(0.5, end + 0.5, color=style.PALE, alpha=0.3, linewidth=0, label="gates train")
+        style.dress(ax, "Optimizer step", name, title)
+    _chance(axes[0], chance_loss(task), name="chance")
+    axes[1].axhline(b, color=style.ORANGE, linestyle="--", label=f"b = {b:g}")
+    axes[1].set_ylim(0, 1.02)
+    style.legend(fig)
+    fig.set_label(f"Three panels over {len(history)} steps, the first {end} shaded: loss, density from "
+                  f"{history[0][1]:.2f} to {history[-1][1]:.2f}, lambda from {history[0][2]:.2f} to "
+                  f"{history[-1][2]:.2f}.")
+    return fig
+
+
+def finding_by_hand(history: Sequence[tuple[float, float, float]], end: int, b: float, layers: Sequence[Any],
+                    task: str) -> str:
+    """Where C and λ end, how many directions are left, and the loss beside chance."""
+    (_, C, lam), kept = history[-1], sum(layer.B.shape[1] for layer in layers)
+    after = float(np.mean([loss for loss, *_ in history[end:]]))
+    chance = chance_loss(task)
+    level = "" if chance is None else f" (chance is {chance:.3f})"
+    return (f"In {end} steps C falls to {C:.3f}, where b = {b:g}, while λ climbs to {lam:.2f}. {kept} of "
+            f"{len(layers[0].log_theta) * len(layers)} directions are left. The mean loss of the steps after the "
+            f"window is {after:.3f}{level}.")
+
+
+# ---- pictures and their findings ---------------------------------------------------------------------------
+
+
+def _words(*parts: str) -> str:
+    """"a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
+def _chance(ax: Axes, level: float | None, *, name: str = "majority class", upright: bool = True) -> None:
+    """A dashed line at a chance level, or a word at the panel's edge where the level lies outside of it."""
+    if level is None:
+        return
+    low, high = ax.get_ylim() if upright else ax.get_xlim()
+    if low <= level <= high:
+        (ax.axhline if upright else ax.axvline)(level, color=style.GREY, linestyle=":", label=f"{name}, {level:.3g}")
+        return
+    below, ways = level < low, "↓↑" if upright else "←→"
+    words = f"{ways[not below]} {name}: {level:.3g}"
+    at = (0.02, 0.03 if below else 0.97) if upright else (0.02 if below else 0.98, 0.02)
+    ax.text(*at, words, transform=ax.transAxes, fontsize=9, color=style.GREY, ha="left" if below or upright
+            else "right", va="top" if upright and not below else "bottom")
 
 
 def gated_directions(gates: Numbers) -> Figure:
@@ -48,7 +219,95 @@ def gated_directions(gates: Numbers) -> Figure:
     ax.text(8.65, top / 2, "h", fontsize=15, ha="left", va="center", fontweight="bold")
     for x, words in ((2.4, "rows of A\nread x"), (4.6, "gates g\none a direction"), (6.2, "columns of B\nwrite h")):
         ax.text(x, -0.15, words, fontsize=9, ha="center", va="top")
+    shut = _words(*(str(j + 1) for j, gate in enumerate(gates) if not gate))
+    fig.set_label(f"{len(gates)} parallel lanes from x to h, each a row of A, a gate and a column of B. Lanes "
+                  f"{shut} are "
+                  "faint and crossed out, since their gates are zero.")
     return fig
+
+
+def gate_from_noise(log_thetas: Numbers, stretch: Stretch) -> Figure:
+    """What the clip does: the gate over its noise u, and the three probabilities over log θ.
+
+    Args: log_thetas: of the curves on the left; the first one's ends are shaded.
+    """
+    fig, (left, right) = style.panels(2, 2, 3.0, None)
+    u = torch.linspace(1e-4, 1 - 1e-4, 2000, dtype=torch.float64)
+    for (at, look) in zip(log_thetas, style.looks([f"log θ = {t:g}" for t in log_thetas]).values(), strict=True):
+        look = {**look, "marker": ""}
+        theta = torch.tensor(float(at), dtype=torch.float64)
+        raw = torch.sigmoid((torch.logit(u) + theta) / stretch.tau) * (stretch.zeta - stretch.gamma) + stretch.gamma
+        left.plot(u, raw, **{**look, "label": None, "linewidth": 0.8, "alpha": 0.5})
+        left.plot(u, raw.clamp(0, 1), **{**look, "linewidth": 2})
+    first = torch.tensor(float(log_thetas[0]), dtype=torch.float64)
+    zero, full = 1 - float(stretch.open_probability(first)), float(stretch.full_probability(first))
+    left.axvspan(0, zero, color=style.ORANGE, alpha=0.2, linewidth=0)
+    left.axvspan(1 - full, 1, color=style.BLUE, alpha=0.2, linewidth=0)
+    for level in (0, 1):
+        left.axhline(level, color=style.GREY, linewidth=0.7)
+    grid = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    is_open, is_full = stretch.open_probability(grid), stretch.full_probability(grid)
+    bounds = (torch.zeros_like(grid), 1 - is_open, 1 - is_full, torch.ones_like(grid))
+    for low, high, name, color in zip(bounds, bounds[1:], ("g = 0", "0 < g < 1", "g = 1"),
+                                      (style.ORANGE, style.PALE, style.BLUE), strict=False):
+        right.fill_between(grid, low, high, color=color, alpha=0.75, linewidth=0, label=name)
+    style.dress(left, "Noise u", "Stretched (thin) and clipped (thick)", "One gate: what is clipped becomes 0 or 1")
+    style.dress(right, "log θ", "Probability, stacked", "How likely each outcome is")
+    right.set(xlim=(-6, 6), ylim=(0, 1))
+    style.legend(fig)
+    fig.set_label(f"Left, the stretched sigmoid of the noise for {len(log_thetas)} values of log theta; it leaves "
+                  "[0, 1] "
+                  f"at both ends, where the clipped gate is exactly 0 or 1. At log theta = {float(first):g} these "
+                  "ends "
+                  f"are {zero:.3f} and {full:.3f} wide. Right, stacked probabilities of the three outcomes.")
+    return fig
+
+
+def finding_of_noise(log_thetas: Numbers, stretch: Stretch) -> str:
+    """What the masses at both ends are at these log θ."""
+    parts = []
+    for at in log_thetas:
+        theta = torch.tensor(float(at), dtype=torch.float64)
+        zero, full = 1 - float(stretch.open_probability(theta)), float(stretch.full_probability(theta))
+        parts.append(f"{zero:.1%} of the draws are exactly 0 and {full:.1%} exactly 1 at log θ = {at:g}")
+    return f"{_words(*parts)}. Each share is the length of the piece of the u axis that the clip flattens."
+
+
+def tiny_budget(curves: Mapping[str, tuple[Numbers, Numbers]], p: Mapping[str, Numbers], values: Numbers, *,
+                b: float) -> Figure:
+    """Gates whose values are known, under a fixed and under a learned λ.
+
+    Args: name -> (C, λ) of each step; name -> P(g > 0) at the end (r,); values (r,): what each direction is worth.
+    """
+    fig, (left, middle, right) = style.panels(3, 3, 2.7, None)
+    width = 0.8 / len(curves)
+    for i, (name, look) in enumerate(style.looks(curves).items()):
+        for ax, y in zip((left, middle), curves[name], strict=True):
+            ax.plot(np.arange(1, len(y) + 1), y, **{**look, "marker": ""})
+        right.bar(np.arange(1, len(values) + 1) + (i - (len(curves) - 1) / 2) * width, p[name], width,
+                  color=look["color"])
+    left.axhline(b, color=style.GREY, linestyle=":", label=f"budget b = {b:g}")
+    right.set_xticks(range(1, len(values) + 1))
+    style.dress(left, "Step", "Density C", "Does C reach b?")
+    style.dress(middle, "Step", "λ", "How hard the budget presses")
+    style.dress(right, "Direction, by its value", "P(g > 0) at the end", "Which directions stay")
+    style.legend(fig)
+    fig.set_label("Left, the density over the steps for each λ. Middle, λ. Right, the probability that each "
+                  "direction is "
+                  f"open at the end, from the least to the most valuable. {finding_of_tiny(curves, p, b)}")
+    return fig
+
+
+def finding_of_tiny(curves: Mapping[str, tuple[Numbers, Numbers]], p: Mapping[str, Numbers], b: float) -> str:
+    """How near to b each λ comes, and which directions are left."""
+    ends = [f"{float(C[-1]):.3f} with λ {name}" for name, (C, _) in curves.items()]
+    last = list(curves)[-1]
+    left = [j + 1 for j, q in enumerate(p[last]) if float(q) > 0.5]
+    rising = "the most valuable ones" if left == list(range(len(p[last]) - len(left) + 1, len(p[last]) + 1)) else \
+        "not simply the most valuable ones"
+    nearest = min(curves, key=lambda name: abs(float(curves[name][0][-1]) - b))
+    return (f"C ends at {_words(*ends)}, where b = {b:g}: λ {nearest} comes nearest. With λ {last}, directions "
+            f"{_words(*map(str, left))} stay likelier open than shut: {rising}.")
 
 
 def _lane(ax: Axes, y: float, j: int, gate: float) -> None:
@@ -74,10 +333,21 @@ def gate_readings(log_theta: Numbers, values: Mapping[str, Numbers], *, edge: fl
         ax.plot(log_theta, np.where(y > 0, y, np.nan), **{**look, "marker": ""})
     ax.axvline(edge, color=style.GREY, linestyle=":", label=f"log θ = {edge:.3f}")
     ax.axhline(0.5, color=style.GREY, linewidth=0.8, label="one half")
-    style.dress(ax, "log θ", "Value (log)")
+    style.dress(ax, "log θ", "Value (log)", "Three numbers that sum up a gate")
     ax.set_yscale("log")
     style.legend(fig)
+    fig.set_label("Three rising curves over log theta on a log axis. P(g > 0) and E[g] fall to the left as straight "
+                  f"lines that never end; the deterministic gate drops to nothing at {edge:.3f}.")
     return fig
+
+
+def finding_of_readings(log_theta: Tensor, values: Mapping[str, Tensor], edge: float) -> str:
+    """Which of the readings ends, and where P(g > 0) stands there."""
+    ends = [name for name, y in values.items() if bool((y == 0).any())]
+    p = float(Stretch().open_probability(torch.tensor(edge, dtype=torch.float64)))
+    lowest = {name: f"{name} = {float(y[0]):.5f}" for name, y in values.items() if name not in ends}
+    return (f"Only {_words(*ends)} reaches zero, at log θ = {edge:.3f}, and there P(g > 0) = {p:.3f}. "
+            f"At log θ = {float(log_theta[0]):g} the others are small and above zero: {_words(*lowest.values())}.")
 
 
 def gate_histogram(log_theta: Numbers, *, edge: float) -> Figure:
@@ -97,9 +367,21 @@ def gate_histogram(log_theta: Numbers, *, edge: float) -> Figure:
                          hatch=hatch)
     ax.axvline(edge, color=style.BLACK, linestyle="--", label=f"log θ = {edge:.3f}")
     ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    style.dress(ax, "log θ when the window closed", "Gates")
+    style.dress(ax, "log θ when the window closed", "Gates", "Every gate at the end of the window")
     style.legend(fig)
+    fig.set_label("Histogram of log theta of all gates when the window closed, with a dashed line at "
+                  f"{edge:.3f}. {finding_of_gates(values, edge)}")
     return fig
+
+
+def finding_of_gates(log_theta: Numbers, edge: float = EDGE, near: float = 0.25) -> str:
+    """How many gates stay, and how many stand close to the edge."""
+    values = np.asarray(log_theta, dtype=float)
+    kept, close = int((values > edge).sum()), int((np.abs(values - edge) < near).sum())
+    g = Stretch().deterministic(torch.tensor(values[values > edge]))
+    mean = f", with a mean gate of {float(g.mean()):.2f}" if kept else ""
+    return (f"{kept} of {len(values)} gates stand right of the edge and are kept{mean}; {close} of all gates "
+            f"({close / len(values):.0%}) stand within {near:g} of the edge, where a little noise decides.")
 
 
 def two_ascents(falling: Mapping[str, Numbers], rising: Mapping[str, Numbers], *, target: float) -> Figure:
@@ -113,42 +395,500 @@ def two_ascents(falling: Mapping[str, Numbers], rising: Mapping[str, Numbers], *
             ax.plot(np.arange(1, len(curves[setting]) + 1), curves[setting], **{**look, "marker": ""})
         style.dress(ax, "Step", name)
     axes[0].axhline(target, color=style.GREY, linestyle=":", label=f"target b = {target:g}")
+    axes[0].set_title("Gates with and without momentum, b = 0.5", fontsize=10)
+    axes[1].set_title("λ with short and long memory, b = 0.125", fontsize=10)
     style.legend(fig)
+    fig.set_label(f"Left, density over the steps; right, lambda. {finding_of_ascents(falling, rising, target)}")
     return fig
 
 
-def density_sweep(scores: Mapping[float, Numbers], reached: Mapping[str, Mapping[float, Numbers]], *,
-                  score: str) -> Figure:
-    """What a target density costs, and what becomes of it.
+def finding_of_ascents(falling: Mapping[str, Numbers], rising: Mapping[str, Numbers], target: float) -> str:
+    """How far each setting swings past the target, and how high λ gets."""
+    low = [f"{max(0.0, target - float(np.min(C))):.3f} below b with {name}" for name, C in falling.items()]
+    high = [f"{float(lam[-1]):.1f} with {name}" for name, lam in rising.items()]
+    return f"The density swings {_words(*low)}. λ ends at {_words(*high)}."
 
-    Args: target b -> one score a seed, LoRA's at 1; name -> b -> one density a seed; score: the score's name.
+
+def density_sweep(few: Results, whole: Sequence[float], *, level: float | None = None) -> Figure:
+    """What a target density costs, and what becomes of it: the stored study over b.
+
+    Args: few: the study; whole: LoRA's scores, which keeps all; level: the majority class's score.
     """
+    scores, reached = _by_target(few), _reached(few)
     fig, (left, right) = style.panels(2, 2, 2.9, None)
-    for name, color, at in (("SaLoRA", style.GREEN, set(scores) - {1}), ("LoRA", style.BLUE, {1})):
-        style.seed_strip(left, {b: scores[b] for b in sorted(at)}, color=color, label=name, upright=True)
+    for name, color, strip in (("SaLoRA", style.GREEN, scores), ("LoRA", style.BLUE, {1.0: whole})):
+        style.seed_strip(left, strip, color=color, label=name, upright=True)
     for name, look in style.looks(reached).items():
         style.seed_curve(right, reached[name], look)
-    style.dress(left, "Target density b (LoRA: 1)", score)
-    style.dress(right, "Target density b", "Density at the end")
+    style.dress(left, "Target density b (LoRA: 1)", "Test accuracy", "What a small budget costs")
+    style.dress(right, "Target density b", "Density at the end", "What a budget becomes")
+    _chance(left, level)
     style.legend(fig)
+    fig.set_label("Left, test accuracy by target density, a dot for each seed. Right, density at the end: asked, "
+                  f"expected and kept. {finding_of_sweep(few, whole)}")
     return fig
 
 
-def dots_by_arm(columns: Mapping[str, Mapping[str, Numbers]], *, lines: Mapping[str, float] | None = None) -> Figure:
-    """One panel a measure, one row an arm: a dot a seed, a bar at their mean.
+def _by_target(few: Results) -> dict[float, list[float]]:
+    return {b: few.values()[f"{b:g}"] for b in sorted(float(arm) for arm in few.arms)}
 
-    Args: measure -> arm -> one value a seed; all with the same arms; lines: measure -> a dashed reference.
-    """
-    arms = list(next(iter(columns.values())))
-    fig, axes = style.panels(len(columns), len(columns), 0.9 + 0.34 * len(arms), None, sharey=True)
-    for ax, (name, values) in zip(axes, columns.items(), strict=True):
-        style.seed_strip(ax, {arm: values[arm] for arm in arms})
-        if lines and name in lines:
-            ax.axvline(lines[name], color=style.ORANGE, linestyle="--", label=f"target {lines[name]:g}")
+
+def _reached(few: Results) -> dict[str, dict[float, list[float]]]:
+    targets = list(_by_target(few))
+    return {"asked": {b: [b] for b in targets},
+            "expected: C": {b: last(few, f"{b:g}", "density") for b in targets},
+            "kept by the rule": {b: last(few, f"{b:g}", "kept_density") for b in targets}}
+
+
+def kept_directions(found: Results, arm: str) -> float:
+    """The mean over seeds of how many directions a run keeps."""
+    return float(np.mean([sum(record["ranks"].values()) for record in found.of(arm)]))
+
+
+def finding_of_sweep(few: Results, whole: Sequence[float]) -> str:
+    """What each target keeps and scores."""
+    scores, kept = _by_target(few), _reached(few)["kept by the rule"]
+    low, high = min(scores), max(scores)
+    means = {b: float(np.mean(score)) for b, score in scores.items()}
+    below = [b for b in scores if np.mean(kept[b]) < b]
+    bend = (f"the rule keeps less than was asked at b = {_words(*(f'{b:g}' for b in below))}" if below else
+            "the rule keeps what was asked, or more")
+    return (f"At b = {low:g} the rule keeps {np.mean(kept[low]):.1%} of the numbers "
+            f"({kept_directions(few, f'{low:g}'):.1f} directions) and scores {means[low]:.3f}, at b = {high:g} it "
+            "keeps "
+            f"{np.mean(kept[high]):.0%} ({kept_directions(few, f'{high:g}'):.0f}) and scores {means[high]:.3f}; "
+            "over all "
+            f"targets the means differ by {100 * (max(means.values()) - min(means.values())):.1f} points, and LoRA "
+            "has "
+            f"{np.mean(whole):.3f}. C comes near b everywhere, but {bend}.")
+
+
+def rank_sweep(wide: Results, *, level: float | None = None) -> Figure:
+    """SaLoRA and LoRA at each starting rank: the stored study over r."""
+    scores, ranks = wide.values(), _starting_ranks(wide)
+    fig = plots.chain_length({key: {r: scores[f"{name} {r}"] for r in ranks}
+                              for key, name in (("salora", "SaLoRA"), ("lora", "LoRA"))},
+                             xlabel="Starting rank r (α / r is the same everywhere)", ylabel="Test accuracy")
+    fig.axes[0].set_title("Test accuracy by starting rank, a dot a seed", fontsize=10)
+    _chance(fig.axes[0], level)
+    fig.set_label(f"Test accuracy against rank for SaLoRA and LoRA on all six matrices. {finding_of_ranks(wide)}")
+    return fig
+
+
+def _starting_ranks(wide: Results) -> list[int]:
+    return sorted({int(arm.split()[1]) for arm in wide.arms})
+
+
+def finding_of_ranks(wide: Results) -> str:
+    """The difference at each rank, and at equal numbers kept."""
+    same = {r: 100 * np.mean(wide.differences(f"SaLoRA {r}", f"LoRA {r}")) for r in _starting_ranks(wide)}
+    parts = [f"{gap:+.1f} at r = {r}" for r, gap in same.items()]
+    half = [r for r in same if r // 2 in same]
+    fair = [f"{100 * np.mean(wide.differences(f'SaLoRA {r}', f'LoRA {r // 2}')):+.1f} at r = {r}" for r in half]
+    return (f"SaLoRA less LoRA, in accuracy points, mean over seeds: {_words(*parts)}. Against LoRA of half the "
+            "rank, "
+            f"which has about as many numbers: {_words(*fair)}.")
+
+
+def rank_rows(wide: Results) -> pd.DataFrame:
+    """A row a starting rank: directions kept a matrix, and the difference to LoRA of the same rank by seed."""
+    rows = {}
+    for r in _starting_ranks(wide):
+        matrices = len(wide.of(f"SaLoRA {r}")[0]["ranks"])
+        apart = 100 * np.array(wide.differences(f"SaLoRA {r}", f"LoRA {r}"))
+        rows[r] = {"kept a matrix": f"{kept_directions(wide, f'SaLoRA {r}') / matrices:.1f}",
+                   "less LoRA of this rank, points by seed": ", ".join(f"{x:+.1f}" for x in apart)}
+    return pd.DataFrame(rows).T.rename_axis("starting rank r")
+
+
+def last(found: Results, arm: str, name: str) -> list[float]:
+    """The last value of one series of each seed."""
+    return [record["series"][name][1][-1] for record in found.of(arm)]
+
+
+LORA_ARM = "LoRA, all six"
+
+
+def parts_by_arm(parts: Results, *, b: float = 0.5, level: float | None = None) -> Figure:
+    """The stored ablations, a row an arm: the density at the end and the score, a dot a seed."""
+    scores = parts.values()
+    C = {arm: [1.0] if arm == LORA_ARM else last(parts, arm, "density") for arm in parts.arms}
+    fig, (left, right) = style.panels(2, 2, 0.9 + 0.34 * len(C), None, sharey=True)
+    for ax, values in ((left, C), (right, scores)):
+        style.seed_strip(ax, {arm: values[arm] for arm in C})
         ax.margins(x=0.12)
-        style.dress(ax, name, "")
+    left.axvline(b, color=style.ORANGE, linestyle="--", label=f"target {b:g}")
+    style.dress(left, "Expected density C at the end", "", "Is the budget met?")
+    style.dress(right, "Test accuracy", "", "What it scores")
+    _chance(right, level, upright=False)
     style.legend(fig)
+    fig.set_label(f"Two panels of dots, one row an arm: final density and test accuracy. "
+                  f"{finding_of_parts(parts, b)}")
     return fig
+
+
+def finding_of_parts(parts: Results, b: float = 0.5) -> str:
+    """Which arms meet the budget, and how they score beside the whole method, by seed."""
+    ends = {arm: float(np.mean(last(parts, arm, "density"))) for arm in parts.arms if arm != LORA_ARM}
+    met = [arm for arm, C in ends.items() if abs(C - b) < 0.04]
+    missed = [f"{arm} ends at C = {C:.2f}" for arm, C in ends.items() if arm not in met]
+    apart = []
+    for arm in parts.arms[1:]:
+        gaps = 100 * np.array(parts.differences(arm, "all parts"))
+        apart.append(f"{arm} {gaps.mean():+.1f} ({gaps.min():+.1f} to {gaps.max():+.1f})")
+    return (f"The budget is met by {_words(*met)}{'; ' + _words(*missed) if missed else ''}. Accuracy less that of "
+            "all "
+            f"parts, in points, mean and range of the seeds: {'; '.join(apart)}.")
+
+
+def two_multipliers(parts: Results) -> Figure:
+    """λ over the steps by Adam and by plain ascent, from the stored ablations."""
+    fig = plots.learning_curves({"Adam ascent (ours)": parts.series("all parts", "lambda"),
+                                 "plain gradient ascent": parts.series("λ by SGD", "lambda")}, ylabel="Multiplier λ")
+    fig.axes[0].set_title("λ at the same rate, seed 0", fontsize=10)
+    fig.set_label(f"Lambda over training steps for two kinds of ascent. {finding_of_multipliers(parts)}")
+    return fig
+
+
+def finding_of_multipliers(parts: Results) -> str:
+    """Where λ and C end."""
+    lam, C = ({arm: float(np.mean(last(parts, arm, name))) for arm in ("all parts", "λ by SGD")}
+              for name in ("lambda", "density"))
+    return (f"λ ends at {lam['all parts']:.2f} by Adam and at {lam['λ by SGD']:.2f} by plain ascent, and yet C ends "
+            "at "
+            f"{C['all parts']:.3f} and {C['λ by SGD']:.3f} (means over the seeds).")
+
+
+def plain_ascent_alone(noise: float = 3e-3) -> str:
+    """Plain ascent on gates without a network, without noise and with it: where C ends."""
+    weak = SaLoRA(b=0.5, eta_c=0.1, ascent="sgd")
+    quiet, noisy = (gates_alone(weak, size)[0][-1] for size in (0.0, noise))
+    return (f"plain ascent, gates without a network: C ends at {quiet:.3f}; with noise in place of a task at "
+            f"{noisy:.3f}")
+
+
+def the_window(run: Run) -> tuple[int, int]:
+    """The steps between which a run's gates trained."""
+    m, total = run.config["method"], len(run.series("loss")[0])
+    clock = Clock(0, total, total)
+    return clock.resolve(m["t_start"]), clock.resolve(m["t_end"])
+
+
+def how_gates_closed(run: Run) -> Figure:
+    """The paper's Figure 6 for a run."""
+    steps, density = run.series("density")
+    lam, orth_A, orth_B = (run.series(name)[1] for name in ("lambda", "orth_A", "orth_B"))
+    fig = plots.density_and_lambda(steps, density, lam, orth_A, orth_B, target=run.config["method"]["b"],
+                                   window=the_window(run))
+    for ax, title in zip(fig.axes, ("The density falls to the budget", "λ climbs while the budget is missed",
+                                    "The two orthogonality penalties", "The price of missing the "
+                                                                       "budget"), strict=True):
+        ax.set_title(title, fontsize=10)
+    fig.set_label("Four panels over training steps with the window in grey: density, lambda, the two orthogonality "
+                  f"penalties on a log axis, and the penalty of the budget. {finding_of_closing(run)}")
+    if not np.all(np.diff(lam) >= 0):
+        raise ValueError("λ fell somewhere: its gradient is a square, so it cannot")
+    return fig
+
+
+def finding_of_closing(run: Run) -> str:
+    """What density, λ and both penalties did inside the window, and what the fold did to the penalties."""
+    (steps, C), (_, lam) = run.series("density"), run.series("lambda")
+    end = the_window(run)[1]
+    at = steps.index(end)   # the fold follows this step, so its penalties are those of after it
+    says = [f"C falls from {C[0]:.3f} to {C[-1]:.3f} and λ climbs to {lam[-1]:.2f}."]
+    for name, words in (("orth_A", "‖AAᵀ − I‖²"), ("orth_B", "‖BᵀB − I‖²")):
+        inside = run.series(name)[1][:at]
+        low = int(np.argmin(inside))
+        turn = "" if low == len(inside) - 1 else f" (lowest at step {steps[low]}: {inside[low]:.3f})"
+        says.append(f"{words} goes from {inside[0]:.2f} to {inside[-1]:.3f} a matrix inside the window{turn}.")
+    return " ".join(says)
+
+
+def after_the_fold(run: Run) -> str:
+    """Both penalties around the end of the window: a matrix before, and a direction that is left after."""
+    (steps, A), (_, B) = run.series("orth_A"), run.series("orth_B")
+    at, share = steps.index(the_window(run)[1]), max(1e-9, sum(run.ranks.values()) / len(run.ranks))
+    return (f"a matrix, before the fold: A {A[at - 1]:.3f}, B {B[at - 1]:.3f}\n"
+            f"a direction, after the fold: A {A[at] / share:.3f}, B {B[at] / share:.3f}")
+
+
+def kept_share(run: Run) -> float:
+    """The share of the adapters' numbers that a run's pruning kept."""
+    return run.series("kept_density")[1][-1]
+
+
+def closing_gates(run: Run) -> dict[str, list[float]]:
+    """Site -> log θ of all its directions when the window closed."""
+    columns = [run.by_site(f"log_theta.{j}") for j in range(run.config["method"]["r"])]
+    return {site: [column[site] for column in columns] for site in run.ranks}
+
+
+def kept_by_matrix(run: Run) -> Figure:
+    """The paper's Figure 7 for a run."""
+    fig = plots.rank_heatmap(run.ranks, max_rank=run.config["method"]["r"], label="Directions kept")
+    fig.axes[0].set_title("Directions kept by matrix and layer, this run", fontsize=10)
+    fig.set_label("Table of ranks by matrix and layer, coloured from 0 to the starting rank: "
+                  + ", ".join(f"{site}: {rank}" for site, rank in run.ranks.items()))
+    return fig
+
+
+def _rows(ranks: Mapping[str, float]) -> dict[str, float]:
+    """Matrix -> mean rank over the layers, largest first."""
+    letters = dict.fromkeys(site.rpartition(".")[2] for site in ranks)
+    means = {m: float(np.mean([n for site, n in ranks.items() if site.endswith(f".{m}")])) for m in letters}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
+
+
+def finding_of_kept(ranks: Mapping[str, float], r: int) -> str:
+    """Which matrices keep most and least, and how far the ranks spread."""
+    rows = _rows(ranks)
+    (most, high), (least, low) = next(iter(rows.items())), list(rows.items())[-1]
+    return (f"W_{most} keeps most, {high:.1f} of {r} directions on average over the layers, and W_{least} least, "
+            f"{low:.1f}; single matrices keep from {min(ranks.values()):g} to {max(ranks.values()):g}.")
+
+
+def mean_ranks(found: Results, arm: str = "all parts") -> dict[str, float]:
+    """Site -> its rank, mean over the seeds."""
+    ranks = [record["ranks"] for record in found.of(arm)]
+    return {site: float(np.mean([one[site] for one in ranks])) for site in ranks[0]}
+
+
+THEIRS = ("up", "o", "v")   # the rows that are bright in the paper's Figure 7
+
+
+def kept_over_seeds(found: Results) -> Figure:
+    """The same as means over the seeds of the stored runs."""
+    ranks = mean_ranks(found)
+    fig = plots.rank_heatmap(ranks, max_rank=8, label="Kept, mean of the seeds")
+    fig.axes[0].set_title(f"Directions kept, mean of {len(found.of('all parts'))} seeds", fontsize=10)
+    fig.set_label(f"Table of mean ranks over seeds by matrix and layer. {finding_of_pattern(found)}")
+    return fig
+
+
+def finding_of_pattern(found: Results) -> str:
+    """Which of the paper's three rows keep more than the mean matrix, over the seeds."""
+    rows, mean = _rows(mean_ranks(found)), float(np.mean(list(mean_ranks(found).values())))
+    above, below = ([f"W_{m} ({rows[m]:.1f})" for m in THEIRS if (rows[m] > mean) == side] for side in (True, False))
+    gaps = []
+    for record in found.of("all parts"):
+        one = _rows(record["ranks"])
+        gaps.append(np.mean([one[m] for m in THEIRS]) - np.mean([n for m, n in one.items() if m not in THEIRS]))
+    up = f"{_words(*above)} keep{'s' * (len(above) == 1)} more than the mean matrix ({mean:.1f})" if above else ""
+    down = f"{_words(*below)} {'does' if len(below) == 1 else 'do'} not" if below else ""
+    return (f"Of the paper's three, {', and '.join(filter(None, (up, down)))}. The mean of the three less that of "
+            "the "
+            f"other three, by seed: {', '.join(f'{gap:+.1f}' for gap in gaps)}.")
+
+
+def beside_lora(curves: Mapping[str, Run], *, chance: float | None) -> Figure:
+    """The task loss of two runs, with the window in grey and the level of chance."""
+    fig, (ax,) = style.panels(1, 1, 3.0, None, width=8.0)
+    for name, look in style.looks(curves).items():
+        ax.plot(*smooth(curves[name].series("loss")), **{**look, "marker": ""})
+    ax.axvspan(*the_window(curves["salora"]), color=style.PALE, alpha=0.3, linewidth=0, label="gates train")
+    style.dress(ax, "Optimizer step", "Training loss (mean of 10 steps)", "The task loss beside LoRA's, on the same "
+                                                                          "data")
+    _chance(ax, chance, name="chance")
+    style.legend(fig)
+    fig.set_label(f"Training loss over the steps of SaLoRA and LoRA. {finding_of_losses(curves, chance)}")
+    return fig
+
+
+def finding_of_losses(curves: Mapping[str, Run], chance: float | None) -> str:
+    """Both losses where the window ends, and at the end."""
+    end, says = the_window(curves["salora"])[1], []
+    loss = {name: np.array(run.series("loss")[1]) for name, run in curves.items()}
+    for words, part in (("In the last ten steps of the window", slice(max(0, end - 10), end)),
+                        ("in the last ten of the training", slice(-10, None))):
+        says.append(f"{words} the loss is {loss['salora'][part].mean():.3f} with SaLoRA and "
+                    f"{loss['lora'][part].mean():.3f} with LoRA")
+    level = "" if chance is None else f" Chance is {chance:.3f}."
+    return f"{'; '.join(says)}.{level}"
+
+
+def finding_of_run(run: Run) -> str:
+    """What one run kept and where its loss ended."""
+    r = run.config["method"]["r"] * len(run.ranks)
+    chance = chance_loss(run.config["task"])
+    level = "" if chance is None else f"; chance is {chance:.3f}"
+    return (f"The gates trained in steps {the_window(run)[0] + 1} to {the_window(run)[1]} and left "
+            f"{sum(run.ranks.values())} of {r} directions. The mean loss of the last ten steps is "
+            f"{np.mean(run.series('loss')[1][-10:]):.3f}{level}.")
+
+
+def scores(runs: Mapping[str, Run], task: str, profile: str) -> Any:
+    """A table of the test score and of the directions that are left, with the majority class beside them."""
+    metric = next(iter(runs.values())).score("test")[0]
+    rows = {name: {f"test {metric}": f"{_score(run):.3f}",
+                   "directions": str(sum(run.ranks.values())),
+                   "adapter parameters": f"{run.parameters['adapter']:,}"} for name, run in runs.items()}
+    level = majority(task, profile)
+    if level is not None:
+        rows["always the larger class"] = {f"test {metric}": f"{level:.3f}", "directions": "–",
+                                           "adapter parameters": "–"}
+    return readable(pd.DataFrame(rows).T.rename_axis("method"), "scores")
+
+
+# ---- after the window --------------------------------------------------------------------------------------
+
+AFTER = ("gates folded", "gates left half shut", LORA_ARM)
+AFTER_COLORS = dict(zip(AFTER, (style.GREEN, style.ORANGE, style.BLUE), strict=True))
+
+
+def after_the_window(runs: Mapping[str, Sequence[Run]], *, level: float | None, chance: float | None) -> Figure:
+    """What becomes of a training when its gates are folded or left: loss, size of the change, score.
+
+    Args: the names of AFTER -> one run a seed; level: the majority class's score; chance: the loss of guessing.
+    """
+    fig, (left, middle, right) = style.panels(3, 3, 3.0, None, width=9.5)
+    for name, (line, marker) in zip(runs, (("-", "o"), ("--", "s"), (":", "D")), strict=True):
+        curves = [smooth(run.series("loss")) for run in runs[name]]
+        left.plot(curves[0][0], np.mean([values for _, values in curves], 0), color=AFTER_COLORS[name],
+                  linestyle=line, label=name)
+        for ax, measured in ((middle, _change), (right, _score)):
+            y = [measured(run) for run in runs[name]]
+            ax.plot([name] * len(y), y, marker, color=AFTER_COLORS[name], markersize=7, alpha=0.8)
+    left.axvspan(*the_window(runs[AFTER[0]][0]), color=style.PALE, alpha=0.3, linewidth=0, label="gates train")
+    _chance(left, chance, name="chance")
+    metric = runs[AFTER[0]][0].score("test")[0]
+    style.dress(left, "Optimizer step", "Training loss", "Loss, mean of the seeds")
+    style.dress(middle, "", "Mean ‖ΔW‖ over the matrices", "How far the matrices moved")
+    style.dress(right, "", f"Test {metric}", "What it scores, a dot a seed")
+    for ax in (middle, right):
+        ax.set_xticks(range(len(runs)), ["folded", "left", "LoRA"])
+        ax.margins(x=0.25)
+    middle.set_ylim(bottom=0)
+    low, high = right.get_ylim()
+    right.set_ylim(low - 0.1 * (high - low) - 0.005, high + 0.005)
+    _chance(right, level)
+    style.legend(fig)
+    fig.set_label("Three panels: training loss over the steps, mean size of the change of the matrices, and test "
+                  "score, "
+                  f"for folded gates, gates left half shut, and LoRA. {finding_of_after(runs)}")
+    return fig
+
+
+def _change(run: Run) -> float:
+    return float(np.mean(list(run.by_site("norm").values())))
+
+
+def _score(run: Run) -> float:
+    return run.score("test")[1]
+
+
+def finding_of_after(runs: Mapping[str, Sequence[Run]]) -> str:
+    """What leaving the gates half shut does to the size of the change and to the score."""
+    folded, left = (runs[name] for name in AFTER[:2])
+    gates = np.concatenate([list(closing_gates(run).values()) for run in folded])
+    open_ = Stretch().deterministic(torch.tensor(gates)).numpy()
+    size = [np.mean([_change(run) for run in one]) for one in (folded, left)]
+    gaps = [100 * (_score(a) - _score(b)) for a, b in zip(left, folded, strict=True)]
+    more = "less" if size[1] < size[0] else "more"
+    error = 100 * math.sqrt(0.25 / len(folded[0].right("test"))) if folded[0].hits else float("nan")
+    doubt = (f" One run's score has a standard error of up to {error:.1f} points, so {_verdict(gaps, error)}."
+             if error == error else "")
+    return (f"The kept gates stand at {open_[open_ > 0].mean():.2f} on average. Left there, the matrices move by "
+            f"{size[1]:.2f}, {more} than the {size[0]:.2f} with folded gates. In the score, left less folded is "
+            f"{_words(*(f'{gap:+.1f}' for gap in gaps))} points by seed.{doubt}")
+
+
+def _verdict(gaps: Sequence[float], error: float) -> str:
+    clear = abs(np.mean(gaps)) > 2 * error * math.sqrt(2 / len(gaps))
+    return ("this difference is larger than chance alone would make it" if clear else
+            "these few runs do not settle the score")
+
+
+# ---- what a step costs -------------------------------------------------------------------------------------
+
+
+class _WholeStep(nn.Module):
+    """The task loss and, where a method has one, its penalty, inside the window."""
+
+    def __init__(self, method: Method, backbone: str) -> None:
+        super().__init__()
+        fresh = load_backbone(backbone, num_labels=2, seed=0)[0]
+        self.adapters = adapt(fresh, method, seed=0)
+        self.model, self.rule = fresh.train(), self.adapters.rule
+        self.rule.start(Clock(0, 1000, 1000), None)  # type: ignore[arg-type]
+
+    def forward(self, **words: Tensor) -> Any:
+        self.rule.before_step(Clock(1, 1000, 1000))
+        out, penalty = self.model(**words), self.rule.penalty()
+        out.loss = out.loss if penalty is None else out.loss + penalty
+        return out
+
+
+def step_costs(backbone: str, *, size: int = 32) -> dict[str, measures.StepCost]:
+    """Seconds and bytes of a whole step of SaLoRA, inside its window, and of LoRA on the same matrices, in turns."""
+    pair = {"SaLoRA": _WholeStep(SaLoRA(), backbone), "LoRA": _WholeStep(LoRA(sites="all"), backbone)}
+    words = torch.randint(1000, 20000, (size, 32), generator=torch.Generator().manual_seed(0))
+    return measures.step_costs(pair, {"input_ids": words, "labels": torch.zeros(size, dtype=torch.long)})
+
+
+def cost_ratios(cost: Mapping[str, measures.StepCost], run: Run) -> Figure:
+    """SaLoRA's share of LoRA's seconds, of its optimizer state, and of the numbers that are stored in the end."""
+    ratios = _ratios(cost, run)
+    fig, (ax,) = style.panels(1, 1, 0.5 + 0.42 * len(ratios), None, width=8.0)
+    names = list(ratios)[::-1]
+    bars = ax.barh(names, [ratios[name] for name in names], color=style.GREEN, height=0.6)
+    ax.bar_label(bars, fmt="%.3f", fontsize=9, padding=4)
+    ax.axvline(1.0, color=style.BLUE, linestyle="--", linewidth=1.5, label="LoRA on the same six matrices")
+    ax.set_xlim(0, 1.15 * max(1.0, *ratios.values()))
+    style.dress(ax, "SaLoRA's share of LoRA's", "", "What SaLoRA costs beside LoRA")
+    ax.grid(axis="y", visible=False)
+    style.legend(fig)
+    fig.set_label("Bars: " + ", ".join(f"{what} {ratio:.3f}" for what, ratio in ratios.items()) + " of LoRA's.")
+    return fig
+
+
+def _ratios(cost: Mapping[str, measures.StepCost], run: Run) -> dict[str, float]:
+    s, lora = cost["SaLoRA"], cost["LoRA"]
+    return {"seconds a step inside the window": s.median / lora.median,
+            "gradients and optimizer state": s.state_bytes / lora.state_bytes,
+            "adapter numbers stored at the end": kept_share(run)}
+
+
+def finding_of_costs(cost: Mapping[str, measures.StepCost], run: Run) -> str:
+    """Time, state and storage in a sentence."""
+    seconds, state, stored = _ratios(cost, run).values()
+    longer = f"{seconds - 1:.0%} longer" if seconds >= 1 else f"{1 - seconds:.0%} shorter"
+    return (f"On this machine a step inside the window takes {longer} than LoRA's (the paper reports 11 % longer), "
+            f"gradients and optimizer state grow by {state - 1:.2%}, and {stored:.0%} of the adapter's numbers are "
+            "stored in the end.")
+
+
+# ---- predictions: the answers are computed here, so that the notebook's cells do not show them ---------------
+
+
+def predict_ascent(question: str, method: SaLoRA) -> None:
+    gap = float(method.stretch.open_probability(torch.zeros(()))) - method.b
+    predict(question, f"Plain ascent adds η_c (C − b)² = {method.eta_c * gap**2:.4f}. Adam divides the gradient by "
+                      "its own "
+                      f"size, so its first step is η_c = {method.eta_c:g}, {1 / gap**2:.0f} times as large.")
+
+
+def predict_closed(question: str, log_theta: float) -> None:
+    mean = float(Stretch().mean(torch.tensor(log_theta, dtype=torch.float64)))
+    predict(question, f"Yes: E[g] = {mean:.4f} is small, and above 0. It is above 0 for every finite log θ, so this "
+                      "rule "
+                      "would keep everything.")
+
+
+def predict_kept(question: str, p: float) -> None:
+    predict(question, f"Nothing. Every gate has P(g > 0) = {p:g}, so C = {p:g}; but each gate without its noise is "
+                      "0, "
+                      "since P(g > 0) is below one half. What the budget counts and what the cut keeps are two "
+                      "numbers.")
+
+
+def predict_pull(question: str, p: Sequence[float]) -> None:
+    pulls = {q: q * (1 - q) for q in p}
+    predict(question, f"The one at {max(pulls, key=pulls.__getitem__):g}: the pull is in proportion to p (1 − p), "
+                      "which is "
+                      f"{_words(*(f'{pull:.4f} at p = {q:g}' for q, pull in pulls.items()))}. The budget moves the "
+                      "gates "
+                      "that are in doubt.")
 
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
@@ -420,18 +1160,21 @@ def orthogonality_penalty(lora_A: Tensor, lora_B: Tensor) -> Tensor:
     return torch.stack(rule.orthogonality()).sum()
 
 
-def prune_and_fold(lora_B: Tensor, log_theta: Tensor) -> Tensor:
-    """The (d, r′) that is left of B (d, r) when the library closes the window: pruned, and its gates folded in."""
+def prune_and_fold(lora_B: Tensor, m: Tensor, v: Tensor, log_theta: Tensor) -> Tensor:
+    """The new B, m and v, (3, d, r′), when the library closes the window on B and Adam's means of it (d, r)."""
     d, r = lora_B.shape
     gate = HardConcrete(Stretch(), r)
-    branch = LowRank(r, d, r, gate=gate)
+    branch = LowRank(r, d, r, gate=gate, dtype=lora_B.dtype)
     gate.log_theta.data, branch.lora_B.data, gate.phase = log_theta.clone(), lora_B.clone(), "deterministic"
+    optimizer = torch.optim.AdamW(branch.parameters())
+    optimizer.state[branch.lora_B] = {"step": torch.tensor(1.0), "exp_avg": m.clone(), "exp_avg_sq": v.clone()}
     rule = SaLoRA().rule()
     rule.adapters = {"0": branch}  # type: ignore[assignment]
-    rule.loop = SimpleNamespace(optimizer=torch.optim.SGD(branch.parameters()))  # type: ignore[assignment]
+    rule.loop = SimpleNamespace(optimizer=optimizer)  # type: ignore[assignment]
     rule._prune(branch, gate.settled().nonzero().flatten())
     rule._fold(branch)
-    return branch.lora_B.detach()
+    state = optimizer.state[branch.lora_B]
+    return torch.stack([branch.lora_B.detach(), state["exp_avg"], state["exp_avg_sq"]])
 
 
 def gates_of_a_run(log_theta: Tensor, noise: Noise) -> Tensor:
@@ -443,6 +1186,43 @@ def gates_of_a_run(log_theta: Tensor, noise: Noise) -> Tensor:
         gate.log_theta.data, gate.u = values, noise(step)
         drawn.append(gate().detach())
     return torch.stack(drawn)
+
+
+class _answers:
+    """What a learner would write."""
+
+    @staticmethod
+    def sample_gate(u, log_theta, tau, gamma, zeta):   # type: ignore[no-untyped-def]
+        s = torch.sigmoid((torch.logit(u) + log_theta) / tau)
+        return (s * (zeta - gamma) + gamma).clamp(0, 1)
+
+    @staticmethod
+    def open_probability(log_theta, tau, gamma, zeta):   # type: ignore[no-untyped-def]
+        return torch.sigmoid(log_theta - tau * math.log(-gamma / zeta))
+
+    @staticmethod
+    def expected_density(p, d, k):   # type: ignore[no-untyped-def]
+        return (p.sum(1) * (d + k)).sum() / (p.shape[1] * (d + k).sum())
+
+    @staticmethod
+    def ascend_lambda(lam, C, b, eta_c):   # type: ignore[no-untyped-def]
+        return (lam + eta_c * (C - b) ** 2).clamp(min=0)
+
+    @staticmethod
+    def orthogonality_penalty(lora_A, lora_B):   # type: ignore[no-untyped-def]
+        I = torch.eye(len(lora_A))
+        return (lora_A @ lora_A.T - I).square().sum() + (lora_B.T @ lora_B - I).square().sum()
+
+    @staticmethod
+    def prune_and_fold(lora_B, m, v, log_theta):   # type: ignore[no-untyped-def]
+        g = (torch.sigmoid(log_theta) * 1.2 - 0.1).clamp(0, 1)   # the gate at u = 1/2
+        keep = g > 0
+        g = g[keep]
+        return torch.stack([lora_B[:, keep] * g, m[:, keep] / g, v[:, keep] / g**2])
+
+    @staticmethod
+    def gates_of_a_run(log_theta, noise):   # type: ignore[no-untyped-def]
+        return torch.stack([_answers.sample_gate(noise(t), row, 1.0, -0.1, 1.1) for t, row in enumerate(log_theta)])
 
 
 def _gate_cases() -> list[tuple]:
@@ -464,9 +1244,22 @@ def _all_sites(change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, 
     return lambda p, d, k: expected_density(*change(p, d, k))
 
 
-def _pruned(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """B with other factors on its columns: the deterministic gate's zeros decide which are left."""
-    return lambda B, log_theta: (B * change(log_theta))[:, Stretch().deterministic(log_theta) > 0]
+def _pruned(B: Callable[[Tensor], Tensor], m: Callable[[Tensor], Tensor],
+            v: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """B, m and v with other factors on their columns: the deterministic gate's zeros decide which are left."""
+    def wrong(*given: Tensor) -> Tensor:
+        *tensors, log_theta = given
+        log_theta = log_theta[keep := Stretch().deterministic(log_theta) > 0]
+        return torch.stack([M[:, keep] * f(log_theta) for M, f in zip(tensors, (B, m, v), strict=True)])
+    return wrong
+
+
+def _gate(power: int, of: Callable[[Tensor], Tensor] | None = None) -> Callable[[Tensor], Tensor]:
+    return lambda log_theta: (of or Stretch().deterministic)(log_theta) ** power
+
+
+def _shut(B: Tensor, m: Tensor, v: Tensor, log_theta: Tensor) -> Tensor:
+    return torch.stack([B, m, v])[:, :, Stretch().deterministic(log_theta) == 0]
 
 
 _SAMPLE: Sequence[tuple[str, Callable[..., Any]]] = (
@@ -546,12 +1339,21 @@ _R: Sequence[tuple[str, Callable[..., Any]]] = (
      lambda A, B: orthogonality_penalty(A, B) / len(A) ** 2))
 
 _PRUNE: Sequence[tuple[str, Callable[..., Any]]] = (
-    ("the columns are right, but their gates are not folded in: the function would jump", _pruned(torch.ones_like)),
+    ("the columns are right, but their gates are not folded in: the function would jump",
+     _pruned(_gate(0), _gate(0), _gate(0))),
+    ("B is right, but Adam is left behind: m and v still belong to the old B", _pruned(_gate(1), _gate(0), _gate(0))),
+    ("m and v are multiplied by the gate: a larger B has a smaller gradient, so divide",
+     _pruned(_gate(1), _gate(1), _gate(2))),
+    ("all three are multiplied by the gate: the gradient of the new B is the old one divided by g",
+     _pruned(_gate(1), _gate(1), _gate(1))),
+    ("v holds squares of gradients: divide it by g²", _pruned(_gate(1), _gate(-1), _gate(-1))),
+    ("m is left as it was: divide it by g", _pruned(_gate(1), _gate(0), _gate(-2))),
+    ("B is divided by the gate, and must be multiplied", _pruned(_gate(-1), _gate(-1), _gate(-2))),
     ("folded with E[g]: use the deterministic gate, the one that the network has when the noise ends",
-     _pruned(Stretch().mean)),
-    ("folded with P(g > 0), a probability: use the deterministic gate", _pruned(Stretch().open_probability)),
-    ("those are the directions that should go: keep where the gate is above zero",
-     lambda B, t: B[:, Stretch().deterministic(t) == 0]))
+     _pruned(_gate(1, Stretch().mean), _gate(-1, Stretch().mean), _gate(-2, Stretch().mean))),
+    ("folded with P(g > 0), a probability: use the deterministic gate",
+     _pruned(*(_gate(power, Stretch().open_probability) for power in (1, -1, -2)))),
+    ("those are the directions that should go: keep where the gate is above zero", _shut))
 
 _DEBUG: Sequence[tuple[str, Callable[..., Any]]] = (
     ("one draw serves all steps: draw inside the loop, for each step its own noise",
@@ -576,39 +1378,47 @@ def _factors(seed: int) -> tuple[Tensor, Tensor]:
     return torch.randn(3, 7, generator=g) * 0.6, torch.randn(5, 3, generator=g) * 0.5
 
 
-def _columns(seed: int) -> tuple[Tensor, Tensor]:
+def _columns(seed: int) -> tuple[Tensor, ...]:
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(8, 6, generator=g), torch.tensor([-3.0, 0.4, -2.5, -1.1, -2.2, -4.0])
+    B, m, v = torch.randn(3, 8, 6, generator=g)
+    return B, m, v.square(), torch.tensor([-3.0, 0.4, -2.5, -1.1, -2.2, -4.0])
 
 
 EXERCISES.update({
     "sample_gate": Task(
         sample_gate, _gate_cases,
         "add logit u and log θ, divide by τ, take the sigmoid, stretch to (γ, ζ), clip to [0, 1]", _SAMPLE,
-        (Stretch.sample,), "u, log_theta and the result are (r,) each"),
+        (Stretch.sample,), "u, log_theta and the result are (r,) each",
+        answer=_answers.sample_gate),
     "open_probability": Task(
         open_probability, lambda: [case[1:] for case in _gate_cases()],
         "the gate is 0 where the stretched sigmoid is not above 0: solve that for logit u", _OPEN,
-        (Stretch.open_probability,), "log_theta and the result are (r,)"),
+        (Stretch.open_probability,), "log_theta and the result are (r,)",
+        answer=_answers.open_probability),
     "expected_density": Task(
         expected_density, lambda: [_sites(0), _sites(1)],
         "above the bar each p times its site's d + k; below it the same with p = 1", _DENSITY,
-        (SaLoRARule.density, measures.density), "p is (n, r), d and k are (n,): sum p over r first"),
+        (SaLoRARule.density, measures.density), "p is (n, r), d and k are (n,): sum p over r first",
+        answer=_answers.expected_density),
     "ascend_lambda": Task(
         ascend_lambda, lambda: [(torch.tensor([0.0, 0.3, -0.5, 0.2]), torch.tensor([0.92, 0.6, 0.7, 0.3]), b, 0.1)
                                 for b in (0.5, 0.4)],
         "λ plus η_c times (C − b)², then never below 0", _ASCEND, (SaLoRARule._ascend,),
-        "lam, C and the result are (n,) each"),
+        "lam, C and the result are (n,) each",
+        answer=_answers.ascend_lambda),
     "orthogonality_penalty": Task(
         orthogonality_penalty, lambda: [_factors(0), _factors(1)],
         "‖A Aᵀ − I‖² + ‖BᵀB − I‖²: squares of all entries, added up, with I of r × r", _R,
-        (SaLoRARule.orthogonality, _off_identity), "A is (r, k) and B is (d, r): A Aᵀ and BᵀB are (r, r)"),
+        (SaLoRARule.orthogonality, _off_identity), "A is (r, k) and B is (d, r): A Aᵀ and BᵀB are (r, r)",
+        answer=_answers.orthogonality_penalty),
     "prune_and_fold": Task(
         prune_and_fold, lambda: [_columns(0), _columns(1)],
-        "the deterministic gate is 0 where log θ ≤ −log 11: drop those columns, multiply the others by their gates",
-        _PRUNE, (SaLoRARule._prune, SaLoRARule._fold), "B is (d, r), the gates are (r,): one a column"),
+        "the deterministic gate is 0 where log θ ≤ −log 11: drop those columns; multiply B's others by their gates, "
+        "divide those of m by them and of v by their squares", _PRUNE, (SaLoRARule._prune, SaLoRARule._fold),
+        "B, m and v are (d, r), the gates are (r,): one a column", answer=_answers.prune_and_fold),
     "gates_of_a_run": Task(
         gates_of_a_run, lambda: [(_path(seed), _noise(seed)) for seed in (1, 2)],
         "row t of the result is a draw at row t of log_theta with noise(t)", _DEBUG,
-        (SaLoRARule.before_step, HardConcrete.forward), "log_theta is (T, r), noise(t) is (r,): stack T rows"),
+        (SaLoRARule.before_step, HardConcrete.forward), "log_theta is (T, r), noise(t) is (r,): stack T rows",
+        answer=_answers.gates_of_a_run),
 })

@@ -2,6 +2,8 @@
 
 import torch
 
+from lowrank_teach.course.exercises import EXERCISES
+
 
 def adam(gradient, m, v, step, lr):
     m, v, step = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2, step + 1
@@ -65,6 +67,8 @@ WRONG = {
         "widest link": lambda ranks, d, k: max(ranks),
         "cap the sum": lambda ranks, d, k: sum(ranks),
         "add up at most": lambda ranks, d, k: len(ranks),
+        "ranks of a sum": lambda ranks, d, k: min(d, k),
+        "returned nothing": lambda ranks, d, k: None,
     },
     "frank_wolfe_step": {
         "carries a minus": lambda W, G, radius, t: towards(W, radius * pair(G), t),
@@ -74,12 +78,14 @@ WRONG = {
         "along the gradient": lambda W, G, radius, t: towards(W, -radius * G / G.norm(), t),
         "step size is": lambda W, G, radius, t: towards(W, -radius * pair(G), t - 1),
     },
+    "prune_moments": {
+        "other way round": lambda moment, share: moment - RIGHT["prune_moments"](moment, share),
+        "that was to be dropped": lambda moment, share: RIGHT["prune_moments"](moment, 1 - share),
+        "signs": lambda moment, share: moment * (moment >= moment.flatten().sort().values[-round(share * moment.numel())]),
+        "all entries shrink": lambda moment, share: share * moment,
+        "the mask alone": lambda moment, share: (RIGHT["prune_moments"](moment, share) != 0).float(),
+        "keep the entries": lambda moment, share: torch.zeros_like(moment),
+        "returned nothing": lambda moment, share: None,
+    },
 }
-RIGHT = {
-    "cola_tie": lambda W, A, B, alpha: W + alpha / len(A) * B @ A,
-    "cola_extend": lambda A, B, fresh: torch.cat([fresh, torch.zeros_like(B).T], 1),
-    "move_after_knot": lambda g, m, v, step, lr: adam(g, 0 * m, 0 * v, 0, lr),
-    "cola_epochs": lambda epochs, links: [epochs // links + (i < epochs % links) for i in range(links)],
-    "chain_rank": lambda ranks, d, k: min(sum(ranks), d, k),
-    "frank_wolfe_step": lambda W, G, radius, t: towards(W, -radius * pair(G), t),
-}
+RIGHT = {name: EXERCISES[name].answer for name in WRONG}

@@ -2,6 +2,9 @@
 
 import torch
 
+from lowrank_teach.course.chapters import delta_lora  # noqa: F401  (it adds its exercises)
+from lowrank_teach.course.exercises import EXERCISES
+
 
 def _scale(A, alpha):
     return alpha / len(A)
@@ -18,6 +21,12 @@ def _loop(W, As, Bs, alpha, lam, K, *, first=1, held=False, late=0, scale=True):
         if step >= K + first + late or not held:
             before = products[step]
     return W
+
+
+def _lazy(x, W, A, B, A_K, B_K, alpha, lam, of_branch=1.0):
+    """A learner's layer, whose branch may be left out."""
+    s = _scale(A, alpha)
+    return x @ W.T + s * ((of_branch + lam) * x @ A.T @ B.T - lam * x @ A_K.T @ B_K.T)
 
 
 WRONG = {
@@ -85,12 +94,17 @@ WRONG = {
         "returned nothing": lambda alpha, lam, r: None,
         "B_K = 0": lambda alpha, lam, r: alpha * lam * r,
     },
+    "lazy_forward": {
+        "without its branch": lambda *arguments: _lazy(*arguments, of_branch=0.0),
+        "that is LoRA": lambda x, W, A, B, A_K, B_K, alpha, lam: _lazy(x, W, A, B, A_K, B_K, alpha, 0.0),
+        "never went into W: subtract": lambda x, W, A, B, A_K, B_K, alpha, lam:
+            _lazy(x, W, A, B, A_K, 0 * B_K, alpha, lam),
+        "pretrained W x is missing": lambda x, W, A, B, A_K, B_K, alpha, lam:
+            _lazy(x, 0 * W, A, B, A_K, B_K, alpha, lam),
+        "scale is missing": lambda x, W, A, B, A_K, B_K, alpha, lam: _lazy(x, W, A, B, A_K, B_K, len(A), lam),
+        "is added": lambda x, W, A, B, A_K, B_K, alpha, lam: _lazy(x, W, A, B, A_K, -B_K, alpha, lam),
+        "returned shape": lambda x, W, *rest: (x @ W.T).T,
+        "less λ s B_K A_K x": lambda x, W, *rest: 2 * x @ W.T,
+    },
 }
-RIGHT = {
-    "delta_step": lambda W, A, B, A2, B2, alpha, lam: W + lam * _scale(A, alpha) * (B2 @ A2 - B @ A),
-    "left_factor": lambda A, B, A2, B2: torch.cat([B2 - B, B], 1),
-    "delta_run": _loop,
-    "whole_change": lambda A, B, A_K, B_K, alpha, lam: _scale(A, alpha) * ((1 + lam) * B @ A - lam * B_K @ A_K),
-    "highest_ranks": lambda d, k, r, T: [r, min(2 * r, d, k), r],
-    "same_alpha": lambda alpha, lam, r: alpha * (1 + lam),
-}
+RIGHT = {name: EXERCISES[name].answer for name in WRONG}

@@ -4,6 +4,9 @@ import math
 
 import torch
 
+from lowrank_teach.course.chapters import salora  # noqa: F401  (it fills EXERCISES)
+from lowrank_teach.course.exercises import EXERCISES
+
 logit, sigmoid = torch.logit, torch.sigmoid
 LOG_11 = math.log(11)
 
@@ -14,6 +17,14 @@ def gate(log_theta):
 
 def draw(log_theta, u):
     return (sigmoid(logit(u) + log_theta) * 1.2 - 0.1).clamp(0, 1)
+
+
+def open_(log_theta):
+    return sigmoid(log_theta + LOG_11)
+
+
+def kept(log_theta, *tensors):
+    return torch.stack(tensors)[:, :, log_theta > -LOG_11]
 
 
 def eye(r):
@@ -75,12 +86,18 @@ WRONG = {
         "mean over the entries": lambda A, B: (A @ A.T - eye(3)).square().mean() + (B.T @ B - eye(3)).square().mean(),
     },
     "prune_and_fold": {
-        "not folded in": lambda B, t: B[:, t > -LOG_11],
-        "returned shape (8, 6)": lambda B, t: B * gate(t),
-        "a probability": lambda B, t: B[:, t > -LOG_11] * sigmoid(t + LOG_11)[t > -LOG_11],
-        "should go": lambda B, t: B[:, t <= -LOG_11],
-        "changed its own input": lambda B, t: B.mul_(gate(t))[:, t > -LOG_11],
-        "deterministic gate is 0 where": lambda B, t: B * (gate(t) > 0),
+        "not folded in": lambda B, m, v, t: kept(t, B, m, v),
+        "Adam is left behind": lambda B, m, v, t: kept(t, B * gate(t), m, v),
+        "so divide": lambda B, m, v, t: kept(t, B * gate(t), m * gate(t), v * gate(t) ** 2),
+        "all three are multiplied": lambda B, m, v, t: kept(t, B * gate(t), m * gate(t), v * gate(t)),
+        "squares of gradients": lambda B, m, v, t: kept(t, B * gate(t), m / gate(t), v / gate(t)),
+        "m is left as it was": lambda B, m, v, t: kept(t, B * gate(t), m, v / gate(t) ** 2),
+        "must be multiplied": lambda B, m, v, t: kept(t, B / gate(t), m / gate(t), v / gate(t) ** 2),
+        "a probability": lambda B, m, v, t: kept(t, B * open_(t), m / open_(t), v / open_(t) ** 2),
+        "should go": lambda B, m, v, t: torch.stack([B, m, v])[:, :, t <= -LOG_11],
+        "returned shape (3, 8, 6)": lambda B, m, v, t: torch.stack([B, m, v]),
+        "changed its own input": lambda B, m, v, t: kept(t, B.mul_(gate(t)), m, v),
+        "drop those columns": lambda B, m, v, t: kept(t, B * gate(t) ** 2, m, v),
     },
     "gates_of_a_run": {
         "one draw serves all": lambda path, noise: draw(path[0], noise(0)).expand_as(path),
@@ -91,12 +108,4 @@ WRONG = {
         "returned nothing": lambda path, noise: None,
     },
 }
-RIGHT = {
-    "sample_gate": lambda u, t, tau, g, z: (sigmoid((torch.log(u / (1 - u)) + t) / tau) * (z - g) + g).clamp(0, 1),
-    "open_probability": lambda t, tau, g, z: 1 / (1 + torch.exp(-t) * (-g / z) ** tau),
-    "expected_density": lambda p, d, k: (p * (d + k)[:, None]).sum() / (p.shape[1] * (d + k).sum()),
-    "ascend_lambda": lambda lam, C, b, eta: torch.clamp(lam + eta * (C - b) ** 2, min=0),
-    "orthogonality_penalty": lambda A, B: ((A @ A.T - eye(3)) ** 2).sum() + ((B.T @ B - eye(3)) ** 2).sum(),
-    "prune_and_fold": lambda B, t: (B * gate(t))[:, gate(t) > 0],
-    "gates_of_a_run": lambda path, noise: torch.stack([draw(row, noise(t)) for t, row in enumerate(path)]),
-}
+RIGHT = {name: EXERCISES[name].answer for name in WRONG}
