@@ -24,7 +24,7 @@
 # paper's tasks, such as `mnli`, `cola`, `rte` or `stsb`.
 #
 # At the end you will have written the layer, put it into a pretrained network, trained it in a loop of your own
-# and shown that the library and Hugging Face's [`peft`](https://huggingface.co/docs/peft) compute the same
+# and shown that the library and Hugging Face's [`peft`](https://github.com/huggingface/peft) compute the same
 # numbers.
 
 # %%
@@ -242,8 +242,8 @@ ch.say_equal("B", [m.lora_B for m in layers], [b.lora_B for b in adapters.values
 # %% [markdown]
 # ### The same by `peft`
 #
-# [`peft`](https://huggingface.co/docs/peft/package_reference/lora) is what most people use. It names the
-# matrices by their modules and trains the head through `modules_to_save`. Your own function `train` trains it.
+# [`peft`](https://github.com/huggingface/peft) is what most people use. It names the matrices by their modules and
+# trains the head through `modules_to_save`. Your own function `train` trains it.
 
 # %%
 config = LoraConfig(
@@ -444,7 +444,7 @@ course.show(ch.sizes_figure(run), ch.finding_of_sizes(run))
 #   2023](https://arxiv.org/abs/2312.03732)) argues that $1/r$ slows learning at high ranks. In `peft` it is
 #   `use_rslora=True`.
 #
-# #### Exercise 9a (4 minutes)
+# ### Exercise 9a (4 minutes)
 #
 # A run with rank `r` and `lora_alpha` worked. Return the α of rank `new_r` under each of the three rules.
 

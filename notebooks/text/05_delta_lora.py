@@ -111,7 +111,7 @@ course.symbols(*symbols, papers=("Delta-LoRA",))
 #
 # $W$ receives exactly this matrix. It has rank 2, though each product has rank 1.
 #
-# #### Exercise 3a · One step (5 minutes)
+# ### Exercise 3a · One step (5 minutes)
 #
 # `lora_A`, `lora_B` are the factors before the step, `new_A`, `new_B` those after it. Return the new $W$ as a new
 # tensor. The function below has one mistake.
@@ -273,7 +273,7 @@ for step, (ours, theirs) in enumerate(zip(path, watch.path, strict=True), 1):
 # The library does not form $BA$. It remembers the thin $A$ and $B$ and uses that the difference is a product of
 # rank $2r$ itself.
 #
-# #### Exercise 5a · The thin step (5 minutes)
+# ### Exercise 5a · The thin step (5 minutes)
 #
 # Write $B'A' - BA = X A' + Y (A' - A)$. The right factor `torch.cat([new_A, new_A - lora_A])` is $2r \times k$.
 # Return the left one, $(X\;\,Y)$, of shape $d \times 2r$.
@@ -299,7 +299,7 @@ for name, found in {"two products, then the difference": new_B @ new_A - B @ A, 
 # The two forms are equal by algebra. The thin one subtracts small matrices only, needs no $d \times k$ copy, and
 # here it also loses fewer digits.
 #
-# #### Exercise 5b · Debug (7 minutes)
+# ### Exercise 5b · Debug (7 minutes)
 #
 # A colleague wrote the loop over given factors: `As` $(T+1, r, k)$ and `Bs` $(T+1, d, r)$ after 0, 1, …, $T$
 # steps. The first change of $W$ should come at step $K + 1$. Here it comes too early, *and* $W$ jumps.
@@ -449,7 +449,7 @@ course.show(ch.rank_cliff(spectra, {"r": R, "2r": 2 * R}), ch.finding_of_cliff(s
 #
 # Only the two ends are left, however many steps there were.
 #
-# #### Exercise 8a · The whole change (5 minutes)
+# ### Exercise 8a · The whole change (5 minutes)
 #
 # Return $W^* - W_0$: what $W$ holds *and* the branch beside it. `A_K`, `B_K` are the factors after step $K$.
 
@@ -474,7 +474,7 @@ for name, branch in adapters.items():
 ch.say_equal("whole changes, closed form and step by step", closed.values(), changes.values())
 
 # %% [markdown]
-# #### Exercise 8b · The rank (3 minutes)
+# ### Exercise 8b · The rank (3 minutes)
 #
 # Which rank can $W^* - W_0$ have at most, for a $d \times k$ matrix and rank $r$, when $K = 0$, $K = T/2$ and
 # $K = T$? Return the three numbers. At the start $B = 0$.
@@ -488,7 +488,7 @@ def highest_ranks(d, k, r, T): ...
 highest_ranks.check()
 
 # %% [markdown]
-# #### Exercise 8c · The LoRA that it equals (2 minutes)
+# ### Exercise 8c · The LoRA that it equals (2 minutes)
 #
 # Let $K = 0$. Then $B_K = 0$, and the whole change is a multiple of $BA$. Which `lora_alpha` would a LoRA need to
 # make the same change from the same $A$ and $B$?
@@ -629,7 +629,7 @@ course.show(ch.two_studies(study, strong, tuned), ch.finding_of_two(study, stron
 # library's default): keep $A$ and $B$ from before the step. **Lazy:** never touch $W$. By the closed form, two more
 # thin terms in the forward pass compute the same function.
 #
-# #### Exercise 9a · The lazy layer (8 minutes)
+# ### Exercise 9a · The lazy layer (8 minutes)
 #
 # `x` is $(n, k)$; `W` is the pretrained matrix. Return what the Delta-LoRA layer gives for `x`, $(n, d)$, and never
 # form a $d \times k$ matrix.

@@ -15,13 +15,11 @@
 #
 # **Question:** what do the sliders do?
 #
-# **You need:** 00, and the notebook of a paper where you want to know more. **Time:** as long as you like. The page
-# opens in seconds, because its numbers are stored. **Papers:** all of them, one section each.
+# **You need:** 00. **Time:** as long as you like. **Papers:** all of them, one section each.
 #
-# **How to use it.** Run all cells, then play. Each picture comes twice: first some positions of its sliders as a
-# fixed picture, then the sliders themselves. Drag a slider, or click it and use the arrow keys, or type a number
-# into the box and press Enter. The sentence below the picture says what you see. It ends in "computed live" if the
-# numbers are computed when you move the slider, and in "snapped" if the nearest stored run is shown.
+# **How to use it.** Run all cells, then play. Each picture comes twice: first fixed, in some positions, then with
+# its sliders. Drag a slider, or click it and use the arrow keys, or type a number into the box and press Enter. The
+# sentence below the picture says what you see, and whether its numbers were computed now or stored.
 
 # %%
 import lowrank_teach as lt
@@ -31,8 +29,7 @@ play = course.chapters.playground
 task, backbone, profile = course.begin()
 
 # %% [markdown]
-# Some pictures need a trained network. The numbers of these networks are stored in the repository, and the line
-# below says how they were made.
+# Some pictures need a trained network. Their numbers are stored:
 
 # %%
 pictures = play.explorers()
@@ -42,8 +39,7 @@ print(play.about_stored())
 # ## 1 · Low rank
 #
 # **A ring from few directions** (notebook 00). **Try:** raise the number of directions one by one, and stop where
-# you no longer see a change. Then read in the sentence which share of the energy that is. The energy is the sum of
-# the squared singular values.
+# you no longer see a change. Which share of the energy, the sum of the squared singular values, is that?
 
 # %%
 ring = pictures["RankOfAPicture"]()
@@ -54,9 +50,8 @@ course.show(course.strip(ring, [{"i": 1}, {"i": 4}]),
 course.explore(ring)
 
 # %% [markdown]
-# **Full fine-tuning, cut down** (notebook 01). Here every matrix was trained whole, and its change ΔW was cut to a
-# lower rank afterwards. **Try:** find the rank from which the corner of ΔW hardly changes, and the rank from which
-# the score hardly changes. Which of the two is lower?
+# **Full fine-tuning, cut down** (notebook 01). Every matrix was trained whole, and its change ΔW was then cut to a
+# lower rank. **Try:** from which rank on does ΔW hardly change, and from which rank on the score?
 
 # %%
 whole = pictures["CutNetwork"]()
@@ -95,9 +90,8 @@ course.explore(knobs)
 # %% [markdown]
 # ## 3 · COLA
 #
-# **A chain on a small problem** (notebook 03). Part of a matrix is seen, the rest is hidden, and a chain of low-rank
-# updates fills it in. **Try:** keep the whole rank the same, as in one link of rank 4, two of rank 2, and four of
-# rank 1, and compare the errors on the seen and on the hidden entries.
+# **A chain on a small problem** (notebook 03). Part of a matrix is seen, and a chain of low-rank updates fills in
+# the rest. **Try:** keep the whole rank the same, in one link of rank 4 or four of rank 1, and compare the errors.
 
 # %%
 chain = pictures["ColaChain"]()
@@ -108,9 +102,8 @@ course.show(course.strip(chain, [{"links": 1, "r": 4}, {"links": 4, "r": 1}]),
 course.explore(chain)
 
 # %% [markdown]
-# **Where the knots are** (notebook 03). A knot is the step at which one link ends and the next one begins. **Try:**
-# move all knots to the beginning, then all to the end. Is there a place that is much better than knots that are
-# evenly apart?
+# **Where the knots are** (notebook 03). At a knot, one link ends and the next one begins. **Try:** move all knots to
+# the beginning, then all to the end. Is any place much better than knots that are evenly apart?
 
 # %%
 knots = pictures["MovingKnots"]()
@@ -124,8 +117,8 @@ course.explore(knots)
 # %% [markdown]
 # ## 4 · SaLoRA
 #
-# **One gate** (notebook 04). **Try:** lower the temperature τ and see the middle empty: the gate is then nearly the
-# toss of a coin. Then bring γ near 0 and ζ near 1, and watch the exact zeros and ones go away.
+# **One gate** (notebook 04). **Try:** lower the temperature τ: the gate becomes nearly the toss of a coin. Then bring
+# γ near 0 and ζ near 1: the exact zeros and ones go away.
 
 # %%
 gate = pictures["HardConcreteGate"]()
@@ -148,9 +141,9 @@ course.show(course.strip(budget, [{"lam": 1.0, "b": 0.25}, {"lam": 1.0, "b": 0.7
 course.explore(budget)
 
 # %% [markdown]
-# **Trainings under several budgets** (notebook 04). In these runs the gates trained up to 90 % of the steps and
-# stayed on to the end. In the library of today they are folded into $B$ when their window closes. **Try:** go from
-# the loosest target to the tightest. Does the density arrive in time, and how far does λ have to rise for it?
+# **Trainings under several budgets** (notebook 04). In these runs the gates stayed on to the end; today the library
+# folds them into $B$ after their window. **Try:** go from the loosest target to the tightest. Does the density
+# arrive in time, and how far does λ rise?
 
 # %%
 tight = pictures["SaloraRuns"]()
@@ -163,8 +156,8 @@ course.explore(tight)
 # %% [markdown]
 # ## 5 · Delta-LoRA
 #
-# **λ and K on a small problem** (notebook 05). **Try:** set λ to 0 and find LoRA again, then raise it and compare
-# with LoRA at a larger α. Then delay the start with K, and read the rank of the whole change.
+# **λ and K on a small problem** (notebook 05). **Try:** set λ to 0, which is LoRA, then raise it and compare with
+# LoRA at a larger α. Then delay the start with K, and read the rank of the whole change.
 
 # %%
 moving = pictures["DeltaTrajectory"]()
@@ -192,8 +185,7 @@ course.explore(ranks)
 # ## 7 · Two methods at once
 #
 # All methods here are one layer and a rule, so two rules can share a layer. `compose` joins them, and refuses what
-# contradicts itself. Here a chain gets gates: each of its two links has gates of its own, its own budget and its own
-# λ. **Try:** another pair, or `lt.DeltaLoRA()` as a third member.
+# contradicts itself. Here each link of a chain gets gates and a λ of its own. **Try:** another pair.
 
 # %%
 both = lt.compose(lt.COLA(chain=2), lt.SaLoRA(b=0.5))
@@ -204,16 +196,15 @@ except ValueError as refused:
     print(f"refused: {refused}")
 
 # %% [markdown]
-# Does it pay? Four configurations were trained with the same seeds, on all six matrices of a layer. Three of them
-# train 16 directions a matrix: in one link or in two, with gates or without. The fourth is a chain that trains only
-# as many directions as the gates keep. $A$ starts alike in all of them. A link has half of the steps, so its gates
-# have twice the rate. The gates stayed on to the end of their link.
+# Does it pay? Four configurations were trained with the same seeds on all six matrices of a layer. Three train 16
+# directions a matrix: in one link or in two, with gates or without. The fourth is a chain of only as many directions
+# as the gates keep.
 
 # %%
 print(play.finding_of_links())
 
 # %% [markdown]
-# The differences are paired by seed: how much the composition scores above another configuration.
+# How much does the composition score above each other configuration, seed by seed?
 
 # %%
 course.show(play.composition_figure(), play.finding_of_composition())
@@ -221,8 +212,8 @@ course.show(play.composition_figure(), play.finding_of_composition())
 # %% [markdown]
 # ## 8 · Every stored run
 #
-# The collections are the stored studies and the runs that you have trained on this machine. **Try:** choose a
-# configuration and change only the seed. Is the difference between two configurations larger than that?
+# The stored studies, and your own runs. **Try:** choose a configuration and change only the seed. Is the difference
+# between two configurations larger than that?
 
 # %%
 shelf = pictures["RunBrowser"]()
@@ -233,9 +224,8 @@ course.show(course.strip(shelf, [{"arm": 0}, {"arm": 1}]),
 course.explore(shelf)
 
 # %% [markdown]
-# **The best of many runs** (notebook 07). Two methods are equal, and one of them may take the best of a grid of
-# learning rates. **Try:** raise the number of rates and watch the gap that chance alone makes. Then add seeds. Which
-# of the three ways to report a score still tells the truth?
+# **The best of many runs** (notebook 07). Two methods are equal, but one takes the best of many learning rates.
+# **Try:** raise the number of rates and watch the gap that chance alone makes. Then add seeds.
 
 # %%
 many = pictures["BestOfGrid"]()
@@ -246,8 +236,8 @@ course.show(course.strip(many, [{**many.start(), "rates": 1}, {**many.start(), "
 course.explore(many)
 
 # %% [markdown]
-# **How many test inputs** (notebook 08). Stored runs wrote texts for E2E, and here they are scored on fewer of the
-# inputs. **Try:** go from all inputs to ten, and see which order of the configurations you would have reported.
+# **How many test inputs** (notebook 08). Texts of stored runs are scored on fewer of the inputs. **Try:** go from all
+# inputs to ten. Which order of the configurations would you have reported?
 
 # %%
 inputs = pictures["HowManyInputs"]()
@@ -260,11 +250,8 @@ course.explore(inputs)
 # %% [markdown]
 # ## 9 · Train one now
 #
-# Choose a method, a seed and a number of steps. The training runs in a process of its own, so the sliders above can
-# still be moved. **Try:** stop it half-way and press again: it goes on from there, and ends with the same bits as a
-# training that was never stopped. Then train another seed; the curve of the first one stays behind it in grey.
-#
-# Nothing starts by itself. A finished run is kept, and the cell of section 8, run again, shows it.
+# Choose a method, a seed and a number of steps. **Try:** stop half-way and press again: the training goes on from
+# there. Then train another seed; the curve of the first one stays behind it in grey.
 
 # %%
 play.train_now(task, backbone, profile)
@@ -272,10 +259,9 @@ play.train_now(task, backbone, profile)
 # %% [markdown]
 # ## What to take along
 #
-# - A slider that is *computed live* has its numbers computed at every move; one that *snaps* shows a stored run.
 # - Low rank: the first few directions carry most of a trained change, but not equally in every matrix.
 # - Gates and thresholds remove directions. The methods differ in what decides, and by which rule.
 # - A small problem shows the mechanism, and not the size of the effect on a task.
-# - The seed alone moves a score: look at section 8 before you believe a difference.
+# - The seed alone moves a score (section 8).
 #
 # **Next question:** which of the papers' claims hold here? `11_claims_ledger`.

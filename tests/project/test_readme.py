@@ -85,7 +85,7 @@ def test_the_audited_adapters_are_made_as_the_page_says(tmp_path, monkeypatch):
     assert "steps=300" in block
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOWRANK_TEACH_RUNS", str(tmp_path / "runs"))
-    exec(block.replace('"laptop", 0, steps=300', '"tiny", 0, steps=4'), {})
+    exec(block.replace('"laptop", 0, steps=300', '"tiny", 0, steps=24'), {})
     assert sorted(path.parent.name for path in tmp_path.glob("*/adapter_config.json")) == ["lora_all", "salora"]
 
 

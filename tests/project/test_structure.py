@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {room: set(others.split()) for room, others in
     **CORE, "models": MODELS, "adapters": ADAPTERS, "tasks": TASKS, "analysis": ANALYSIS, "training": TRAINING,
     "experiments": EXPERIMENTS, "integrations": EXPERIMENTS,
     "reproduction": f"{EXPERIMENTS} experiments integrations",
-    "course": f"{EXPERIMENTS} experiments reproduction", "cli": f"{EXPERIMENTS} experiments reproduction course",
+    "course": f"{EXPERIMENTS} experiments reproduction",
+    "cli": f"{EXPERIMENTS} experiments integrations reproduction course",
 }.items()}
 # rooms that can be read with no data, no plot and no model library in sight
 TORCH_ALONE = ("errors", "precision", "gates", "lowrank", "adaptable", "sites", "methods")
