@@ -37,7 +37,7 @@ _WHERE = {
     **dict.fromkeys(("AdaLoRA", "PrefixTuning", "PromptTuning"), "integrations.peft_methods"),
     # models and tasks by short name
     "BACKBONES": "models.backbones", "load_backbone": "models.backbones", "TASKS": "tasks.table",
-    "load_task": "tasks.load",
+    "load_task": "tasks.load", "task_from_file": "tasks.own_file",
     # training, and stored runs
     "PROFILES": "training.config", "TrainConfig": "training.config", "train_config": "training.config",
     "Trainer": "training.trainer", "Callback": "training.callbacks", "fit": "experiments.fit",

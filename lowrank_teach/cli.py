@@ -34,12 +34,21 @@ if TYPE_CHECKING:
 
 # ---- options that several commands share ---------------------------------------------------------------------
 
+FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")   # as `tasks.own_file.READERS`
 Document = dict[str, Any] | None  # what a command returns for --json, which `main` prints
 
 METHODS_HELP = ("lora, cola, salora, delta_lora, autolora, head, full, dylora, houlsby, pfeiffer, adalora, prefix, "
                 "prompt; cola+salora trains both at once")
 MethodName = Annotated[str | None, typer.Argument(help=METHODS_HELP + "; with --preset a baseline of that table")]
-TaskName = Annotated[str, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them")]
+TaskName = Annotated[str, typer.Option("--task", "-t", help="short name, which `lowrank-teach tasks` lists, or a "
+                                       "CSV, TSV, JSON Lines or Parquet file of yours")]
+TextColumns = Annotated[list[str] | None, typer.Option("--text", help="with a file: its column of texts [default: "
+                                                       "text]; twice for a pair")]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="with a file: its column of classes [default: "
+                                                 "label]")]
+TestFile = Annotated[Path | None, typer.Option("--test", help="with a file: another of test rows; else a tenth of "
+                                               "the texts is cut out")]
+Encoding = Annotated[str | None, typer.Option(help="with a CSV or TSV file: such as cp1252 [default: utf-8]")]
 BackboneName = Annotated[str, typer.Option("--backbone", "-b", help="short name, hub name or local folder")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="tiny, laptop or gpu")]
 MOST_SEEDS = 10_000
@@ -54,7 +63,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stand
 NoCache = Annotated[bool, typer.Option("--no-cache", help="train again even if the run is stored")]
 
 # None, where a preset can set the option, so that an option that was left out is recognized
-OwnTask = Annotated[str | None, typer.Option("--task", "-t", help="short name; `lowrank-teach tasks` lists them "
+OwnTask = Annotated[str | None, typer.Option("--task", "-t", help="short name, or a file, as for `compare` "
                                              "[default: rt]")]
 OwnBackbone = Annotated[str | None, typer.Option("--backbone", "-b", help="short name, hub name or local folder "
                                                  "[default: minilm-l6]")]
@@ -516,9 +525,29 @@ app.command(epilog="Example: `lowrank-teach sweep -m lora -m salora -t rt --seed
 app.command(epilog="Example: `lowrank-teach reproduce COLA 1 --plan`")(reproduce)
 
 
+def own_task(task: str | None, text: list[str] | None, label: str | None, test: Path | None,
+             encoding: str | None) -> str | None:
+    """Return the task's short name, which the name of a file becomes once its rows are read.
+
+    Raises:
+        ValueError: a file's options without a file.  Others: as `task_from_file`.
+    """
+    given = {"--text": text, "--label": label, "--test": test, "--encoding": encoding}
+    named = [option for option, value in given.items() if value]
+    if task is None or Path(task).suffix.lower() not in FILES:
+        if named:
+            raise ValueError(f"{named[0]} goes with --task and a file ({', '.join(FILES)}), and this task is "
+                             f"{task or 'none'}")
+        return task
+    from .tasks.own_file import task_from_file
+
+    return task_from_file(task, text or "text", label or "label", test=test, encoding=encoding or "utf-8").name
+
+
 @app.command(epilog="Example: `lowrank-teach train salora --task rt --profile laptop --set b=0.25`")
 def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone = None, profile: OwnProfile = None,
           seed: Seed = 0, settings: Settings = None, preset: PresetName = None, stand_in: StandIn = False,
+          text: TextColumns = None, label: LabelColumn = None, test: TestFile = None, encoding: Encoding = None,
           dry_run: Annotated[bool, typer.Option("--plan", help="print a step's bytes by part, and stop")] = False,
           as_json: AsJson = False, no_cache: NoCache = False) -> Document:
     """Train one method on one task, or a cell of a paper's table by its preset, and store the run."""
@@ -526,6 +555,7 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
         from .experiments.compare import table
         from .experiments.fit import RunConfig, fit
 
+        task = own_task(task, text, label, test, encoding)
         chosen = choose(method, task, backbone, profile, settings, preset, stand_in)
     asked = RunConfig(**{name: value for name, value in chosen.arguments.items()
                          if name in ("method", "task", "backbone", "profile", "adjust")})
@@ -543,9 +573,11 @@ def train(method: MethodName = None, task: OwnTask = None, backbone: OwnBackbone
     return None
 
 
-@app.command(epilog="Example: `lowrank-teach compare --task rt --backbone minilm-l6 --profile laptop`")
+@app.command(epilog="Example: `lowrank-teach compare --task rt --backbone minilm-l6 --profile laptop`; with "
+             "texts of yours: `lowrank-teach compare --task reviews.csv --text review --label verdict`")
 def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile: ProfileName = "laptop",
-            seed: Seed = 0, settings: Settings = None, as_json: AsJson = False, no_cache: NoCache = False,
+            seed: Seed = 0, settings: Settings = None, text: TextColumns = None, label: LabelColumn = None,
+            test: TestFile = None, encoding: Encoding = None, as_json: AsJson = False, no_cache: NoCache = False,
             figures: Annotated[Path | None, typer.Option(help="write the figures to this folder")] = None
             ) -> Document:
     """Train head only, LoRA, COLA (chains of 2 and 3), SaLoRA, Delta-LoRA and AutoLoRA; print one table."""
@@ -555,6 +587,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
         from .experiments.fit import RunConfig
         from .reproduction.figures import check_folder, write_figures
 
+        task = own_task(task, text, label, test, encoding) or task
     if figures is not None:
         check_folder(figures)
     training = read_settings(settings)
@@ -568,6 +601,8 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
         return {"runs": {label: {"key": run.key, "metrics": run.metrics, "ranks": run.ranks,
                                  "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
                          for label, run in runs.items()}, "figures": [str(path) for path in made]}
+    for note in dict.fromkeys(note for run in runs.values() for note in run.notes if note.startswith("rows from")):
+        console.print(note, style="dim")
     _print_written(made)
     return None
 

@@ -25,6 +25,7 @@ import lowrank_teach as lt
 from lowrank_teach import cli, console
 from lowrank_teach.experiments.compare import LINEUP
 from lowrank_teach.reproduction import arms
+from lowrank_teach.tasks.own_file import READERS
 from lowrank_teach.tasks.table import TASKS
 
 FAST = [f"--set={pair}" for pair in ("steps=24", "batch_size=8", "n_train=96")]
@@ -95,6 +96,21 @@ def test_compare_trains_once_and_then_finds_its_runs(lined_up, monkeypatch, tmp_
     assert [line.split()[0] for line in out.splitlines() if line][-7:] == list(LINEUP)
     accuracy = f"{first['runs']['cola-3']['metrics']['test']['accuracy']:.3f}"
     assert accuracy in next(line for line in out.splitlines() if line.startswith("cola-3"))
+
+
+def test_a_file_of_one_s_own_is_a_task(lined_up, tmp_path, monkeypatch):
+    rows = [f"film {i} is {'dull' if i % 2 else 'bright'},{'bad' if i % 2 else 'good'}" for i in range(300)]
+    (tmp_path / "films.csv").write_text("\n".join(["review,verdict", *rows]))
+    (words, lowrank_teach), own = lined_up, ("--task", str(tmp_path / "films.csv"), "--text", "review")
+    for name in ("films.csv", *TASKS):   # what is put there goes again
+        monkeypatch.setitem(TASKS, name, TASKS.get(name))
+    code, out, err = lowrank_teach("train", "lora", *words[1:], *own, "--label", "verdict", "--json")
+    assert code == 0, err
+    assert json.loads(out)["config"]["task"] == "films.csv"
+    assert any(note.startswith("rows from the file films.csv") for note in json.loads(out)["notes"])
+    assert "has no column 'label'; it has" in lowrank_teach("train", "lora", *words[1:], *own)[2]
+    assert "--text goes with --task and a file" in lowrank_teach(*words, "--task", "rt", "--text", "review")[2]
+    assert set(cli.FILES) == set(READERS)
 
 
 def test_no_cache_trains_again(lined_up, monkeypatch):
