@@ -114,9 +114,13 @@ class PairedMean(NamedTuple):
         half = self.error * float(t.ppf((1 + level) / 2, self.df))
         return self.mean - half, self.mean + half
 
-    def p_value(self) -> float:
-        """Return the two-sided p-value: that a mean this far from zero comes about without a difference."""
-        return float(2 * t.sf(abs(self.mean) / self.error, self.df)) if self.error else float(self.mean == 0)
+    def p_value(self, margin: float = 0.0) -> float:
+        """Return the two-sided p-value: that a mean this far from zero comes about with a difference within ± margin.
+
+        Below 0.05 exactly where the 95 % interval lies outside ± margin.
+        """
+        beyond = abs(self.mean) - margin
+        return min(1.0, float(2 * t.sf(beyond / self.error, self.df))) if self.error else float(beyond <= 0)
 
     def p_unequal(self, margin: float) -> float:
         """Return the p-value of equality within ± margin, by two one-sided tests (TOST, Schuirmann 1987).

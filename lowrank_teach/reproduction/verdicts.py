@@ -121,8 +121,8 @@ class Row:
     why: setting, or the reason for there being no verdict.
     task: the one it is about; "" where it is about none, or several.
     tuned: whether its runs keep the protocol: tuned on both sides, with seeds that are not reported.
-    p, p_equal: of the test that there is no difference, and of that there is one of `margin` or more; None where it
-        was not tested.  detectable: the smallest true difference that such runs would show in 4 of 5 cases.
+    p, p_equal: of the test that there is no difference (for a claim of equality: none beyond `margin`), and of that
+        there is one of `margin` or more; None where it was not tested.  detectable: the smallest true difference that such runs would show in 4 of 5 cases.
     survives: whether the verdict stands among all that were tested (Benjamini and Hochberg 1995, at 5 %).
     beside: as in `Evidence`.
     """
@@ -214,7 +214,7 @@ class Compared:
             return replace(known, why=f"{len(found.differences)} of {SEEDS} seeds; {why}")
         estimate = found.estimate(self.scale)
         return replace(known, interval=estimate.interval(), verdict=verdict(estimate, self.side, self.margin),
-                       p=None if self.side == "≈" else estimate.p_value(), detectable=estimate.detectable(),
+                       p=estimate.p_value(self.margin if self.side == "≈" else 0.0), detectable=estimate.detectable(),
                        p_equal=estimate.p_unequal(self.margin) if self.margin else None)
 
 

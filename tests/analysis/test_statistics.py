@@ -34,6 +34,11 @@ def test_a_paired_mean_of_one_example_is_students():
     low, high = found.interval(0.9)
     assert low > -high
     assert found.p_unequal(high + 1e-9) < 0.05 < found.p_unequal(high - 1e-9)   # where the 90 % interval just fits
+    low = paired_mean([[x + 1] for x in d]).interval()[0]
+    above, below = (paired_mean([[sign * (x + 1)] for x in d]) for sign in (1, -1))
+    for one in (above, below):   # where the 95 % interval lies just beyond the margin
+        assert one.p_value(low - 1e-9) < 0.05 < one.p_value(low + 1e-9)
+        assert one.p_value(2.0) == 1.0
 
 
 def test_a_table_that_says_nothing_is_refused():
