@@ -124,7 +124,7 @@ class Selection(Wide):
 
     @torch.no_grad()
     def rank(self, tolerance: float = 1e-6, raw: bool = False) -> int:
-        """Return the number of directions with α ≥ 1/r (AutoLoRA, section 3.3), which is at least one.
+        """Return the number of directions with α ≥ 1/r (AutoLoRA, section 4.4), which is at least one.
 
         The ablations keep sigmoids with α ≥ 0.5 (possibly none) and raw weights at or above their mean.
         tolerance: allowed below the threshold, so that equal weights count as rank r in spite of rounding.

@@ -349,7 +349,7 @@ def expected(rates: int, seeds: int, shared: float) -> dict[str, float]:
 #     f(w, β) = w · α,  α = softmax(β, 0) = (σ(β), 1 − σ(β));   L(w, β) = ½ ‖f(w, β) − y‖²
 #
 # The rows that w learns on ask for y = `train`, the held-out rows for y = `held_out`. The hypergradients are the
-# library's own (`methods.autolora.hypergradient`; Zhang et al. 2024, equations 5 to 8). Taught in 06.
+# library's own (`methods.autolora.hypergradient`; Zhang et al. 2024). Taught in 06.
 # S steps of a path; w and β may have any common shape where no gradient is taken
 
 

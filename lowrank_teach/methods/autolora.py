@@ -218,7 +218,7 @@ class AutoLoRARule(Rule):
 
 def hypergradient(kind: str, train_loss: Callable[[Weights], Tensor], held_out_loss: Callable[[Weights], Tensor],
                   weights: Weights, betas: list[nn.Parameter], eta: float, radius: float = 0.01) -> list[Tensor]:
-    """Return ∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA, equations 5 to 8).
+    """Return ∇_β L_held-out(W^(β), β) with W^ = W − η ∇_W L_train(W, β)  (AutoLoRA).
 
     Args:
         kind: one of KINDS.

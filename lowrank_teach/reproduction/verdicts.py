@@ -122,7 +122,8 @@ class Row:
     task: the one it is about; "" where it is about none, or several.
     tuned: whether its runs keep the protocol: tuned on both sides, with seeds that are not reported.
     p, p_equal: of the test that there is no difference (for a claim of equality: none beyond `margin`), and of that
-        there is one of `margin` or more; None where it was not tested.  detectable: the smallest true difference that such runs would show in 4 of 5 cases.
+        there is one of `margin` or more; None where it was not tested.
+    detectable: the smallest true difference that such runs would show in 4 of 5 cases.
     survives: whether the verdict stands among all that were tested (Benjamini and Hochberg 1995, at 5 %).
     beside: as in `Evidence`.
     """

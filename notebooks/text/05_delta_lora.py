@@ -19,7 +19,7 @@
 # Matrices*](https://arxiv.org/abs/2309.02411).
 # **You need:** [02](02_lora.ipynb), that is the layer, its scale $s = \alpha / r$ and its gradients, and singular
 # values from [01](01_why_low_rank.ipynb).
-# **Time:** about 90 minutes to read and solve. The computing takes minutes on a laptop, and every run is kept.
+# **Time:** about 90 minutes to read and solve; the computing takes minutes on a laptop.
 # **Task:** SST-2, film reviews in two classes. The environment variable `LOWRANK_TASK` names another task with
 # classes, such as `cola`, `mrpc`, `qnli`, `rte`, `mnli` or the packaged film reviews `rt`.
 #
@@ -59,8 +59,7 @@ print(f"{whole / thin:.0f} times fewer")
 # keeps a single branch and never starts it anew.
 #
 # The paper reports gains over LoRA on all five metrics of E2E (+1.24 BLEU) and the best score of its
-# parameter-efficient rows on all eight tasks of GLUE. Its title promises "high-rank parameters". Keep this word
-# in mind.
+# parameter-efficient rows on all eight tasks of GLUE. Its title promises "high-rank parameters".
 #
 # ## 2 · The idea in one picture
 #
@@ -443,12 +442,20 @@ course.show(ch.rank_cliff(spectra, {"r": R, "2r": 2 * R}), ch.finding_of_cliff(s
 # ### Why: the sum telescopes
 #
 # Two minutes with a pencil: write the changes of steps $K+1$, $K+2$ and $K+3$ under each other and add them up.
-# Each step adds the new product and takes the old one away. What one step adds, the next one takes away:
+# What one step adds, the next one takes away:
 #
 # $$W_T - W_K = \lambda s \sum_{t=K}^{T-1} (B_{t+1}A_{t+1} - B_t A_t) = \lambda s\, (B_T A_T - B_K A_K).$$
 #
-# Only the two ends are left, however many steps there were.
-#
+# Only the two ends are left, however many steps there were. The ranks of your own training, measured:
+
+# %%
+of_first = [Ws[0] for Ws in path]  # the first matrix, after each step
+received = [new - old for old, new in zip(of_first[K - 1 : -1], of_first[K:], strict=True)]
+ranks = [int(torch.linalg.matrix_rank(change, rtol=1e-9)) for change in received]
+whole = int(torch.linalg.matrix_rank(of_first[-1] - of_first[K - 1], rtol=1e-9))
+print(f"rank of each of the {len(ranks)} steps: {min(ranks)} to {max(ranks)}; of their sum: {whole}")
+
+# %% [markdown]
 # ### Exercise 8a · The whole change (5 minutes)
 #
 # Return $W^* - W_0$: what $W$ holds *and* the branch beside it. `A_K`, `B_K` are the factors after step $K$.
@@ -614,9 +621,8 @@ course.show(fig, ch.finding_of_controls(pairs, study))
 ch.control_table(pairs)
 
 # %% [markdown]
-# These trainings are short, and all use the same learning rate. A larger step of any kind may help simply
-# because nothing has settled after 100 steps. So train longer, on SST-2, and choose the rate of each method on
-# validation examples first:
+# A larger step of any kind may help simply because nothing has settled after 100 steps. So train longer, on SST-2,
+# and choose the rate of each method on validation examples first:
 
 # %%
 tuned = ch.stored_tuned()
@@ -643,7 +649,7 @@ def lazy_forward(x, W, lora_A, lora_B, A_K, B_K, lora_alpha, lam): ...
 lazy_forward.check()
 
 # %% [markdown]
-# Put your layer beside the one whose $W$ was moved step by step, at the first matrix of the network of section 5:
+# Here is your layer beside the first one of section 5, whose $W$ was moved step by step:
 
 # %%
 layer, branch = layers[0], adapters[names[0]]
@@ -718,9 +724,8 @@ ch.rank_table(in_place, falling)
 course.claims("Delta-LoRA")
 
 # %% [markdown]
-# The identities are exact and do not depend on a network: the steps telescope, the rank is $2r$ at most, $K = 0$ is
-# LoRA at $(1 + \lambda)\alpha$. The paper's scores need its networks and are not reproduced here.
-# [08](08_generation.ipynb) trains a small model on E2E, and [11](11_claims_ledger.ipynb) has every claim of the
+# The identities are exact and do not depend on a network. The paper's scores need its networks and are not reproduced
+# here. [08](08_generation.ipynb) trains a small model on E2E, and [11](11_claims_ledger.ipynb) has every claim of the
 # course.
 #
 # ## 13 · Common confusions
@@ -732,13 +737,11 @@ course.claims("Delta-LoRA")
 # - **"So it is LoRA, full stop."** Only with $K = 0$, with an optimizer that ignores the scale of a gradient, and
 #   without clipping.
 # - **"$W_t$ is the network in use."** The branch stays beside it; the network in use has $W^* = W_t + s\, B_t A_t$.
-# - **"W is a trained parameter."** It moves, but it has no gradient and no moments, and weight decay reaches it
-#   only through $A$ and $B$.
 # - **"$A$ is $A$ everywhere."** This paper swaps the two letters; see the [glossary](GLOSSARY.md).
 #
 # ## 14 · To take along
 #
-# - After each step past $K$, $W$ follows the change of $BA$, times $\lambda s$. You have trained it in thirty lines.
+# - After each step past $K$, $W$ follows the change of $BA$, times $\lambda s$.
 # - In memory this is nearly free: the factors before the step, and those at step $K$.
 # - With a constant λ the steps telescope, so the whole change has rank $2r$ at most. It is not high rank.
 # - With $K = 0$, under Adam and without clipping, it is LoRA at $(1 + \lambda)\alpha$. So a fair baseline is a LoRA
@@ -747,7 +750,6 @@ course.claims("Delta-LoRA")
 #   measured.
 #
 # **Further reading.** [ReLoRA](https://arxiv.org/abs/2307.05695) reaches high rank by merging and starting again.
-# [GaLore](https://arxiv.org/abs/2403.03507) moves $W$ with low-rank optimizer states.
 # [Flora](https://arxiv.org/abs/2402.03293) reads LoRA as a compressed gradient of $W$, and
 # [MoRA](https://arxiv.org/abs/2405.12130) asks when high rank matters. The library's code of this method is
 # [delta_lora.py](../lowrank_teach/methods/delta_lora.py).

@@ -98,19 +98,23 @@ def test_equal_lists_agree_and_independent_ones_stay_within_chance():
 
 
 def drawn() -> dict[str, object]:
-    x = np.linspace(-2, 2, 30)
     kinds = ("first_order", "unrolled", "betty")
     line = (np.array([-1.0, 0.0]), np.array([0.5, 1.0]))
+    toy = autolora.Bilevel()
+    path = [torch.full((2, K), 0.1 * step) * torch.arange(K) for step in range(4)]
+    searched = {site: np.stack([alpha] * 3) for site, alpha in alphas(layers=3).items()}
     return {
         "two_levels": autolora.two_levels(),
-        "surface": autolora.two_level_surface(x, x, np.add.outer(x ** 2, x ** 2), x / 2, dict.fromkeys(kinds, line),
-                                              (0.0, 0.0)),
-        "arrows": autolora.push_arrows(x, x ** 2, x[:3], dict.fromkeys(kinds, x[:3]), x[:3] ** 2),
+        "paths": autolora.toy_paths(toy, dict.fromkeys(kinds, line)),
+        "pushes": autolora.toy_pushes(toy, [-1.0, 0.5], {kind: [-0.5, 0.1] for kind in kinds}),
+        "by_hand": autolora.by_hand([0.9, 0.7, 0.5, 0.3], path, 2),
+        "alpha": autolora.alpha_panels(searched),
+        "ranks": autolora.rank_curves(searched),
         "cost": autolora.cost_and_cosine(dict.fromkeys(kinds, 2.0), dict.fromkeys(kinds, -0.5)),
         "share": autolora.implicit_share([1e-4, 1.0], [1e-3, 8.0], {"paper": 1e-4}),
         "histogram": autolora.rank_histogram({"a": np.ones(9) / 9, "b": np.eye(9)[4]}, bars="a"),
         "arms": autolora.arms({"a": [0.7], "b": [0.6, 0.7, 0.8]}, xlabel="accuracy", first="a"),
-        "correlations": autolora.correlations(np.eye(3), ["a", "b", "c"]),
+        "totals": autolora.cost_bars({"LoRA": 1.0, "search": 4.0}),
     }
 
 
@@ -118,8 +122,28 @@ def drawn() -> dict[str, object]:
 def test_every_picture_is_drawn_with_named_axes(name):
     fig = drawn()[name]
     assert len(style.png_bytes(fig)) > 2000
-    if name not in ("two_levels", "correlations"):
+    assert len(fig.get_label().split()) >= 6 or name == "totals"
+    if name != "two_levels":
         assert all(ax.get_xlabel() or ax.get_ylabel() for ax in fig.axes)
+
+
+def test_findings_say_what_the_numbers_are():
+    toy, kinds = autolora.Bilevel(), ("first_order", "betty")
+    paths = {kind: (np.array([-2.0, end]), np.ones(2)) for kind, end in zip(kinds, (0.25, 1.25), strict=True)}
+    assert "0.25 (first order" in autolora.finding_of_paths(toy, paths)
+    agree = autolora.finding_of_pushes([0.0], {"first_order": [-1.0], "betty": [-2.0]})
+    apart = autolora.finding_of_pushes([0.0], {"first_order": [-1.0], "betty": [2.0]})
+    assert "same side" in agree
+    assert "weight 1 pushes β back" in apart
+    path = [torch.zeros(2, K), torch.linspace(-1, 1, K).expand(2, K)]
+    assert "not clearly below chance" in autolora.finding_by_hand([0.7] * 8, path, 2)
+    assert "so it is below chance" in autolora.finding_by_hand([0.7] * 4 + [0.2] * 4, path, 2)
+
+
+def test_two_searches_are_compared_at_their_ends():
+    beta = torch.randn(6, K, generator=torch.Generator().manual_seed(0))
+    assert "almost the same: their β have cosine 1.000" in autolora.compare_searches([beta], [beta])
+    assert "not the same" in autolora.compare_searches([beta], [-beta])
 
 
 def test_an_arm_gets_a_band_from_three_seeds_on():

@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.artist import Artist
@@ -19,25 +21,34 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...adapters import adapt
-from ...analysis import style
+from ...adapters import Adapters, adapt
+from ...analysis import plots, style
+from ...analysis import statistics as statistic
 from ...analysis.measures import in_turns, training_step
 from ...analysis.plots import Numbers
-from ...analysis.toy_problems import Bilevel
+from ...analysis.toy_problems import Bilevel as Bilevel
 from ...errors import require
 from ...experiments.fit import Rows, load_for
+from ...experiments.runs import Run
 from ...gates import Selection
 from ...lowrank import LowRank
 from ...methods import AutoLoRA, LoRA
 from ...methods import autolora as library
 from ...methods.autolora import HYPERGRADIENTS, Weights, hypergradient, virtual_step
 from ...methods.lora import LoRARule
+from ...reproduction import studies
+from ...reproduction.claims import autolora_ranks
+from ...reproduction.results import Results
 from ...tasks.load import load_task
-from ...training.config import train_config
+from ...training.config import fit_to_profile, train_config
 from ...training.trainer import Trainer
+from ..contents import readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, box, canvas
+from .lora import guessing, ratio_bars
+from .lora import say_equal as say_equal
+from .lora import scores as scores
 
 # ---- pictures ---------------------------------------------------------------------------------------------
 
@@ -49,85 +60,288 @@ KINDS = {"first_order": ("first order (η = 0)", style.ORANGE, "--", "s"),
 
 
 def two_levels() -> Figure:
-    """The search as a loop between two halves of the rows, and what comes out of it."""
+    """The search as a loop between two halves of the examples, and what comes out of it."""
     fig, ax = canvas(9.0, 3.4)
-    box(ax, 0.1, 2.35, 1.9, 0.8, style.GREY, "training rows", name="rows, half 1")
-    box(ax, 0.1, 0.35, 1.9, 0.8, style.GREY, "held-out rows", name="rows, half 2")
+    box(ax, 0.1, 2.35, 1.9, 0.8, style.GREY, "training half", name="examples")
+    box(ax, 0.1, 0.35, 1.9, 0.8, style.GREY, "held-out half", name="examples")
     box(ax, 2.8, 2.35, 2.5, 0.8, style.BLUE, "inner level: one step down", name="A, B, head")
     box(ax, 2.8, 0.35, 2.5, 0.8, style.ORANGE, "outer level: one step down", name="β → α = softmax β")
-    box(ax, 6.3, 1.35, 2.5, 0.8, style.GREEN, "then plain LoRA, all rows", name="rank = #{α ≥ 1/k}")
+    box(ax, 6.3, 1.35, 2.5, 0.8, style.GREEN, "then plain LoRA, all examples", name="rank = #{α ≥ 1/k}")
     for start, end in (((2.05, 2.75), (2.75, 2.75)), ((2.05, 0.75), (2.75, 0.75)), ((5.35, 0.75), (6.25, 1.6))):
         arrow(ax, start, end)
     arrow(ax, (3.6, 2.3), (3.6, 1.2), bend=0.25)
     arrow(ax, (4.5, 1.2), (4.5, 2.3), bend=0.25)
     ax.text(3.25, 1.75, "virtual step Ŵ", ha="right", va="center", fontsize=10)
     ax.text(4.85, 1.75, "new α", ha="left", va="center", fontsize=10)
+    fig.set_label("Two boxes of examples feed two boxes of parameters, which are joined by two arrows in a circle; "
+                  "an arrow leads from the lower one to a box that counts the ranks.")
     return fig
 
 
-def two_level_surface(beta: np.ndarray, w: np.ndarray, held_out: np.ndarray, inner: np.ndarray,
-                      paths: Mapping[str, tuple[np.ndarray, np.ndarray]], best: tuple[float, float]) -> Figure:
+def toy_paths(toy: Bilevel, paths: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Contours of the held-out loss over (β, w), the line of inner solutions, and where each kind walks.
 
-    Args: beta (m,), w (n,), held_out (n, m); inner (m,): w that the training rows ask for; kind -> (β, w), each
-    (S,); best: (β, w) with the lowest held-out loss on the inner line.
+    Args: kind -> (β, w), each (S,).
     """
+    beta, w = np.linspace(-3, 3.5, 240), np.linspace(0, 3.3, 200)
+    held_out = toy.surface("held_out", w, beta)
     fig, (ax,) = style.panels(1, 1, 4.0, None, width=8.0)
     contours = ax.contour(beta, w, held_out, levels=np.quantile(held_out, np.linspace(0.01, 0.95, 10)),
                           cmap="cividis", linewidths=1.0)
     fig.colorbar(contours, ax=ax, pad=0.02, format="%.2f").set_label("Held-out loss", fontsize=10)
-    ax.plot(beta, inner, color=style.GREY, linewidth=5, alpha=0.35, label="w that the training rows ask for")
+    ax.plot(beta, toy.inner_solution(beta), color=style.GREY, linewidth=5, alpha=0.35,
+            label="w that the training half asks for")
     for kind, (path_beta, path_w) in paths.items():
         label, color, line, marker = KINDS[kind]
         ax.plot(path_beta, path_w, color=color, linestyle=line, linewidth=2, label=label)
         ax.plot(path_beta[-1], path_w[-1], marker, color=color, markersize=8)
-    ax.plot(*best, "*", color=style.BLACK, markersize=15, label="lowest held-out loss on that line")
+    ax.plot(*toy.best(), "*", color=style.BLACK, markersize=15, label="lowest held-out loss on that line")
     ax.set_xlim(beta.min(), beta.max())
     ax.set_ylim(w.min(), w.max())
-    style.dress(ax, "Outer number β", "Inner number w")
+    style.dress(ax, "Outer number β", "Inner number w", "Both levels of a search with two numbers")
     style.legend(fig)
+    fig.set_label("Contours of the held-out loss over β and w, a grey curve of inner solutions, "
+                  f"{len(paths)} paths that end on it one after the other, and a star further along it.")
     return fig
 
 
-def push_arrows(beta: np.ndarray, held_out: np.ndarray, at: np.ndarray,
-                slopes: Mapping[str, np.ndarray], height: np.ndarray) -> Figure:
+def finding_of_paths(toy: Bilevel, paths: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Say where each path ends and where the solution of both levels lies."""
+    ends = ", ".join(f"{path[0][-1]:.2f} ({KINDS[kind][0]})" for kind, path in paths.items())
+    return (f"All paths start at the lower left and end on the grey line, where w has nothing left to learn. They "
+            f"end at β = {ends}. The lowest held-out loss on that line is at β = {toy.best()[0]:.2f}.")
+
+
+def toy_pushes(toy: Bilevel, at: Sequence[float], pushes: Mapping[str, Sequence[float]]) -> Figure:
     """The held-out loss along the inner line, and from points on it an arrow down each hypergradient.
 
-    Args: beta, held_out (m,): the curve; at, height (P,): the points; kind -> hypergradient at them (P,).
+    Args: β of the points (P,); kind -> hypergradient at them (P,).
     """
+    beta = np.linspace(-3, 3.5, 240)
     fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.5)
+    held_out = _along(toy, beta)
     ax.plot(beta, held_out, color=style.GREY, linewidth=5, alpha=0.35, label="held-out loss once w has followed β")
-    longest = max(float(np.abs(slope).max()) for slope in slopes.values())
+    longest = max(float(np.abs(slope).max()) for slope in pushes.values())
     room = 0.07 * float(np.ptp(held_out))
-    for i, (kind, slope) in enumerate(slopes.items()):
+    for i, (kind, slope) in enumerate(pushes.items()):
         label, color, line, marker = KINDS[kind]
         ax.plot([], [], color=color, linestyle=line, marker=marker, label=label)
-        for x, y, push in zip(at, height + (i + 1) * room, -slope / longest, strict=True):
+        height = _along(toy, np.asarray(at)) + (i + 1) * room
+        for x, y, push in zip(at, height, -np.asarray(slope) / longest, strict=True):
             ax.plot(x, y, marker, color=color, markersize=4)
             if abs(push) > 0.01:
                 ax.annotate("", xy=(x + push, y), xytext=(x, y),
                             arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 0,
                                         "shrinkB": 0, "linestyle": line})
-    style.dress(ax, "Outer number β", "Held-out loss")
+    style.dress(ax, "Outer number β", "Held-out loss", "Which way each hypergradient pushes β")
     style.legend(fig)
+    fig.set_label(f"The held-out loss falls with β to a flat bottom; from {len(at)} points on it start "
+                  f"{len(pushes)} arrows each, which agree far from the bottom and disagree near it.")
     return fig
+
+
+def _along(toy: Bilevel, beta: np.ndarray) -> np.ndarray:
+    """The held-out loss on the inner line."""
+    return toy.loss("held_out", torch.as_tensor(toy.inner_solution(beta)), torch.as_tensor(beta)).numpy()
+
+
+def finding_of_pushes(at: Sequence[float], pushes: Mapping[str, Sequence[float]]) -> str:
+    """Say at which points the kinds push β to different sides."""
+    split = [i for i in range(len(at)) if len({bool(slope[i] < 0) for slope in pushes.values()}) > 1]
+    if not split:
+        return "At these points all kinds push β to the same side."
+    i = split[0]
+    right = [KINDS[kind][0] for kind, slope in pushes.items() if slope[i] < 0]
+    left = [KINDS[kind][0] for kind, slope in pushes.items() if slope[i] >= 0]
+    return (f"Down the grey curve is to the right as far as its bottom. At β = {at[i]:g} the kinds disagree: "
+            f"{' and '.join(left)} push{'es' if len(left) == 1 else ''} β back, {' and '.join(right)} "
+            f"push{'es' if len(right) == 1 else ''} it on.")
+
+
+def by_hand(losses: Sequence[float], betas: Sequence[Tensor], classes: int) -> Figure:
+    """The loss of each step beside chance; β and α of the first matrix over time; betas: (M, k) a step."""
+    fig, axes = style.panels(3, 3, 2.9, None)
+    steps = np.arange(1, len(losses) + 1)
+    beta = torch.stack(list(betas))[:, 0].detach()
+    alpha, k = beta.softmax(-1), beta.shape[1]
+    axes[0].plot(steps, losses, color=style.METHOD_STYLE["autolora"][1], linewidth=2)
+    _chance(axes[0], classes)
+    for ax, values in zip(axes[1:], (beta.numpy(), alpha.numpy()), strict=True):
+        for column, last in zip(values.T, alpha[-1], strict=True):
+            kept = float(last) >= 1 / k - TOLERANCE
+            ax.plot(steps, column, color=style.BLUE if kept else style.ORANGE, linestyle="-" if kept else "--",
+                    label="kept at the end" if kept else "dropped")
+    axes[2].axhline(1 / k, color=style.BLACK, linestyle=":", linewidth=1.3, label=f"threshold 1/{k}")
+    style.dress(axes[0], "Search step", "Loss of the training batch", "The loop by hand")
+    style.dress(axes[1], "Search step", "β", f"β of {style.site_label('0.q')}")
+    style.dress(axes[2], "Search step", "α", "Its α, the softmax of β")
+    for ax in axes:
+        style.index_axis(ax, len(losses))
+    style.legend(fig)
+    fig.set_label(f"Three panels against the step: the loss, from {losses[0]:.2f} to {losses[-1]:.2f}, beside "
+                  f"chance; the {k} numbers β of one matrix, which start at zero and spread; and their "
+                  f"softmax, which starts at 1/{k}.")
+    return fig
+
+
+def _chance(ax: Any, classes: int) -> None:
+    """A dotted line at the loss of a guesser, with its words."""
+    ax.axhline(math.log(classes), color=style.GREY, linestyle=":", linewidth=1.4,
+               label=f"chance, ln {classes} = {math.log(classes):.2f}")
+
+
+def finding_by_hand(losses: Sequence[float], betas: Sequence[Tensor], classes: int) -> str:
+    """Say where the loss began and ended beside chance, and how far β has come."""
+    k = betas[-1].shape[1]
+    ranks = (betas[-1].softmax(-1) >= 1 / k - TOLERANCE).sum(-1)
+    return (f"{_fall(losses, classes)} The largest |β| is {float(betas[-1].abs().max()):.2f} at the end, and the "
+            f"ranks go from {int(ranks.min())} to {int(ranks.max())}.")
+
+
+def _fall(losses: Sequence[float], classes: int) -> str:
+    """Say where a search's loss began and ended, beside chance."""
+    width = max(1, len(losses) // 4)
+    first, last, chance = float(np.mean(losses[:width])), float(np.mean(losses[-width:])), math.log(classes)
+    where = ("below chance" if last < chance - 0.05 else "not clearly below chance, so the search has learned little "
+             "from its examples")
+    return (f"The mean loss is {first:.2f} in the first quarter of the search and {last:.2f} in the last; chance is "
+            f"{chance:.2f}, so it is {where}.")
+
+
+def training(run: Run, lora: Run, classes: int) -> Figure:
+    """Left the loss of the search beside chance; right that of the training after it, beside LoRA's."""
+    fig, (left, right) = style.panels(2, 2, 3.0, None, sharey=True)
+    _, color, line, _ = style.METHOD_STYLE["autolora"]
+    search, after = search_and_training(run)
+    left.plot(*statistic.smooth(search), color=color, linewidth=2, label="search of AutoLoRA")
+    right.plot(*statistic.smooth(after), color=color, linestyle=line, linewidth=2, label="AutoLoRA, at its ranks")
+    right.plot(*statistic.smooth(lora.series("loss")), color=style.BLUE, linewidth=2, label="LoRA, r = 4")
+    for ax in (left, right):
+        _chance(ax, classes)
+    style.dress(left, "Search step", "Loss (mean of 10 steps)", "The search: half of the examples")
+    style.dress(right, "Training step", "", "The training after it: all examples")
+    style.legend(fig)
+    fig.set_label(f"Two panels of losses beside chance. Left the search, which ends at "
+                  f"{np.mean(search[1][-10:]):.2f}; right LoRA at the ranks found, which ends at "
+                  f"{np.mean(after[1][-10:]):.2f}, and LoRA of rank 4, which ends at "
+                  f"{np.mean(lora.series('loss')[1][-10:]):.2f} (means of ten steps).")
+    return fig
+
+
+def search_and_training(run: Run) -> tuple[tuple[list[int], list[float]], tuple[list[int], list[float]]]:
+    """Cut the loss of a run in two: (steps, losses) of its search, and of the training after it, each from 1 on."""
+    losses, n = run.series("loss")[1], int(run.seconds["steps.search"])
+    return (list(range(1, n + 1)), losses[:n]), (list(range(1, len(losses) - n + 1)), losses[n:])
+
+
+def finding_of_training(run: Run, lora: Run, classes: int) -> str:
+    """Say whether the search learned, and where both trainings ended."""
+    search, after = search_and_training(run)
+    ends = [float(np.mean(losses[-10:])) for losses in (after[1], lora.series("loss")[1])]
+    ranks = list(run.ranks.values())
+    return (f"{_fall(search[1], classes)} Over their last ten steps AutoLoRA's training has loss {ends[0]:.2f} and "
+            f"LoRA's {ends[1]:.2f}. The ranks found are {min(ranks)} to {max(ranks)}, {np.mean(ranks):.2f} on "
+            "average. This is one seed: section 9 has five.")
+
+
+def alpha_panels(alphas: Mapping[str, np.ndarray]) -> Figure:
+    """α over the search, W_q and W_v of the first and the last layer; site -> (steps, k)."""
+    layers = sorted({int(site.split(".")[0]) for site in alphas})
+    shown = {f"{layer}.{m}": alphas[f"{layer}.{m}"] for layer in (layers[0], layers[-1]) for m in "qv"}
+    steps, k = next(iter(shown.values())).shape
+    fig = plots.alpha_over_time(np.arange(1, steps + 1), shown, 1 / k)
+    fig.set_label(f"{k} selection weights against the search step in {len(shown)} panels, first and last layer, W_q "
+                  f"and W_v; they start together at 1/{k} and spread out around it.")
+    return fig
+
+
+def finding_alpha(alphas: Mapping[str, np.ndarray]) -> str:
+    """Say how far the weights got from 1/k at the end; site -> α (steps, k)."""
+    last = np.stack([alpha[-1] for alpha in alphas.values()])
+    k = last.shape[1]
+    near = float((np.abs(last - 1 / k) < 0.1 / k).mean())
+    return (f"At the end all {last.size} weights lie between {last.min():.3f} and {last.max():.3f}, around 1/k = "
+            f"{1 / k:.3f}; {near:.0%} of them are within a tenth of it, where a small change turns the decision.")
+
+
+def rank_curves(alphas: Mapping[str, np.ndarray]) -> Figure:
+    """Mean, largest and smallest rank of a matrix after each step of the search, beginning at k."""
+    counts, k = _counts(alphas)
+    lines = {"mean of all matrices": counts.mean(0), "largest": counts.max(0), "smallest": counts.min(0)}
+    steps = list(range(counts.shape[1] + 1))
+    fig = plots.learning_curves({name: (steps, [k, *values]) for name, values in lines.items()}, xlabel="Search step",
+                                ylabel="Rank by the rule α ≥ 1/k", title="When are the ranks decided?")
+    fig.set_label(f"Mean, largest and smallest rank against the search step; all start at {k} and drop within a few "
+                  "steps.")
+    return fig
+
+
+def _counts(alphas: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
+    k = next(iter(alphas.values())).shape[1]
+    return np.array([(alpha >= 1 / k - TOLERANCE).sum(1) for alpha in alphas.values()]), k   # (M, steps)
+
+
+def finding_rank_time(alphas: Mapping[str, np.ndarray]) -> str:
+    """Say how soon the mean rank left k."""
+    counts, k = _counts(alphas)
+    mean, early = counts.mean(0), min(4, counts.shape[1]) - 1
+    return (f"All ranks are {k} before the search. After {early + 1} steps their mean is {mean[early]:.1f}, and at "
+            f"the end {mean[-1]:.1f}, with ranks from {counts[:, -1].min()} to {counts[:, -1].max()}.")
+
+
+TASKS = ("MRPC", "QQP", "QNLI", "MNLI", "CoLA", "SST-2", "RTE", "STS-B")
+
+
+def authors() -> pd.DataFrame:
+    """The ranks that the authors printed: a row a matrix, a column a task of GLUE; and a line that says where."""
+    lists, source = autolora_ranks()
+    print(source)
+    return pd.DataFrame({task: lists[task] for task in TASKS})
+
+
+def ranks_beside(ours: Mapping[str, int], theirs: pd.DataFrame, task: str, k: int) -> Figure:
+    """Our ranks by matrix and layer, beside three of the authors' tasks."""
+    shown = {f"ours: {task}": ours, **{name: theirs[name].to_dict() for name in ("QQP", "MNLI", "CoLA")}}
+    fig = plots.rank_heatmaps(shown, max_rank=k)
+    fig.set_label(f"Four tables of ranks, W_q and W_v by layer: ours with {len(ours) // 2} layers, then the authors' "
+                  f"for QQP, MNLI and CoLA with {len(theirs) // 2}.")
+    return fig
+
+
+def finding_beside(ours: Mapping[str, int], theirs: pd.DataFrame) -> str:
+    """Say the mean ranks, and how far the authors' lists agree from task to task."""
+    low, high = statistic.by_chance(theirs)
+    found = statistic.mean_correlation(theirs)
+    where = "within" if low <= found <= high else "outside"
+    return (f"The mean rank is {np.mean(list(ours.values())):.2f} here, and {theirs.mean().min():.2f} to "
+            f"{theirs.mean().max():.2f} in the authors' eight tasks of GLUE. Their lists hardly agree from task to "
+            f"task: the mean correlation is {found:+.2f}, {where} the range {low:+.2f} to {high:+.2f} of the same "
+            "ranks dealt at random.")
 
 
 def cost_and_cosine(cost: Mapping[str, float], cosine: Mapping[str, float]) -> Figure:
     """Left what each hypergradient costs, in gradients of the training loss; right its cosine to the exact one."""
     fig, axes = style.panels(2, 2, 0.7 + 0.4 * len(cost), None, width=9.0, sharey=True)
     names = list(cost)[::-1]
-    for ax, values, xlabel, form in zip(axes, (cost, cosine), ("Cost (1: a gradient of the training loss)",
-                                                               "Cosine to the exact one"),
-                                        ("%.1f", "%.4f"), strict=True):
+    for ax, values, title, form in zip(axes, (cost, cosine), ("Cost", "Cosine to the exact one"), ("%.1f", "%.4f"),
+                                       strict=True):
         bars = ax.barh([KINDS[name][0] for name in names], [values[name] for name in names],
                        color=[KINDS[name][1] for name in names], height=0.6)
         ax.bar_label(bars, fmt=form, fontsize=9, padding=4)
         ax.margins(x=0.3)
-        style.dress(ax, xlabel, "")
+        style.dress(ax, "1: a gradient of the training loss" if ax is axes[0] else "1: the same direction", "", title)
         ax.grid(axis="y", visible=False)
-    axes[0].axvline(1.0, color=style.BLACK, linestyle=":", linewidth=1.2)
+    said = "; ".join(f"{KINDS[name][0]}: cost {cost[name]:.1f}, cosine {cosine[name]:+.4f}" for name in cost)
+    fig.set_label(f"Two bar charts, cost and cosine, a bar for each kind. {said}.")
     return fig
+
+
+def finding_cost(cost: Mapping[str, float], cosine: Mapping[str, float]) -> str:
+    """Compare the kinds of hypergradient by cost and by cosine to the exact one."""
+    return (f"The first-order hypergradient has cosine {cosine['first_order']:.4f} to the exact one, at "
+            f"{cost['first_order']:.1f} gradients of the training loss instead of {cost['unrolled']:.1f}. The finite "
+            f"difference has {cosine['finite_difference']:.4f}; with weight 1, as in the authors' code, it has "
+            f"{cosine['betty']:.4f}.")
 
 
 def implicit_share(etas: Numbers, ratios: Numbers, marked: Mapping[str, float]) -> Figure:
@@ -141,9 +355,21 @@ def implicit_share(etas: Numbers, ratios: Numbers, marked: Mapping[str, float]) 
     lines = (":", "--", "-.", "-")
     for (words, weight), line in zip(marked.items(), lines, strict=False):
         ax.axvline(weight, color=style.ORANGE, linestyle=line, linewidth=1.4, label=words)
-    style.dress(ax, "Weight of the implicit part (log)", "‖implicit‖ / ‖direct‖ (log)")
+    style.dress(ax, "Weight of the implicit part (log)", "‖implicit‖ / ‖direct‖ (log)",
+                "How large is the second part?")
     style.legend(fig)
+    fig.set_label("Ratio of the implicit to the direct part, which rises with its weight on log axes; upright lines "
+                  f"mark {', '.join(marked)}.")
     return fig
+
+
+def finding_share(shares: Mapping[float, float], at_one: float) -> str:
+    """Say how large the implicit part is at some η, and at weight 1; shares: η -> ratio."""
+    small, large = min(shares), max(shares)
+    return (f"At η = {small:g}, the paper's rate, the implicit part has {shares[small]:.1e} times the size of the "
+            f"direct one, and at η = {large:g} it has {shares[large]:.1e}: it grows by "
+            f"{shares[large] / shares[small]:.0f} while η grows by {large / small:.0f}. "
+            f"With weight 1, as in the authors' code, the factor is {at_one:.1f}.")
 
 
 def rank_histogram(shares: Mapping[str, Numbers], bars: str) -> Figure:
@@ -157,33 +383,136 @@ def rank_histogram(shares: Mapping[str, Numbers], bars: str) -> Figure:
     for name, look in style.looks(others).items():
         ax.plot(range(len(shares[name])), shares[name], **look)
     ax.set_xticks(range(len(shares[bars])))
-    style.dress(ax, "Rank", "Share of the matrices")
+    style.dress(ax, "Rank", "Share of the matrices", "Ranks of a search, and ranks of β that nobody trained")
     style.legend(fig)
+    fig.set_label(f"Histogram of the ranks 0 to {len(shares[bars]) - 1}: bars for {bars}, highest at "
+                  f"{int(np.argmax(shares[bars]))}, and {len(others)} lines from random β, which cover about the "
+                  "same ranks.")
     return fig
 
 
-def arms(values: Mapping[str, Numbers], *, xlabel: str, first: str = "") -> Figure:
+def histogram_of(ranks: Mapping[str, Any], k: int) -> Figure:
+    """`rank_histogram` of ranks by name, the first as bars."""
+    flat = {name: np.asarray(of, dtype=int).ravel() for name, of in ranks.items()}
+    return rank_histogram({name: np.bincount(of, minlength=k + 1) / len(of) for name, of in flat.items()},
+                          bars=next(iter(ranks)))
+
+
+def finding_chance(ranks: Mapping[str, Any]) -> str:
+    """Say mean and standard deviation of each list of ranks, and which random one is nearest to the first."""
+    means = {name: (float(np.mean(np.asarray(of))), float(np.std(np.asarray(of)))) for name, of in ranks.items()}
+    first, *others = means
+    nearest = min(others, key=lambda name: abs(means[name][0] - means[first][0]))
+    return (f"{first[0].upper() + first[1:]}: mean {means[first][0]:.2f}, standard deviation {means[first][1]:.2f}. "
+            f"The nearest random β ({nearest.removeprefix('random β, ')}): {means[nearest][0]:.2f} and "
+            f"{means[nearest][1]:.2f}.")
+
+
+def arms(values: Mapping[str, Numbers], *, xlabel: str, first: str = "", chance: float | None = None) -> Figure:
     """One row an arm: a dot a seed, the mean, and one standard deviation where there are three seeds or more.
 
-    first: an arm whose mean is drawn through all rows.
+    first: an arm whose mean is drawn through all rows.  chance: the score of a guesser, a dotted line.
     """
     fig, (ax,) = style.panels(1, 1, 0.6 + 0.42 * len(values), None, width=8.0)
     style.seed_strip(ax, values, errorbar=style.spread)
     if first:
         ax.axvline(float(np.mean(values[first])), color=style.ORANGE, linestyle="--", linewidth=1.5)
+    if chance is not None:
+        ax.axvline(chance, color=style.GREY, linestyle=":", linewidth=1.5)
+        ax.text(chance, 0.02, f" guessing, {chance:.3f}", transform=ax.get_xaxis_transform(), fontsize=9, va="bottom")
     ax.margins(x=0.1)
     style.dress(ax, xlabel, "")
+    fig.set_label(f"{len(values)} rows of dots, a dot a seed: "
+                  + ", ".join(f"{arm} {np.mean(found):.3f}" for arm, found in values.items())
+                  + (f"; a dashed line at the mean of {first}." if first else "."))
     return fig
 
 
-def correlations(table: np.ndarray, names: Sequence[str]) -> Figure:
-    """Correlations (n, n) between rank lists, centred at 0; the diagonal is left out."""
-    fig, (ax,) = style.panels(1, 1, 0.9 + 0.3 * len(names), None, width=2.8 + 0.58 * len(names))
-    shown = np.where(np.eye(len(names), dtype=bool), np.nan, table)
-    mesh = style.heatmap(ax, shown, names, names, annot=True, fmt="+.2f", size=8, cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.tick_params("x", rotation=45 if max(map(len, names)) > 3 else 0)
-    fig.colorbar(mesh, ax=ax, pad=0.02, label="Correlation")
+def stored_arms() -> Results:
+    """The stored study of the search's parts; prints where it comes from."""
+    study = studies.load("autolora_parts")
+    steps = {record["seconds"]["steps.search"] for record in study.of("AutoLoRA")}
+    print(f"{study.line()}; each search before it took {' or '.join(f'{n:.0f}' for n in sorted(steps))} steps")
+    return study
+
+
+def arms_figure(study: Results) -> Figure:
+    """`arms` of a stored study, with the score of a guesser."""
+    sizes = {**train_config(study.about["profile"]).to_dict(), **study.about["training"]}
+    guess = guessing(study.about["task"], sizes)[1]
+    fig = arms(study.values(), xlabel="Test accuracy (dashed: AutoLoRA's mean)", first="AutoLoRA", chance=guess)
+    fig.axes[0].set_title("The parts of the search, a dot a seed", fontsize=11)
     return fig
+
+
+def _intervals(study: Results, first: str = "AutoLoRA") -> dict[str, tuple[float, float, float]]:
+    """Arm -> mean of first − arm over the seeds, and its 95 % interval."""
+    gaps = {arm: study.differences(first, arm) for arm in study.arms if arm != first}
+    return {arm: (float(np.mean(of)), *statistic.paired_bootstrap(of)) for arm, of in gaps.items()}
+
+
+def finding_arms(study: Results) -> str:
+    """Say from which arms AutoLoRA can be told apart over its seeds."""
+    found = _intervals(study)
+    apart = {arm: mean for arm, (mean, low, high) in found.items() if low > 0 or high < 0}
+    mean, low, high = found["ranks dealt at random"]
+    told = (", ".join(f"{arm} ({gap:+.3f})" for arm, gap in apart.items()) if apart else "none of the others")
+    return (f"The interval of the paired difference leaves zero out for {told}. Against its own ranks dealt at "
+            f"random AutoLoRA has {mean:+.3f}, interval {low:+.3f} to {high:+.3f}"
+            + ("." if low > 0 or high < 0 else ", which holds zero: it was not shown that it matters which matrix "
+               "got which rank."))
+
+
+def arms_table(study: Results) -> Any:
+    """A table of AutoLoRA − arm, paired by seed, with 95 % intervals."""
+    rows = {arm: [f"{mean:+.4f}", f"{low:+.4f} to {high:+.4f}", "yes" if low <= 0 <= high else "no",
+                  f"{len(study.of(arm))}"] for arm, (mean, low, high) in _intervals(study).items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index",
+                                   columns=["AutoLoRA − this", "95 % interval", "holds zero", "seeds"])
+    return readable(frame.rename_axis("stored runs"), "arms")
+
+
+def ranks_by_seed(study: Results, arm: str = "AutoLoRA") -> pd.DataFrame:
+    """The ranks that a stored arm found: a row a matrix, a column a seed."""
+    return pd.DataFrame({f"seed {r['seed']}": study.by_site(arm, "rank", r["seed"]) for r in study.of(arm)})
+
+
+def seeds_figure(by_seed: Mapping[str, Any] | pd.DataFrame, k: int) -> Figure:
+    """Ranks by matrix and layer, a panel a seed; seed -> site -> rank."""
+    lists = pd.DataFrame(by_seed)
+    fig = plots.rank_heatmaps(lists.to_dict(), max_rank=k)
+    fig.set_label(f"A small table of ranks (W_q and W_v by layer) for each of {lists.shape[1]} seeds.")
+    return fig
+
+
+def finding_seeds(by_seed: Mapping[str, Any] | pd.DataFrame, without: pd.DataFrame | None = None) -> str:
+    """Say whether ranks come back with another seed, and whether η = 0 finds others; seed -> site -> rank."""
+    lists = pd.DataFrame(by_seed)
+    found, (low, high) = statistic.mean_correlation(lists), statistic.by_chance(lists)
+    said = f"the same ranks dealt at random would give {low:+.2f} to {high:+.2f} (95 %)"
+    where = "above" if found > high else "below" if found < low else "inside"
+    verdict = ("cannot be computed, since a seed gave all matrices one rank" if np.isnan(found) else
+               f"is {found:+.2f}; {said}, so it is {where} that range")
+    text = f"The mean correlation between {lists.shape[1]} seeds {verdict}, on only {len(lists)} matrices."
+    if without is None:
+        return text
+    same = int((lists == without).to_numpy().sum())
+    return f"{text} With η = 0 the search finds {same} of {lists.size} ranks alike."
+
+
+def cost_bars(totals: Mapping[str, float]) -> Figure:
+    """The time of whole procedures, in units of one training of LoRA."""
+    fig = ratio_bars(totals, xlabel="Time of the whole procedure (one training of LoRA: 1, dashed)")
+    fig.set_label("Bars: " + ", ".join(f"{label} {ratio:.2f}" for label, ratio in totals.items()) + ".")
+    return fig
+
+
+def finding_of_totals(totals: Mapping[str, float]) -> str:
+    """Say what a search as long as the training costs, beside the grid."""
+    whole, grid = totals["AutoLoRA, search 1"], totals["LoRA, grid of 16 ranks"]
+    ada = f" AdaLoRA of peft takes {totals['AdaLoRA']:.1f}." if "AdaLoRA" in totals else ""
+    return (f"With a search as long as the training, AutoLoRA takes {whole:.1f} trainings of LoRA; a grid of 16 "
+            f"ranks takes {grid:.0f}.{ada}")
 
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
@@ -291,11 +620,6 @@ def ranks_from_beta(beta: Tensor) -> Tensor:
     return torch.tensor([float(selection.rank()) for selection in _selections(beta)])
 
 
-def take_virtual_step(W: Tensor, gradient: Tensor, eta: float) -> Tensor:
-    """Ŵ of W's shape."""
-    return library.virtual_step({"W": W}, [gradient], eta)["W"].detach()
-
-
 def unrolled(toy: Bilevel, w: float, beta: float, eta: float) -> float:
     """The library's exact hypergradient at one point of a toy."""
     return toy.hypergradient("unrolled", w, beta, eta)
@@ -317,9 +641,42 @@ def retrained_scales(ranks: list[int], lora_alpha: float, k: int) -> Tensor:
     return torch.tensor(rows)
 
 
+def search_step(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    """(w, β) after one whole step: β by the library's exact hypergradient, then w at the new β."""
+    beta -= eta_beta * unrolled(toy, w, beta, eta)
+    return torch.tensor([_virtual(toy, w, beta, eta), beta])
+
+
 def _virtual(toy: Bilevel, w: float, beta: float, eta: float) -> float:
-    return float(take_virtual_step(torch.tensor(w, dtype=torch.float64),
-                                   torch.tensor(toy.gradients("train", w, beta)[0], dtype=torch.float64), eta))
+    """ŵ: one step of plain gradient descent on the training loss."""
+    slope = torch.tensor(toy.gradients("train", w, beta)[0], dtype=torch.float64)
+    return float(virtual_step({"w": torch.tensor(w, dtype=torch.float64)}, [slope], eta)["w"])
+
+
+def _both_at_once(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    """Wrong: w moves at the old β."""
+    return torch.tensor([_virtual(toy, w, beta, eta), beta - eta_beta * unrolled(toy, w, beta, eta)])
+
+
+def _weights_first(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    """Wrong: w moves first, and β is judged a step further on."""
+    w = _virtual(toy, w, beta, eta)
+    return torch.tensor([w, beta - eta_beta * unrolled(toy, w, beta, eta)])
+
+
+def _from_virtual(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    """Wrong: the virtual step is kept, and the real one begins where it ended."""
+    new = beta - eta_beta * unrolled(toy, w, beta, eta)
+    return torch.tensor([_virtual(toy, _virtual(toy, w, beta, eta), new, eta), new])
+
+
+def _uphill(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    return search_step(toy, w, beta, eta, -eta_beta)
+
+
+def _only_direct(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Tensor:
+    new = beta - eta_beta * _direct(toy, w, beta, eta)
+    return torch.tensor([_virtual(toy, w, new, eta), new])
 
 
 def _direct(toy: Bilevel, w: float, beta: float, eta: float, radius: float = 0.01) -> float:
@@ -349,10 +706,49 @@ def _betas() -> list[tuple[Tensor, float]]:
 
 
 _TOYS = [(Bilevel(), 0.5, -0.5, 0.3), (Bilevel(train=(0.5, 1.5), held_out=(1.5, 0.4)), 1.2, 0.4, 0.1)]
-_WEIGHTS = [(torch.arange(6.0).reshape(2, 3), torch.ones(2, 3) * torch.tensor([1.0, -2.0, 0.5]), 0.1),
-            (torch.tensor([[1.0, -1.0]]), torch.tensor([[4.0, 2.0]]), 0.5)]
 _RANKS = [([5, 3, 4, 8], 16.0, 8), ([1, 2, 4], 8.0, 4)]
 _TWICE = "the two points lie 2ε apart: divide the difference by 2ε"
+
+
+# ---- answers, written for a reader ------------------------------------------------------------------------
+
+
+def answer_selection_factors(beta: Tensor, lora_alpha: float) -> Tensor:
+    s = lora_alpha / beta.shape[1]
+    return s * beta.softmax(dim=1)  # each row, one matrix, shares out a sum of one
+
+
+def answer_ranks_from_beta(beta: Tensor) -> Tensor:
+    k = beta.shape[1]
+    return (beta.softmax(dim=1) >= 1 / k - 1e-6).sum(dim=1)  # the tolerance: equal weights count in spite of rounding
+
+
+def answer_search_step(toy: Bilevel, w: float, beta: float, eta: float, eta_beta: float) -> Any:
+    beta = beta - eta_beta * answer_unrolled(toy, w, beta, eta).item()  # the virtual step is inside
+    slope, _ = toy.gradients("train", w, beta)  # the real step: from w, at the new β
+    return torch.tensor([w - eta * slope, beta])
+
+
+def answer_unrolled(toy: Bilevel, w: Any, beta: Any, eta: float) -> Tensor:
+    w = torch.tensor(w, dtype=torch.float64, requires_grad=True)
+    beta = torch.tensor(beta, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(toy.loss("train", w, beta), w, create_graph=True)  # remember how it was made
+    virtual = w - eta * slope
+    return torch.autograd.grad(toy.loss("held_out", virtual, beta), beta)[0]
+
+
+def answer_hypergradient_fd(toy: Bilevel, w: float, beta: float, eta: float, radius: float) -> float:
+    slope, _ = toy.gradients("train", w, beta)
+    v, direct = toy.gradients("held_out", w - eta * slope, beta)
+    epsilon = radius / abs(v)
+    plus, minus = (toy.gradients("train", w + e * v, beta)[1] for e in (epsilon, -epsilon))
+    return direct - eta * (plus - minus) / (2 * epsilon)
+
+
+def answer_retrained_scales(ranks: list[int], lora_alpha: float, k: int) -> list[list[float]]:
+    return [[lora_alpha / k for _ in ranks],  # s held: only the rank changes
+            [lora_alpha / rank for rank in ranks]]  # α fixed: a small rank takes larger steps
+
 
 EXERCISES.update({
     "selection_factors": Task(
@@ -368,7 +764,7 @@ EXERCISES.update({
           lambda beta, alpha: selection_factors(beta, beta.shape[1])),
          ("you scale by α, LoRA scales by α / k",
           lambda beta, alpha: selection_factors(beta, alpha * beta.shape[1]))],
-        (Selection.forward, LowRank.add_to, library.AutoLoRARule.branch)),
+        (Selection.forward, LowRank.add_to, library.AutoLoRARule.branch), answer=answer_selection_factors),
     "ranks_from_beta": Task(
         ranks_from_beta, lambda: [(beta,) for beta, _ in _betas()],
         "count in each row the softmax weights that are at least 1/k, k being the row's length",
@@ -381,15 +777,16 @@ EXERCISES.update({
          ("the threshold is 1 over the directions in a row, not over the number of matrices",
           lambda beta: torch.stack([(s() >= 1 / len(beta)).sum() for s in _selections(beta)])),
          ("that counts along the wrong axis: one rank a row", lambda beta: ranks_from_beta(beta.T))],
-        (Selection.rank,)),
-    "take_virtual_step": Task(
-        take_virtual_step, lambda: list(_WEIGHTS), "one step of plain gradient descent, as a new tensor: W − η g",
-        [("that goes uphill: subtract the gradient", lambda W, g, eta: take_virtual_step(W, g, -eta)),
-         ("η is missing: the step is η times the gradient", lambda W, g, eta: take_virtual_step(W, g, 1.0)),
-         ("that is the step alone: W is missing", lambda W, g, eta: take_virtual_step(0 * W, g, eta)),
-         ("that is the step alone: W is missing", lambda W, g, eta: take_virtual_step(0 * W, g, -eta)),
-         ("W has not moved: subtract η times the gradient", lambda W, g, eta: take_virtual_step(W, g, 0.0))],
-        (library.virtual_step,)),
+        (Selection.rank,), answer=answer_ranks_from_beta),
+    "search_step": Task(
+        search_step, lambda: [(*toy, 0.5) for toy in _TOYS],
+        "β first, by the exact hypergradient times eta_beta; then w, from where it was, at the new β",
+        [("w moved at the old β: take the new β for the real step of w", _both_at_once),
+         ("w moved first: β moves first, and looks ahead by the virtual step", _weights_first),
+         ("the real step begins at w and not at ŵ: the virtual step is only tried", _from_virtual),
+         ("β goes uphill: subtract eta_beta times the hypergradient", _uphill),
+         ("that is the direct part alone: call unrolled for the hypergradient", _only_direct)],
+        (library.AutoLoRARule.before_step,), answer=answer_search_step),
     "unrolled": Task(
         unrolled, lambda: list(_TOYS), "ŵ must remember that it was made from β: look at the gradient's create_graph",
         [("that is the direct part: ŵ has forgotten that it depends on β. Keep the graph of the inner gradient "
@@ -398,7 +795,7 @@ EXERCISES.update({
           lambda toy, w, beta, eta: toy.hypergradient("first_order", w, beta, eta)),
          ("the virtual step goes uphill: ŵ = w − η ∂L/∂w", lambda toy, w, beta, eta: unrolled(toy, w, beta, -eta)),
          ("η is missing from the virtual step", lambda toy, w, beta, eta: unrolled(toy, w, beta, 1.0))],
-        (library.hypergradient,)),
+        (library.hypergradient,), answer=answer_unrolled),
     "hypergradient_fd": Task(
         hypergradient_fd, lambda: [(*toy, 0.1) for toy in _TOYS],
         "direct − η (g₊ − g₋) / 2ε with g± = ∂L_train/∂β at w ± ε v, ε = radius / |v|",
@@ -408,7 +805,7 @@ EXERCISES.update({
          ("the sign is wrong: ŵ = w − η …, so the second-order part is subtracted", _second(lambda *at: -1.0)),
          (_TWICE, _second(lambda *at: 2 * _epsilon(*at))), (_TWICE, _second(lambda *at: 2.0)),
          (_TWICE, _second(lambda *at: _epsilon(*at)))],
-        (library.hypergradient,)),
+        (library.hypergradient,), answer=answer_hypergradient_fd),
     "retrained_scales": Task(
         retrained_scales, lambda: list(_RANKS),
         "row 0: lora_alpha / k for every matrix; row 1: lora_alpha / its rank",
@@ -422,7 +819,7 @@ EXERCISES.update({
              [[alpha * rank / k for rank in ranks], [alpha] * len(ranks)])),
          ("that is upside down: s = α / r, not r / α",
           lambda ranks, alpha, k: 1 / retrained_scales(ranks, alpha, k))],
-        (LoRARule.branch, library.AutoLoRARule.finish)),
+        (LoRARule.branch, library.AutoLoRARule.finish), answer=answer_retrained_scales),
 })
 
 
@@ -567,91 +964,98 @@ class Workbench:
         return losses, path, trainer.rule.ranks()  # type: ignore[attr-defined]
 
 
-def say_equal(what: str, mine: Any, theirs: Any, tolerance: float = 1e-7) -> None:
-    """Print the largest difference; raise AssertionError with a sentence above the tolerance.
+def compare_searches(plain: Sequence[Tensor], other: Sequence[Tensor]) -> str:
+    """Say how two searches by hand differ at their ends; β (M, k) after every step."""
+    a, b = plain[-1], other[-1]
+    k = a.shape[1]
+    ranks = [(beta.softmax(-1) >= 1 / k - TOLERANCE).sum(-1) for beta in (a, b)]
+    cosine = float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+    verdict = "almost the same" if cosine > 0.99 else "similar" if cosine > 0.9 else "not the same"
+    return (f"What the two searches find is {verdict}: their β have cosine {cosine:.3f}, "
+            f"{float(((a > 0) == (b > 0)).double().mean()):.0%} of them the same sign, and "
+            f"{int((ranks[0] == ranks[1]).sum())} of {len(a)} matrices get the same rank.")
 
-    The finite difference divides rounding of 1e-16 by ε, and AdamW divides gradients by their own size.
+
+# ---- the real network in the middle of a search -----------------------------------------------------------
+
+
+def searched(task: str, backbone: str, profile: str) -> Trainer:
+    """Return a search of the profile's length, not yet run, by the cheap first-order hypergradient."""
+    settings = train_config(profile)
+    data = load_task(task, n_train=settings.n_train, n_validation=8, n_test=8)
+    model, tokenizer = load_for(backbone, data, 0)
+    rows = Rows(data, tokenizer, settings, encoder_decoder=False)
+    method = fit_to_profile(AutoLoRA(retrain=False, hypergradient="first_order"), profile)
+    return Trainer(adapt(model, method, seed=0), rows.train, rows.collate, settings, seed=0)
+
+
+def first_output(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """The logits of the first examples, with the branches and without them."""
+    adapters: Adapters = trainer.adapters
+    batch = trainer.collate(list(trainer.streams["train"][:8]))
+    kept = {name: branch.scaling for name, branch in adapters.items()}
+    model = adapters.model.eval()
+    with torch.no_grad():
+        with_branches = model(**batch).logits
+        for branch in adapters.values():
+            branch.scaling = 0.0
+        without = model(**batch).logits
+        for name, branch in adapters.items():
+            branch.scaling = kept[name]
+    model.train()
+    return with_branches, without
+
+
+def sigmoid_ranks(beta: Tensor) -> list[int]:
+    """Ranks of β (M, k) by the sigmoid of the ablation, which keeps what is at least one half."""
+    return [selection.rank() for selection in _selections(beta, "sigmoid")]
+
+
+def count_table(ranks: Mapping[str, tuple[Any, Any]]) -> Any:
+    """A table of mean ranks under both counting rules; name -> ranks by the softmax rule, and by the raw one."""
+    def words(of: Any) -> str:
+        return "–" if of is None else f"{np.mean(np.asarray(of)):.2f} ± {np.std(np.asarray(of)):.2f}"
+
+    rows = {name: [words(of) for of in both] for name, both in ranks.items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["softmax ≥ 1/k", "raw / sum ≥ 1/k"])
+    return readable(frame.rename_axis("mean rank ± standard deviation"), "counts")
+
+
+def procedure_costs(probe: Probe, task: str, backbone: str, share: float, eta_beta: float) -> dict[str, float]:
+    """Time of whole procedures, in units of one training of LoRA of rank 4; peft's AdaLoRA where peft is there.
+
+    Args: share: steps of the search as a share of the training's.
     """
-    off = float((torch.as_tensor(mine).double() - torch.as_tensor(theirs).double()).abs().max())
-    assert off <= tolerance, f"{what}: by hand and by the library differ by {off:.1e}, more than {tolerance:g}"
-    print(f"{what}: largest difference {off:.1e}")
+    data = load_task(task, n_train=8, n_validation=8, n_test=8)
+    batch = probe.pairs[0][0]
+    lora = adapt(load_for(backbone, data, 0)[0], LoRA(r=4, lora_alpha=8.0), seed=0)
+    timed = {"LoRA": training_step(lora.model, batch), "unrolled": probe.search_step("unrolled", 1e-4, eta_beta),
+             "first": probe.search_step("first_order", 1e-4, eta_beta)}
+    if (step := _adalora_step(load_for(backbone, data, 0)[0], batch, list(lora.head_names))) is not None:
+        timed["AdaLoRA"] = step
+    seconds = {name: statistics.median(of) for name, of in in_turns(timed, repeats=4).items()}
+    cost = {name: value / seconds["LoRA"] for name, value in seconds.items()}
+    totals = {"LoRA, one rank": 1.0, f"AutoLoRA, search {share:g}": 1 + share * cost["unrolled"],
+              "AutoLoRA, first order, search 1": 1 + cost["first"], "AutoLoRA, search 1": 1 + cost["unrolled"],
+              "LoRA, grid of 16 ranks": 16.0} | {name: cost[name] for name in cost if name == "AdaLoRA"}
+    return dict(sorted(totals.items(), key=lambda pair: pair[1]))
 
 
-def by_hand(losses: Sequence[float], betas: Sequence[Tensor], classes: int) -> Figure:
-    """Left the loss of each step beside chance; right α of the first site over time; betas: (M, k) a step."""
-    fig, (left, right) = style.panels(2, 2, 2.9, None)
-    steps = np.arange(1, len(losses) + 1)
-    alphas = torch.stack(list(betas))[:, 0].softmax(-1).detach().numpy()
-    left.plot(steps, losses, color=style.BLUE, linewidth=2)
-    left.axhline(math.log(classes), color=style.GREY, linestyle=":")
-    left.text(steps[-1], math.log(classes), f"chance, ln {classes}", ha="right", va="bottom", fontsize=9)
-    for values in alphas.T:
-        right.plot(steps, values, color=style.BLUE if values[-1] >= 1 / len(alphas.T) else style.ORANGE)
-    right.axhline(1 / len(alphas.T), color=style.BLACK, linestyle="--", linewidth=1.2)
-    style.dress(left, "Search step", "Loss of the training batch", "Loss of the loop by hand")
-    style.dress(right, "Search step", "Selection weight α", "First W_q: blue kept, orange dropped")
-    fig.set_label(f"Two panels against the step: the loss, from {losses[0]:.2f} to {losses[-1]:.2f}, beside chance; "
-                  "eight selection weights that start at one eighth and spread around it.")
-    return fig
-
-
-# ---- findings: what the figure shows, computed from its data ----------------------------------------------
-
-
-def finding_loss(losses: Sequence[float], classes: int, what: str = "search") -> str:
-    """Say where the loss of a search began and ended, beside chance."""
-    width = max(1, len(losses) // 4)
-    first, last, chance = float(np.mean(losses[:width])), float(np.mean(losses[-width:])), math.log(classes)
-    verdict = ("it is below chance" if last < chance - 0.05 else
-               "it is not clearly below chance, so little was learned")
-    return (f"The mean loss of the {what} is {first:.2f} in its first quarter and {last:.2f} in its last. Chance is "
-            f"{chance:.2f}: {verdict}.")
-
-
-def finding_alpha(alphas: Mapping[str, np.ndarray]) -> str:
-    """Say how far the weights got from 1/k at the end; site -> α (steps, k)."""
-    last = np.stack([alpha[-1] for alpha in alphas.values()])
-    k = last.shape[1]
-    near = float((np.abs(last - 1 / k) < 0.1 / k).mean())
-    return (f"At the end the weights of the panels lie between {last.min():.3f} and {last.max():.3f}, around 1/k = "
-            f"{1 / k:.3f}; {near:.0%} of them are within a tenth of it, where a small change turns the decision.")
-
-
-def finding_rank_time(counts: np.ndarray, k: int) -> str:
-    """Say how soon the mean rank left k; counts: (M, steps)."""
-    mean, early = counts.mean(0), min(4, counts.shape[1]) - 1
-    return (f"All ranks are {k} before the search. After {early + 1} steps their mean is {mean[early]:.1f}, and at "
-            f"the end {mean[-1]:.1f}, with ranks from {counts[:, -1].min()} to {counts[:, -1].max()}.")
-
-
-def finding_cost(cost: Mapping[str, float], cosine: Mapping[str, float]) -> str:
-    """Compare the kinds of hypergradient by cost and by cosine to the exact one."""
-    return (f"The first-order hypergradient has cosine {cosine['first_order']:.4f} to the exact one, at "
-            f"{cost['first_order']:.1f} gradients of the training loss instead of {cost['unrolled']:.1f}. The finite "
-            f"difference has {cosine['finite_difference']:.4f}; with weight 1, as in the authors' code, it has "
-            f"{cosine['betty']:.4f}.")
-
-
-def finding_arms(scores: Mapping[str, Sequence[float]]) -> str:
-    """Say which arms' means differ from the first arm's, and by how much beside the spread of its seeds."""
-    first = next(iter(scores))
-    mean = float(np.mean(scores[first]))
-    spread = float(np.std(scores[first], ddof=1)) if len(scores[first]) > 1 else 0.0
-    gaps = {arm: float(np.mean(values)) - mean for arm, values in scores.items() if arm != first}
-    widest = max(gaps, key=lambda arm: abs(gaps[arm]))
-    return (f"The widest gap to {first} ({mean:.3f}) is that of {widest}: {gaps[widest]:+.3f}. One standard "
-            f"deviation of {first} over its {len(scores[first])} seeds is {spread:.3f}.")
-
-
-def both_counts(alphas: Mapping[str, np.ndarray]) -> dict[str, dict[str, int]]:
-    """Return rule -> site -> rank of α (k,) by site: softmax ≥ 1/k, and β = log α ≥ its mean."""
-    made: dict[str, dict[str, int]] = {"softmax": {}, "raw": {}}
-    for site, alpha in alphas.items():
-        selection = Selection(len(alpha))
-        selection.beta.data = torch.as_tensor(np.log(alpha), dtype=torch.float32)
-        for rule, ranks in made.items():
-            ranks[site] = selection.rank(raw=rule == "raw")
-    return made
+def _adalora_step(model: Any, batch: dict[str, Tensor], head: Sequence[str], k: int = 8) -> Callable[[], None] | None:
+    """A training step of peft's AdaLoRA, which masks width k down to 4; None without peft."""
+    try:
+        from peft import AdaLoraConfig, get_peft_model
+    except ImportError:
+        print('without peft AdaLoRA is left out: pip install "lowrank-teach[test]"')
+        return None
+    # peft asks transformers for this by its old name
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    chosen = AdaLoraConfig(target_modules=["query", "value"], init_r=k, target_r=4, tinit=0, tfinal=0,
+                           total_step=1000)
+    ada = get_peft_model(model, chosen)
+    for part in head:
+        ada.get_base_model().get_parameter(part).requires_grad_(True)
+    return training_step(ada, batch, after=ada.base_model.update_and_allocate)  # type: ignore[arg-type]
 
 
 # ---- predictions ------------------------------------------------------------------------------------------
@@ -668,13 +1072,14 @@ def predict_first_gradient(k: int) -> None:
     selection = Selection(k)
     LowRank(k=32, d=32, r=k, gate=selection)(torch.ones(1, 32)).sum().backward()
     largest = float(selection.beta.grad.abs().max())  # type: ignore[union-attr]
-    predict("In the very first step B = 0. What is the first-order gradient of β?",
-            f"Exactly {largest:g}. After the virtual step B is not 0, so the unrolled gradient is not 0 either.")
+    predict("In the very first step B = 0. What is the gradient of β if no virtual step is taken?",
+            f"Exactly {largest:g}, because α only multiplies zeros. After the virtual step B is not 0, so the "
+            "gradient there is not 0 either.")
 
 
 def predict_chance(k: int) -> None:
     """Ask for the mean rank of β that nobody trained."""
     draws = 0.1 * torch.randn(500, k, generator=torch.Generator().manual_seed(0))
     mean = float((draws.softmax(1) >= 1 / k).sum(1).float().mean())
-    predict("Nobody trains β; it is perturbed at random, a little. Which rank comes out on average?",
+    predict("Nobody trains β; each entry is a small random number. Which rank does the rule give on average?",
             f"{mean:.2f} of {k}. Keep this number in mind when ranks near {k // 2} are found.")

@@ -37,6 +37,7 @@ from ..contents import readable
 from ..exercises import EXERCISES, Task, adapted_matrix, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
+from .lora import guessing
 from .lora import losses_of as losses_of
 from .lora import say_equal as say_equal
 from .lora import scores as scores
@@ -492,7 +493,9 @@ def dropout(gaps: Mapping[float, tuple[float, float]], study: Results) -> Figure
     values = study.values("accuracy")
     style.seed_strip(right, {arm: values[arm] for arm in TABLE_5})
     right.axvline(float(np.mean(values["LoRA"])), color=style.BLUE, linestyle="--", linewidth=1.2)
-    style.dress(right, "Test accuracy (chance 0.5; dashed: LoRA's mean)", "", "What dropout does to the score")
+    sizes = {**train_config(study.about["profile"]).to_dict(), **study.about["training"]}
+    style.dress(right, f"Test accuracy (guessing {guessing(study.about['task'], sizes)[1]:.3f}; dashed: LoRA)", "",
+                "What dropout does to the score")
     style.legend(fig)
     fig.set_label("Left: the relative error of the two gradient identities against the dropout rate, zero without "
                   "dropout. Right: test accuracy of LoRA and Delta-LoRA with and without dropout, a dot a seed. "
@@ -579,8 +582,8 @@ def stored_tuned() -> SideBySide:
     print(found.line())
     for arm in found.arms:
         values = 100 * np.array(found.values(arm)["sst2"])
-        print(f"{arm:<26} chosen rate {found.rate(arm, 'sst2'):g}, test accuracy {values.mean():.1f} ± "
-              f"{values.std(ddof=1):.1f} % over {len(values)} seeds")
+        over = f" ± {values.std(ddof=1):.1f} % over {len(values)} seeds" if len(values) > 1 else " % with one seed"
+        print(f"{arm:<26} chosen rate {found.rate(arm, 'sst2'):g}, test accuracy {values.mean():.1f}{over}")
     print("guessing one of the two classes: 50 %")
     return found
 

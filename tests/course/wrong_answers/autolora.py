@@ -24,6 +24,15 @@ def _fd(weight=lambda eta, epsilon: -eta / (2 * epsilon)):
     return answer
 
 
+def _w(toy, w, beta, eta):
+    return w - eta * toy.gradients("train", w, beta)[0]
+
+
+def _whole(toy, w, beta, eta, rate, *, keep=False, graph=True):
+    new = float(beta - rate * _unrolled(graph)(toy, w, beta, eta))
+    return [_w(toy, _w(toy, w, beta, eta) if keep else w, new, eta), new]
+
+
 def _count(beta, weights, limit):
     return (weights >= limit).sum(1)
 
@@ -45,13 +54,16 @@ WRONG = {
         "returned shape": lambda beta: (beta.softmax(1) >= 1 / beta.shape[1]).sum(0),
         "count in each row": lambda beta: _count(beta, beta.softmax(1), 0.2),
     },
-    "take_virtual_step": {
-        "uphill": lambda W, g, eta: W + eta * g,
-        "η is missing": lambda W, g, eta: W - g,
-        "W is missing": lambda W, g, eta: -eta * g,
-        "changed its own input": lambda W, g, eta: W.sub_(eta * g),
-        "W has not moved": lambda W, g, eta: W.clone(),
-        "returned nothing": lambda W, g, eta: None,
+    "search_step": {
+        "at the old β": lambda toy, w, beta, eta, rate: (
+            _w(toy, w, beta, eta), beta - rate * _unrolled(True)(toy, w, beta, eta)),
+        "w moved first": lambda toy, w, beta, eta, rate: (
+            _w(toy, w, beta, eta), beta - rate * _unrolled(True)(toy, _w(toy, w, beta, eta), beta, eta)),
+        "only tried": lambda toy, w, beta, eta, rate: _whole(toy, w, beta, eta, rate, keep=True),
+        "uphill": lambda toy, w, beta, eta, rate: _whole(toy, w, beta, eta, -rate),
+        "direct part alone": lambda toy, w, beta, eta, rate: _whole(toy, w, beta, eta, rate, graph=False),
+        "returned shape": lambda toy, w, beta, eta, rate: _w(toy, w, beta, eta),
+        "returned nothing": lambda *at: None,
     },
     "unrolled": {
         "create_graph=True": _unrolled(False),
@@ -80,7 +92,7 @@ WRONG = {
 RIGHT = {
     "selection_factors": lambda beta, alpha: alpha / beta.shape[1] * beta.softmax(1),
     "ranks_from_beta": lambda beta: (beta.softmax(1) >= 1 / beta.shape[1]).sum(1),
-    "take_virtual_step": lambda W, g, eta: W - eta * g,
+    "search_step": lambda *at: _whole(*at),
     "unrolled": _unrolled(True),
     "hypergradient_fd": _fd(),
     "retrained_scales": lambda ranks, alpha, k: [[alpha / k] * len(ranks), [alpha / r for r in ranks]],
