@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from lowrank_teach.analysis import style
 from lowrank_teach.course import explorer
@@ -78,3 +79,41 @@ def test_scores_stand_at_their_rank_and_each_seed_is_seen():
     rest = next(line for line in ax.lines if line.get_label() == "rest")
     assert list(rest.get_xdata()) == [1]
     assert len(style.png_bytes(fig)) > 1000
+
+
+def test_the_ellipse_is_drawn_with_equal_aspect_and_its_arrows_end_on_it():
+    fig = ranks.ellipse(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    assert [ax.get_aspect() for ax in fig.axes] == [1.0, 1.0, 1.0]
+    x, y = fig.axes[1].lines[0].get_data()
+    assert np.hypot(x, y).max() == pytest.approx(3, abs=1e-3)
+    assert np.hypot(x, y).min() == pytest.approx(1, abs=1e-3)
+    flat_x, flat_y = fig.axes[2].lines[0].get_data()
+    np.testing.assert_allclose(flat_x, flat_y, atol=1e-6)   # all on the line of u₁ = (1, 1)
+    assert "90%" in ranks.finding_of_ellipse(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+
+
+def test_the_ring_is_round():
+    from lowrank_teach.course.chapters.lora import RankOfAPicture
+
+    assert RankOfAPicture().axes[1].get_aspect() == 1.0
+
+
+@pytest.mark.parametrize(("values", "verdict"), [
+    ([0.9, 0.91, 0.92], "supported"), ([0.1, 0.11, 0.12], "contradicted"), ([0.2, 0.5, 0.9], "open")])
+def test_a_verdict_asks_the_interval(values, verdict):
+    assert ranks._verdict(values, 0.5) == verdict
+
+
+def test_a_finding_says_when_little_was_won():
+    flat = dict.fromkeys(CUTS, (0.6, 0.65))
+    found = {ranks.REAL: flat, ranks.TWIN: flat}
+    assert "little can be cut" in ranks.finding_of_cuts(found, 100)
+    won = {ranks.REAL: {i: (0.6 + 0.1 * (i > 1), 0.65 - 0.1 * (i > 1)) for i in CUTS}, ranks.TWIN: flat}
+    said = ranks.finding_of_cuts(won, 1000)
+    assert "From rank 2 on" in said
+    assert "one direction of each gives 0% of it back and eight give 100%" in said
+
+
+def test_the_shares_kept_are_zero_without_and_one_with_every_direction():
+    np.testing.assert_allclose(ranks.kept_by("first 0"), 0)
+    np.testing.assert_allclose(ranks.kept_by("all"), 1)

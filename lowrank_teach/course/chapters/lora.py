@@ -590,7 +590,8 @@ class _Spectrum(Picture):
         left, right = self.axes
         self.bars = left.bar(np.arange(1, n + 1), np.ones(n), color=style.PALE)
         left.set_ylim(0, 1.05)
-        self.image = right.imshow(np.zeros(shape), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        self.image = right.imshow(np.zeros(shape), cmap="RdBu_r", vmin=-1, vmax=1)
+        right.set_aspect("equal")   # a ring is round
         self.fig.colorbar(self.image, ax=right, pad=0.02)
         style.dress(left, "Direction", "Singular value / largest", " ")
         left.xaxis.set_major_locator(MaxNLocator(8, integer=True))

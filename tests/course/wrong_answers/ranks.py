@@ -27,6 +27,15 @@ def _cut(delta, i):
     return u[:, :i] @ torch.diag(s[:i]) @ vh[:i]
 
 
+def _exp_of_entropy(s):
+    p = s / s.sum()
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def _hot(logits, labels):
+    return torch.eye(logits.shape[1])[labels]
+
+
 WRONG = {
     "truncate": {
         "i smallest": _last,
@@ -41,14 +50,13 @@ WRONG = {
         "first i rows of Vᵀ (i, k)": _columns_of_vh,
         "returned nothing": lambda delta, i: None,
     },
-    "energy_share": {
-        "not of σ": lambda s, i: float(s[:i].sum() / s.sum()),
-        "direction i alone": lambda s, i: float(s[i - 1] ** 2 / (s ** 2).sum()),
-        "energy itself": lambda s, i: float((s[:i] ** 2).sum()),
-        "one direction is missing": lambda s, i: float((s[:i - 1] ** 2).sum() / (s ** 2).sum()),
-        "too many": lambda s, i: float((s[:i + 1] ** 2).sum() / (s ** 2).sum()),
-        "left out": lambda s, i: float((s[i:] ** 2).sum() / (s ** 2).sum()),
-        "returned nothing": lambda s, i: None,
+    "effective_rank": {
+        "stable rank": lambda s: float((s ** 2).sum() / s.max() ** 2),
+        "that is the entropy": lambda s: float(-(s / s.sum() * (s / s.sum()).log()).sum()),
+        "not of σ²": lambda s: _exp_of_entropy(s ** 2),
+        "the sign": lambda s: float((s / s.sum() * (s / s.sum()).log()).sum().exp()),
+        "counts a small σ": lambda s: int((s > 0).sum()),
+        "returned nothing": lambda s: None,
     },
     "rank_for_share": {
         "one too few": lambda s, share: int(((s ** 2).cumsum(0) / (s ** 2).sum() < share).sum()),
@@ -56,17 +64,29 @@ WRONG = {
         "count those before": lambda s, share: int(((s ** 2).cumsum(0) / (s ** 2).sum() >= share).sum()),
         "returned nothing": lambda s, share: None,
     },
-    "share_of_dense": {
-        "divide it by d": lambda d, k, i: i * (d + k),
-        "upside down": lambda d, k, i: d * k / (i * (d + k)),
-        "a pair is two": lambda d, k, i: i * k / (d * k),
-        "there are i of them": lambda d, k, i: (d + k) / (d * k),
-        "returned nothing": lambda d, k, i: None,
+    "cut_weights": {
+        "cuts W itself": lambda W0, W, i: _cut(W, i),
+        "add W0 again": lambda W0, W, i: _cut(W - W0, i),
+        "has it already": lambda W0, W, i: W + _cut(W - W0, i),
+        "the sign": lambda W0, W, i: W0 + _cut(W0 - W, i),
+        "W0 stays whole": lambda W0, W, i: _cut(W0, i) + _cut(W - W0, i),
+        "leaves out": lambda W0, W, i: W - _cut(W - W0, i),
+        "nothing was cut": lambda W0, W, i: W.clone(),
+        "returned nothing": lambda W0, W, i: None,
+    },
+    "logit_gradient": {
+        "divide by N": lambda z, y: z.softmax(1) - _hot(z, y),
+        "the sign": lambda z, y: (_hot(z, y) - z.softmax(1)) / len(y),
+        "take one from": lambda z, y: z.softmax(1) / len(y),
+        "softmax first": lambda z, y: (z - _hot(z, y)) / len(y),
+        "dim=1": lambda z, y: (z.softmax(0) - _hot(z, y)) / len(y),
+        "returned nothing": lambda z, y: None,
     },
 }
 RIGHT = {
     "truncate": _cut,
-    "energy_share": lambda s, i: float((s[:i] ** 2).sum() / (s ** 2).sum()),
+    "effective_rank": _exp_of_entropy,
     "rank_for_share": lambda s, share: int(((s ** 2).cumsum(0) / (s ** 2).sum() < share).sum()) + 1,
-    "share_of_dense": lambda d, k, i: i * (d + k) / (d * k),
+    "cut_weights": lambda W0, W, i: W0 + _cut(W - W0, i),
+    "logit_gradient": lambda z, y: (z.softmax(1) - _hot(z, y)) / len(y),
 }
