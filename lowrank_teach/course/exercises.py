@@ -235,28 +235,52 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 def own_result(yours: np.ndarray | None, wanted: np.ndarray) -> Figure:
     """Draw your result, the library's, and the difference on a scale centred at zero; None: nothing returned.
 
-    Args: two arrays of one shape, (n,) or (rows, columns); another shape of yours is drawn as it is.
+    Args: two arrays of one shape, (n,), (rows, columns), or more dimensions, drawn as tables one below the other;
+    another shape of yours is drawn as it is.
     """
     if wanted.size == 1 and (yours is None or yours.size == 1):
         return _own_number(None if yours is None else yours.item(), wanted.item())
-    wanted = np.atleast_2d(wanted)
-    mine = None if yours is None else np.atleast_2d(yours)
-    gap = mine - wanted if mine is not None and mine.shape == wanted.shape else None
+    gap = yours - wanted if yours is not None and yours.shape == wanted.shape else None
     fig, axes = style.panels(3, 3, 2.3, None, width=8.5)
-    size = float(np.abs(wanted).max()) or 1.0
+    size = 1.0 if wanted.ndim > 2 else float(np.abs(wanted).max(initial=0.0)) or 1.0
     titles = ("yours", "wanted", "yours − wanted")
-    for ax, title, values in zip(axes, titles, (mine, wanted, gap), strict=True):
+    for ax, title, values in zip(axes, titles, (yours, wanted, gap), strict=True):
         if values is None:
-            ax.text(0.5, 0.5, "nothing yet" if mine is None else "shapes differ", ha="center", va="center",
+            ax.text(0.5, 0.5, "nothing yet" if yours is None else "shapes differ", ha="center", va="center",
                     transform=ax.transAxes, fontsize=10, color=style.GREY)
             ax.set(xticks=[], yticks=[])
         else:
-            every = (-(-n // 8) for n in values.shape)
-            mesh = style.heatmap(ax, values, *every, cmap="RdBu_r", vmin=-size, vmax=size)
-        ax.set_title(title if values is None else f"{title}  ({values.shape[0]} × {values.shape[1]})", fontsize=10)
+            table, of = _as_table(values, wanted)
+            every = (-(-n // 8) for n in table.shape)
+            mesh = style.heatmap(ax, table, *every, cmap="RdBu_r", vmin=-size, vmax=size)
+            for edge in range(values.shape[-2], len(table), values.shape[-2]) if values.ndim > 2 else ():
+                ax.axhline(edge, color="black", linewidth=1.5)
+        ax.set_title(title if values is None else f"{title}  ({of})", fontsize=10)
         ax.tick_params(labelsize=8)
-    fig.colorbar(mesh, ax=axes, pad=0.02, extend="both")
+    bar = fig.colorbar(mesh, ax=axes, pad=0.02, extend="both")
+    if wanted.ndim > 2:
+        bar.set_label("in units of the table's\nlargest wanted entry", fontsize=9)
     return fig
+
+
+def _as_table(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return an array as one table, and its size in words.
+
+    Of more dimensions, the last two are tables below each other, each divided by its largest wanted entry.
+    """
+    if values.ndim < 3:
+        table = np.atleast_2d(values)
+        return table, " × ".join(map(str, table.shape))
+    if values.shape[:-2] == wanted.shape[:-2]:
+        values = values / _sizes(wanted)
+    stacked = int(np.prod(values.shape[:-2]))
+    return values.reshape(-1, values.shape[-1]), f"{stacked} tables of {values.shape[-2]} × {values.shape[-1]}"
+
+
+def _sizes(wanted: np.ndarray) -> np.ndarray:
+    """Return the largest entry of each table of an array of three dimensions or more; 1 for a table of zeros."""
+    largest = np.abs(wanted).max(axis=(-2, -1), keepdims=True, initial=0.0)
+    return np.where(largest > 0, largest, 1.0)
 
 
 def _own_number(yours: float | None, wanted: float) -> Figure:

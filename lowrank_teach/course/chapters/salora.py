@@ -7,7 +7,7 @@ The sliders show one hard-concrete gate and a budget on stored gates, both compu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +18,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
 from ...adapters import Adapters, adapt
 from ...analysis import measures, plots, style
 from ...analysis.plots import Numbers
-from ...analysis.statistics import smooth
+from ...analysis.statistics import smooth, t_interval
 from ...analysis.toy_problems import gates_alone
 from ...experiments.runs import Run
 from ...gates import HardConcrete, Stretch
@@ -34,7 +34,7 @@ from ...methods.base import Clock
 from ...methods.salora import SaLoRA, SaLoRARule, _off_identity
 from ...models.backbones import load_backbone
 from ...reproduction import studies
-from ...reproduction.results import Results
+from ...reproduction.results import Results, SideBySide
 from ...tasks.load import load_task
 from ...tasks.table import TASKS
 from ...tasks.tokenize import Collate, encode
@@ -119,9 +119,9 @@ def chance_loss(task: str) -> float | None:
 
 # ---- the loop by hand ---------------------------------------------------------------------------------------
 
-# Adam divides a gradient by its size plus 1e-8, so float64's 1e-16 can become 1e-8 of a step: times the rate of 5e-3,
-# and over the steps of the loop by hand and its r = 8 directions, this stays below
-ROUNDING = 1e-8
+# Both loops do the same in float64, up to the order of their sums; Adam divides a gradient by its size, and may make
+# the rounding of a small one larger
+ROUNDING = 1e-10
 
 
 def say_equal(what: str, ours: Iterable[Any], theirs: Iterable[Any], tolerance: float = ROUNDING) -> None:
@@ -130,7 +130,8 @@ def say_equal(what: str, ours: Iterable[Any], theirs: Iterable[Any], tolerance: 
     Raises:
         AssertionError: it is above the tolerance.
     """
-    pairs = [[torch.as_tensor(x, dtype=torch.float64).detach() for x in pair] for pair in zip(ours, theirs, strict=True)]
+    pairs = [[torch.as_tensor(x, dtype=torch.float64).detach() for x in pair]
+             for pair in zip(ours, theirs, strict=True)]
     apart = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
     assert apart <= tolerance, (f"{what} differ by {apart:.1e}, more than rounding: run the cells of this section "
                                 "again, from the first one on")
@@ -221,8 +222,7 @@ def gated_directions(gates: Numbers) -> Figure:
         ax.text(x, -0.15, words, fontsize=9, ha="center", va="top")
     shut = _words(*(str(j + 1) for j, gate in enumerate(gates) if not gate))
     fig.set_label(f"{len(gates)} parallel lanes from x to h, each a row of A, a gate and a column of B. Lanes "
-                  f"{shut} are "
-                  "faint and crossed out, since their gates are zero.")
+                  f"{shut} are faint and crossed out, since their gates are zero.")
     return fig
 
 
@@ -258,8 +258,7 @@ def gate_from_noise(log_thetas: Numbers, stretch: Stretch) -> Figure:
     fig.set_label(f"Left, the stretched sigmoid of the noise for {len(log_thetas)} values of log theta; it leaves "
                   "[0, 1] "
                   f"at both ends, where the clipped gate is exactly 0 or 1. At log theta = {float(first):g} these "
-                  "ends "
-                  f"are {zero:.3f} and {full:.3f} wide. Right, stacked probabilities of the three outcomes.")
+                  f"ends are {zero:.3f} and {full:.3f} wide. Right, stacked probabilities of the three outcomes.")
     return fig
 
 
@@ -459,8 +458,7 @@ def finding_of_sweep(few: Results, whole: Sequence[float]) -> str:
             f"{np.mean(kept[high]):.0%} ({kept_directions(few, f'{high:g}'):.0f}) and scores {means[high]:.3f}; "
             "over all "
             f"targets the means differ by {100 * (max(means.values()) - min(means.values())):.1f} points, and LoRA "
-            "has "
-            f"{np.mean(whole):.3f}. C comes near b everywhere, but {bend}.")
+            f"has {np.mean(whole):.3f}. C comes near b everywhere, but {bend}.")
 
 
 def rank_sweep(wide: Results, *, level: float | None = None) -> Figure:
@@ -485,9 +483,8 @@ def finding_of_ranks(wide: Results) -> str:
     parts = [f"{gap:+.1f} at r = {r}" for r, gap in same.items()]
     half = [r for r in same if r // 2 in same]
     fair = [f"{100 * np.mean(wide.differences(f'SaLoRA {r}', f'LoRA {r // 2}')):+.1f} at r = {r}" for r in half]
-    return (f"SaLoRA less LoRA, in accuracy points, mean over seeds: {_words(*parts)}. Against LoRA of half the "
-            "rank, "
-            f"which has about as many numbers: {_words(*fair)}.")
+    return (f"SaLoRA minus LoRA, in accuracy points, mean over seeds: {_words(*parts)}. Against LoRA of half the "
+            f"rank, which has about as many numbers: {_words(*fair)}.")
 
 
 def rank_rows(wide: Results) -> pd.DataFrame:
@@ -497,8 +494,61 @@ def rank_rows(wide: Results) -> pd.DataFrame:
         matrices = len(wide.of(f"SaLoRA {r}")[0]["ranks"])
         apart = 100 * np.array(wide.differences(f"SaLoRA {r}", f"LoRA {r}"))
         rows[r] = {"kept a matrix": f"{kept_directions(wide, f'SaLoRA {r}') / matrices:.1f}",
-                   "less LoRA of this rank, points by seed": ", ".join(f"{x:+.1f}" for x in apart)}
+                   "accuracy minus LoRA's at this rank, points, by seed": ", ".join(f"{x:+.1f}" for x in apart)}
     return pd.DataFrame(rows).T.rename_axis("starting rank r")
+
+
+# what SaLoRA is compared with in the study with chosen rates: the row's name, and the arm of it
+TUNED = {"LoRA, r = 8": "LoRA, all six", "LoRA, r = 4, as many numbers": "LoRA, all six, r = 4",
+         "a random half kept": "a random half", "the likeliest half kept": "the likeliest half",
+         "λ = 0, all kept": "λ = 0", "β = 0, no orthogonality": "β = 0", "gates left half shut": "gates left on",
+         "R summed": "R summed"}
+FEWEST = 3   # seeds below which a comparison is not shown
+
+
+def stored_tuned() -> SideBySide:
+    """The stored runs on SST-2 whose learning rates were chosen on validation examples; prints their scores."""
+    found = studies.load_across("tuned_salora")
+    print(found.line())
+    for arm in ("SaLoRA", *TUNED.values()):
+        values = 100 * np.array(found.values(arm)["sst2"] if arm in found.arms else [])
+        if len(values) >= FEWEST:
+            kept = np.mean([sum(r["ranks"].values()) for r in found.of(arm) if r["task"] == "sst2"])
+            print(f"{arm:<20} rate {found.rate(arm, 'sst2'):g}, {kept:.0f} directions at the end, "
+                  f"test accuracy {values.mean():.1f} ± {values.std(ddof=1):.1f} % over {len(values)} seeds")
+    return found
+
+
+def _tuned_gaps(tuned: SideBySide) -> dict[str, list[float]]:
+    gaps = {name: tuned.differences("SaLoRA", arm, "sst2") for name, arm in TUNED.items() if arm in tuned.arms}
+    return {name: found for name, found in gaps.items() if len(found) >= FEWEST}
+
+
+def tuned_differences(tuned: SideBySide) -> Figure:
+    """SaLoRA minus each of the others, in accuracy points, a dot a seed, a stroke at the mean with its interval."""
+    gaps = _tuned_gaps(tuned)
+    fig, (ax,) = style.panels(1, 1, 0.9 + 0.36 * len(gaps), None, width=8.0)
+    style.seed_strip(ax, {f"minus {name}": found for name, found in gaps.items()},
+                     errorbar=lambda found: t_interval(list(found)))
+    ax.axvline(0.0, color=style.GREY, linestyle="--", linewidth=1.3)
+    style.dress(ax, "Difference in test accuracy, points", "",
+                "SaLoRA on SST-2, each at the rate chosen for it (95 % intervals over seeds)")
+    style.legend(fig)
+    fig.set_label(f"A row a comparison, dots for seeds, strokes for means and intervals. {finding_of_tuned(tuned)}")
+    return fig
+
+
+def finding_of_tuned(tuned: SideBySide) -> str:
+    """Each difference with its interval, and which of them exclude zero."""
+    parts: dict[str, list[str]] = {"higher": [], "lower": [], "open": []}
+    for name, values in _tuned_gaps(tuned).items():
+        low, high = t_interval(values)
+        side = "higher" if low > 0 else "lower" if high < 0 else "open"
+        parts[side].append(f'"{name}" ({np.mean(values):+.2f} [{low:+.2f}, {high:+.2f}])')
+    said = [f"SaLoRA scores {side} than {_words(*parts[side])}." for side in ("higher", "lower") if parts[side]]
+    if parts["open"]:
+        said.append(f"Against {_words(*parts['open'])} the interval holds zero, so nothing is shown.")
+    return " ".join(said) + " The numbers are points of accuracy, with 95 % intervals over seeds."
 
 
 def last(found: Results, arm: str, name: str) -> list[float]:
@@ -536,9 +586,8 @@ def finding_of_parts(parts: Results, b: float = 0.5) -> str:
     for arm in parts.arms[1:]:
         gaps = 100 * np.array(parts.differences(arm, "all parts"))
         apart.append(f"{arm} {gaps.mean():+.1f} ({gaps.min():+.1f} to {gaps.max():+.1f})")
-    return (f"The budget is met by {_words(*met)}{'; ' + _words(*missed) if missed else ''}. Accuracy less that of "
-            "all "
-            f"parts, in points, mean and range of the seeds: {'; '.join(apart)}.")
+    return (f"The budget is met by {_words(*met)}{'; ' + _words(*missed) if missed else ''}. Accuracy minus that of "
+            f"all parts, in points, mean and range of the seeds: {'; '.join(apart)}.")
 
 
 def two_multipliers(parts: Results) -> Figure:
@@ -555,8 +604,7 @@ def finding_of_multipliers(parts: Results) -> str:
     lam, C = ({arm: float(np.mean(last(parts, arm, name))) for arm in ("all parts", "λ by SGD")}
               for name in ("lambda", "density"))
     return (f"λ ends at {lam['all parts']:.2f} by Adam and at {lam['λ by SGD']:.2f} by plain ascent, and yet C ends "
-            "at "
-            f"{C['all parts']:.3f} and {C['λ by SGD']:.3f} (means over the seeds).")
+            f"at {C['all parts']:.3f} and {C['λ by SGD']:.3f} (means over the seeds).")
 
 
 def plain_ascent_alone(noise: float = 3e-3) -> str:
@@ -584,6 +632,9 @@ def how_gates_closed(run: Run) -> Figure:
                                     "The two orthogonality penalties", "The price of missing the "
                                                                        "budget"), strict=True):
         ax.set_title(title, fontsize=10)
+    fig.axes[2].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    fig.axes[2].yaxis.set_major_formatter("{x:g}")
+    fig.axes[2].yaxis.set_minor_formatter(NullFormatter())
     fig.set_label("Four panels over training steps with the window in grey: density, lambda, the two orthogonality "
                   f"penalties on a log axis, and the penalty of the budget. {finding_of_closing(run)}")
     if not np.all(np.diff(lam) >= 0):
@@ -676,9 +727,8 @@ def finding_of_pattern(found: Results) -> str:
         gaps.append(np.mean([one[m] for m in THEIRS]) - np.mean([n for m, n in one.items() if m not in THEIRS]))
     up = f"{_words(*above)} keep{'s' * (len(above) == 1)} more than the mean matrix ({mean:.1f})" if above else ""
     down = f"{_words(*below)} {'does' if len(below) == 1 else 'do'} not" if below else ""
-    return (f"Of the paper's three, {', and '.join(filter(None, (up, down)))}. The mean of the three less that of "
-            "the "
-            f"other three, by seed: {', '.join(f'{gap:+.1f}' for gap in gaps)}.")
+    return (f"Of the paper's three, {', and '.join(filter(None, (up, down)))}. The mean of the three minus that of "
+            f"the other three, by seed: {', '.join(f'{gap:+.1f}' for gap in gaps)}.")
 
 
 def beside_lora(curves: Mapping[str, Run], *, chance: float | None) -> Figure:
@@ -764,8 +814,7 @@ def after_the_window(runs: Mapping[str, Sequence[Run]], *, level: float | None, 
     _chance(right, level)
     style.legend(fig)
     fig.set_label("Three panels: training loss over the steps, mean size of the change of the matrices, and test "
-                  "score, "
-                  f"for folded gates, gates left half shut, and LoRA. {finding_of_after(runs)}")
+                  f"score, for folded gates, gates left half shut, and LoRA. {finding_of_after(runs)}")
     return fig
 
 
@@ -789,7 +838,8 @@ def finding_of_after(runs: Mapping[str, Sequence[Run]]) -> str:
     doubt = (f" One run's score has a standard error of up to {error:.1f} points, so {_verdict(gaps, error)}."
              if error == error else "")
     return (f"The kept gates stand at {open_[open_ > 0].mean():.2f} on average. Left there, the matrices move by "
-            f"{size[1]:.2f}, {more} than the {size[0]:.2f} with folded gates. In the score, left less folded is "
+            f"{size[1]:.2f}, {more} than the {size[0]:.2f} with folded gates. The test score with gates left minus "
+            f"that with gates folded is "
             f"{_words(*(f'{gap:+.1f}' for gap in gaps))} points by seed.{doubt}")
 
 
@@ -852,8 +902,9 @@ def _ratios(cost: Mapping[str, measures.StepCost], run: Run) -> dict[str, float]
 def finding_of_costs(cost: Mapping[str, measures.StepCost], run: Run) -> str:
     """Time, state and storage in a sentence."""
     seconds, state, stored = _ratios(cost, run).values()
-    longer = f"{seconds - 1:.0%} longer" if seconds >= 1 else f"{1 - seconds:.0%} shorter"
-    return (f"On this machine a step inside the window takes {longer} than LoRA's (the paper reports 11 % longer), "
+    time = ("about as long as" if abs(seconds - 1) < 0.01 else
+            f"{abs(seconds - 1):.0%} {'longer' if seconds > 1 else 'shorter'} than")
+    return (f"On this machine a step inside the window takes {time} LoRA's (the paper reports 11 % longer), "
             f"gradients and optimizer state grow by {state - 1:.2%}, and {stored:.0%} of the adapter's numbers are "
             "stored in the end.")
 
@@ -864,21 +915,18 @@ def finding_of_costs(cost: Mapping[str, measures.StepCost], run: Run) -> str:
 def predict_ascent(question: str, method: SaLoRA) -> None:
     gap = float(method.stretch.open_probability(torch.zeros(()))) - method.b
     predict(question, f"Plain ascent adds η_c (C − b)² = {method.eta_c * gap**2:.4f}. Adam divides the gradient by "
-                      "its own "
-                      f"size, so its first step is η_c = {method.eta_c:g}, {1 / gap**2:.0f} times as large.")
+                      f"its own size, so its first step is η_c = {method.eta_c:g}, {1 / gap**2:.0f} times as large.")
 
 
 def predict_closed(question: str, log_theta: float) -> None:
     mean = float(Stretch().mean(torch.tensor(log_theta, dtype=torch.float64)))
     predict(question, f"Yes: E[g] = {mean:.4f} is small, and above 0. It is above 0 for every finite log θ, so this "
-                      "rule "
-                      "would keep everything.")
+                      "rule would keep everything.")
 
 
 def predict_kept(question: str, p: float) -> None:
     predict(question, f"Nothing. Every gate has P(g > 0) = {p:g}, so C = {p:g}; but each gate without its noise is "
-                      "0, "
-                      "since P(g > 0) is below one half. What the budget counts and what the cut keeps are two "
+                      "0, since P(g > 0) is below one half. What the budget counts and what the cut keeps are two "
                       "numbers.")
 
 
@@ -887,8 +935,7 @@ def predict_pull(question: str, p: Sequence[float]) -> None:
     predict(question, f"The one at {max(pulls, key=pulls.__getitem__):g}: the pull is in proportion to p (1 − p), "
                       "which is "
                       f"{_words(*(f'{pull:.4f} at p = {q:g}' for q, pull in pulls.items()))}. The budget moves the "
-                      "gates "
-                      "that are in doubt.")
+                      "gates that are in doubt.")
 
 
 # ---- explorers: what the sliders move ---------------------------------------------------------------------
@@ -1188,41 +1235,41 @@ def gates_of_a_run(log_theta: Tensor, noise: Noise) -> Tensor:
     return torch.stack(drawn)
 
 
-class _answers:
-    """What a learner would write."""
+# What a learner would write; `course.solution` shows these.
 
-    @staticmethod
-    def sample_gate(u, log_theta, tau, gamma, zeta):   # type: ignore[no-untyped-def]
-        s = torch.sigmoid((torch.logit(u) + log_theta) / tau)
-        return (s * (zeta - gamma) + gamma).clamp(0, 1)
 
-    @staticmethod
-    def open_probability(log_theta, tau, gamma, zeta):   # type: ignore[no-untyped-def]
-        return torch.sigmoid(log_theta - tau * math.log(-gamma / zeta))
+def answer_sample_gate(u: Tensor, log_theta: Tensor, tau: float, gamma: float, zeta: float) -> Tensor:
+    s = torch.sigmoid((torch.logit(u) + log_theta) / tau)
+    return (s * (zeta - gamma) + gamma).clamp(0, 1)
 
-    @staticmethod
-    def expected_density(p, d, k):   # type: ignore[no-untyped-def]
-        return (p.sum(1) * (d + k)).sum() / (p.shape[1] * (d + k).sum())
 
-    @staticmethod
-    def ascend_lambda(lam, C, b, eta_c):   # type: ignore[no-untyped-def]
-        return (lam + eta_c * (C - b) ** 2).clamp(min=0)
+def answer_open_probability(log_theta: Tensor, tau: float, gamma: float, zeta: float) -> Tensor:
+    return torch.sigmoid(log_theta - tau * math.log(-gamma / zeta))
 
-    @staticmethod
-    def orthogonality_penalty(lora_A, lora_B):   # type: ignore[no-untyped-def]
-        I = torch.eye(len(lora_A))
-        return (lora_A @ lora_A.T - I).square().sum() + (lora_B.T @ lora_B - I).square().sum()
 
-    @staticmethod
-    def prune_and_fold(lora_B, m, v, log_theta):   # type: ignore[no-untyped-def]
-        g = (torch.sigmoid(log_theta) * 1.2 - 0.1).clamp(0, 1)   # the gate at u = 1/2
-        keep = g > 0
-        g = g[keep]
-        return torch.stack([lora_B[:, keep] * g, m[:, keep] / g, v[:, keep] / g**2])
+def answer_expected_density(p: Tensor, d: Tensor, k: Tensor) -> Tensor:
+    return (p.sum(1) * (d + k)).sum() / (p.shape[1] * (d + k).sum())
 
-    @staticmethod
-    def gates_of_a_run(log_theta, noise):   # type: ignore[no-untyped-def]
-        return torch.stack([_answers.sample_gate(noise(t), row, 1.0, -0.1, 1.1) for t, row in enumerate(log_theta)])
+
+def answer_ascend_lambda(lam: Tensor, C: Tensor, b: float, eta_c: float) -> Tensor:
+    return (lam + eta_c * (C - b) ** 2).clamp(min=0)
+
+
+def answer_orthogonality_penalty(lora_A: Tensor, lora_B: Tensor) -> Tensor:
+    I = torch.eye(len(lora_A))
+    return (lora_A @ lora_A.T - I).square().sum() + (lora_B.T @ lora_B - I).square().sum()
+
+
+def answer_prune_and_fold(lora_B: Tensor, m: Tensor, v: Tensor, log_theta: Tensor) -> Tensor:
+    g = (torch.sigmoid(log_theta) * 1.2 - 0.1).clamp(0, 1)   # the gate at u = 1/2
+    keep = g > 0
+    g = g[keep]
+    return torch.stack([lora_B[:, keep] * g, m[:, keep] / g, v[:, keep] / g**2])
+
+
+def answer_gates_of_a_run(log_theta: Tensor, noise: Noise) -> Tensor:
+    draws = [sample_gate(noise(t), row, 1.0, -0.1, 1.1) for t, row in enumerate(log_theta)]
+    return torch.stack(draws)
 
 
 def _gate_cases() -> list[tuple]:
@@ -1389,36 +1436,36 @@ EXERCISES.update({
         sample_gate, _gate_cases,
         "add logit u and log θ, divide by τ, take the sigmoid, stretch to (γ, ζ), clip to [0, 1]", _SAMPLE,
         (Stretch.sample,), "u, log_theta and the result are (r,) each",
-        answer=_answers.sample_gate),
+        answer=answer_sample_gate),
     "open_probability": Task(
         open_probability, lambda: [case[1:] for case in _gate_cases()],
         "the gate is 0 where the stretched sigmoid is not above 0: solve that for logit u", _OPEN,
         (Stretch.open_probability,), "log_theta and the result are (r,)",
-        answer=_answers.open_probability),
+        answer=answer_open_probability),
     "expected_density": Task(
         expected_density, lambda: [_sites(0), _sites(1)],
         "above the bar each p times its site's d + k; below it the same with p = 1", _DENSITY,
         (SaLoRARule.density, measures.density), "p is (n, r), d and k are (n,): sum p over r first",
-        answer=_answers.expected_density),
+        answer=answer_expected_density),
     "ascend_lambda": Task(
         ascend_lambda, lambda: [(torch.tensor([0.0, 0.3, -0.5, 0.2]), torch.tensor([0.92, 0.6, 0.7, 0.3]), b, 0.1)
                                 for b in (0.5, 0.4)],
         "λ plus η_c times (C − b)², then never below 0", _ASCEND, (SaLoRARule._ascend,),
         "lam, C and the result are (n,) each",
-        answer=_answers.ascend_lambda),
+        answer=answer_ascend_lambda),
     "orthogonality_penalty": Task(
         orthogonality_penalty, lambda: [_factors(0), _factors(1)],
         "‖A Aᵀ − I‖² + ‖BᵀB − I‖²: squares of all entries, added up, with I of r × r", _R,
         (SaLoRARule.orthogonality, _off_identity), "A is (r, k) and B is (d, r): A Aᵀ and BᵀB are (r, r)",
-        answer=_answers.orthogonality_penalty),
+        answer=answer_orthogonality_penalty),
     "prune_and_fold": Task(
         prune_and_fold, lambda: [_columns(0), _columns(1)],
         "the deterministic gate is 0 where log θ ≤ −log 11: drop those columns; multiply B's others by their gates, "
         "divide those of m by them and of v by their squares", _PRUNE, (SaLoRARule._prune, SaLoRARule._fold),
-        "B, m and v are (d, r), the gates are (r,): one a column", answer=_answers.prune_and_fold),
+        "B, m and v are (d, r), the gates are (r,): one a column", answer=answer_prune_and_fold),
     "gates_of_a_run": Task(
         gates_of_a_run, lambda: [(_path(seed), _noise(seed)) for seed in (1, 2)],
         "row t of the result is a draw at row t of log_theta with noise(t)", _DEBUG,
         (SaLoRARule.before_step, HardConcrete.forward), "log_theta is (T, r), noise(t) is (r,): stack T rows",
-        answer=_answers.gates_of_a_run),
+        answer=answer_gates_of_a_run),
 })
