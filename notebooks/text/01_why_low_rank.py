@@ -527,9 +527,6 @@ course.show(ch.seeds_figure(stored), ch.finding_of_seeds(stored))
 ch.say_lucky(stored)
 
 # %% [markdown]
-# Energy and use are different questions. The directions beyond the eighth hold much of the energy; the figure says
-# what they are worth to the task.
-#
 # ## 10 · Play
 #
 # Cut the $\Delta W$ of section 8 yourself. The spectrum and the corner of $\Delta W$ are computed as you move; the
@@ -551,8 +548,7 @@ course.show(course.strip(cutter, states), "Rank 1, 8 and 64. " + cutter.words(**
 course.explore(cutter)
 
 # %% [markdown]
-# Find the matrix whose first direction holds most of its energy. From which rank on does the picture of $\Delta W$
-# stop changing, and from which rank on does the score?
+# From which rank on does the picture of $\Delta W$ stop changing, and from which rank on does the score?
 #
 # ## 11 · Exercises
 #
@@ -571,17 +567,12 @@ for j in range(3):
 put(after)
 
 # %% [markdown]
-# **11c · Modify.** Cut the matrices of one layer only, and leave all others as trained. Which layer needs the most
-# directions?
+# **11c · Modify.** Cut the matrices of one layer only. Which layer needs the most directions?
 #
-# **11d · Debug.** Someone compares $\Delta W$ with a random twin whose entries have the same *largest* value instead
-# of the same norm. What goes wrong in the figure of the spectra?
-#
-# **11e · Open.** The figure of section 9 compares SGD and AdamW at one learning rate each. Choose the rates so that
+# **11d · Open.** The figure of section 9 compares SGD and AdamW at one learning rate each. Choose the rates so that
 # both reach the same loss, and say before you run it what you expect.
 #
-# **11f · Open.** Set `LOWRANK_TASK` to a task with more classes or with longer inputs. Which of the findings of
-# section 8 change?
+# **11e · Open.** Set `LOWRANK_TASK` to a task with more classes. Which findings of section 8 change?
 #
 # ## 12 · What is claimed, and what was measured
 #
@@ -592,9 +583,8 @@ put(after)
 ch.claims(stored, measured)
 
 # %% [markdown]
-# Nothing was measured here for larger networks, longer trainings or tasks with many classes. [02](02_lora.ipynb)
-# trains with a restriction from the start, and [07](07_side_by_side.ipynb) compares such methods with full
-# fine-tuning over tasks and seeds.
+# Nothing was measured here for larger networks, longer trainings or tasks with many classes.
+# [07](07_side_by_side.ipynb) compares low-rank methods with full fine-tuning over tasks and seeds.
 #
 # ## 13 · Common confusions
 #

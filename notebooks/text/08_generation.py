@@ -15,94 +15,113 @@
 #
 # **Question:** do the gains carry over to text?
 #
-# **You need:** 02; 05 and 06 for what Delta-LoRA and AutoLoRA do. **Time:** some minutes of computing on a laptop,
-# an hour to read and to try; on the reference GPU it is the reading that counts. **Papers:** the E2E and WebNLG
-# tables of LoRA (arXiv 2106.09685), Delta-LoRA (arXiv 2309.02411) and AutoLoRA (arXiv 2403.09113).
+# **Papers:** the E2E and WebNLG tables of [LoRA](https://arxiv.org/abs/2106.09685),
+# [Delta-LoRA](https://arxiv.org/abs/2309.02411) and [AutoLoRA](https://arxiv.org/abs/2403.09113).
+# **You need:** [02](02_lora.ipynb); [05](05_delta_lora.ipynb) and [06](06_autolora.ipynb) for what Delta-LoRA and
+# AutoLoRA do.
+# **Time:** about 95 minutes to read and solve; the computing takes minutes on a laptop.
+# **Task:** E2E, descriptions of restaurants. Where its files are not at hand, headlines for news articles.
+#
+# At the end you will have trained a model that writes, written its texts token by token, and computed BLEU by hand.
+# You will also know how many kinds of chance a table of such scores leaves out.
 
 # %%
-import json
-
 import lowrank_teach as lt
-import numpy as np
-import pandas as pd
 import torch
-from lowrank_teach.analysis import plots, statistics, style, toy_problems
-from lowrank_teach.course import contents, explorer
-from lowrank_teach.course.chapters import generation as generation_chapter
-from lowrank_teach.course.chapters import ledger as ledger_chapter
-from lowrank_teach.course.exercises import exercise, predict, solution
-from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
-from lowrank_teach.reproduction import ledger as claims_ledger
-from lowrank_teach.reproduction import results, texts, verdicts
-from lowrank_teach.tasks import metrics, slot_errors
-from lowrank_teach.tasks.generation import generate
-from lowrank_teach.tasks.load import task_here
-from lowrank_teach.tasks.tokenize import Collate, encode
-from lowrank_teach.training import config
+from lowrank_teach import course
 
-PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
-BACKBONE = "smollm2-135m"
-TASK, why = task_here("e2e", packaged="bbc-headline")
-print(contents.machine_line())
-print(f"profile: {PROFILE}; backbone: {BACKBONE}; trained live on: {TASK} ({why})")
+ch = course.chapters.generation
+task, backbone, profile = ch.begin()
 
 # %% [markdown]
-# ## 1 · Question
+# ## 1 · Why: there is more than one right text
 #
-# So far every task ended in a class. Delta-LoRA and AutoLoRA also claim gains where a model *writes*: a description
-# of a restaurant (E2E), or of some facts (WebNLG). There is more than one right text. How many? And what does a score
-# mean then?
-#
-# What is compared here comes from stored runs, since the data ride in no package. What you train yourself is on the
-# task named above: E2E where its files are, else headlines for news.
+# So far every task ended in a class, and an answer was right or wrong. Delta-LoRA and AutoLoRA also claim gains
+# where a model *writes*: a description of a restaurant from its fields (E2E), or a sentence about some facts
+# (WebNLG). Here is one input, with a few of the texts that people wrote for it. What does a score mean when all of
+# them are right?
 
 # %%
-e2e, webnlg = texts.load_texts("e2e"), texts.load_texts("webnlg")
-source, references, _ = e2e.sample(0)
-counts = [len(sample["references"]) for sample in e2e.samples]
-print(f"data: {source}\n")
-print(*references[:3], sep="\n")
-print(f"\nright texts in the test set, for {len(counts)} inputs: {counts}")
-print(f"({e2e.about['licence']})")
+e2e, webnlg = ch.stored("e2e", "webnlg")
+ch.references_of(e2e)
 
 # %% [markdown]
+# The lines above name the stored runs that the comparisons below come from. What you train yourself uses the task
+# named in the first cell.
+#
 # ## 2 · The idea in one picture
 #
-# The data are written as a line of fields, and a bar pair `||` says: now the text. A *causal* model, which only ever
-# predicts the next token, goes on from there. Only its branches train.
+# The data are written as one line of fields, and a double bar `||` ends them. A *causal* model, which predicts each
+# token from those before it, goes on from there. Only its branches $A$ and $B$ train.
 
 # %%
-style.show(
-    generation_chapter.data_to_text(),
-    "Left to right: what the model reads, what trains, what it writes, and what that is "
-    "held against.",
-    "Four boxes with arrows: fields of a restaurant, a causal model with frozen W and trained "
-    "A and B, a written text, and several references.",
-)
+course.show(ch.data_to_text(), ch.finding_of_references(e2e))
 
 # %% [markdown]
-# ## 3 · Maths ↔ code
+# ## 3 · The maths
 #
-# With $x$ the tokens of the prompt and $y_1 \dots y_T$ those of the text and its end, the loss is
+# **Training.** Let $x$ be the tokens of the prompt and $y_1, \dots, y_T$ those of the text, where $y_T$ is the token
+# that ends it. The model gives each next token a probability $p$. The loss is the mean surprise over the text alone:
 #
 # $$L = -\frac{1}{T} \sum_{t=1}^{T} \log p(y_t \mid x, y_1, \dots, y_{t-1}).$$
 #
-# | in words | code |
-# |---|---|
-# | prompt and text as one row; the prompt's labels are −100 | `encode(frame, task, tokenizer, causal=True)` |
-# | −100 is left out of the mean, as is padding | `Collate(tokenizer, task, causal=True)` |
-# | the mean of $-\log p$ over what is left | `model(**batch).loss` |
-# | the text, token by token; one beam is greedy | `generate(model, rows, tokenizer, num_beams=1)` |
-# | the score against all references of an input | `metrics.bleu(texts, references)` |
+# The prompt is given, so nothing has to be learned about it. In code its labels are −100, which the loss leaves out.
 #
-# Why mask the prompt? The model is given it. To learn to predict it would spend gradient on what nobody asks for.
+# **Writing.** *Greedy* search takes the likeliest token again and again, until the end token comes:
+#
+# $$y_t = \arg\max_y\; p(y \mid x, y_1, \dots, y_{t-1}).$$
+#
+# **Scoring.** Five scores stand in the papers' tables; two more are used here. Each counts something else:
+#
+# | score | what it counts | what it does not see |
+# |---|---|---|
+# | BLEU | groups of 1 to 4 words shared with a reference; a text that is too short is punished | which words matter |
+# | NIST | the same groups, where a rare group counts more than a frequent one | the same; its scale is its own |
+# | METEOR | single words that match as they are, by stem or by synonym, and how far their order is broken | facts |
+# | ROUGE-L | the longest sequence of words that both texts have in this order, gaps allowed | what is in the gaps |
+# | CIDEr | shared groups, weighted by how rarely they occur in the references of *other* inputs | one input alone |
+# | TER | edits that turn the text into a reference, as a share of the reference's words; low is good | meaning |
+# | slot errors | fields of the data that the text leaves out, and values that it makes up | style and grammar |
+#
+# **BLEU with numbers.** Let $p_n$ be the share of the text's groups of $n$ words that also stand in a reference. Let
+# $c$ be the length of the text and $\rho$ that of the nearest reference:
+#
+# $$\text{BLEU} = \min\left(1, e^{1 - \rho / c}\right) \cdot (p_1\, p_2\, p_3\, p_4)^{1/4}.$$
+#
+# Take the references "the mill is a cheap pub by the river ." and "the mill is an inexpensive pub on the riverside
+# ." and the text "the mill is a cheap pub on the riverside .". All its 10 words and all its 9 pairs are in one of
+# the references. Of 8 groups of three, "cheap pub on" is in none; of 7 groups of four, "a cheap pub on" and "cheap
+# pub on the" are in none. The text has the references' length, so the first factor is 1, and
+#
+# $$\text{BLEU} = \left(1 \cdot 1 \cdot \tfrac{7}{8} \cdot \tfrac{5}{7}\right)^{1/4} = 0.889.$$
+#
+# ### Exercise 3a · What BLEU counts (6 minutes)
+#
+# Return two numbers: how many groups of `n` words of `text` stand in `references`, and how many it has. A group
+# counts as often as it is written, but at most as often as it stands in the *one* reference that has it most often.
+# Otherwise "the the the" would be a fine text. The function below forgets this limit.
+
 
 # %%
-data = lt.load_task(TASK, n_train=16, n_validation=4, n_test=40)
-model, tokenizer = lt.load_backbone(BACKBONE)
-rows = encode(data.train, data.task, tokenizer, max_length=96, causal=True)
-pieces = [tokenizer.decode([token]) for token in rows[0]["input_ids"]]
-generation_chapter.tokens(pieces, [label != -100 for label in rows[0]["labels"]])
+@course.exercise
+def matched_groups(text, references, n):
+    def groups(line):
+        words = line.split()
+        return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+    known = {group for one in references for group in groups(one)}
+    return [sum(group in known for group in groups(text)), len(groups(text))]  # it counts too much
+
+
+matched_groups.check()
+
+# %%
+text = "the mill is a cheap pub on the riverside ."
+wanted = ["the mill is a cheap pub by the river .", "the mill is an inexpensive pub on the riverside ."]
+shares = [matched / written for matched, written in (matched_groups(text, wanted, n) for n in (1, 2, 3, 4))]
+by_hand = float(torch.tensor(shares).prod() ** 0.25)  # the lengths are equal: the first factor is 1
+print("shares of groups:", *(f"{share:.3f}" for share in shares), f"BLEU {by_hand:.3f}")
+ch.say_equal("BLEU by hand and by sacrebleu", [by_hand], [ch.bleu(text, wanted)], 1e-6)
 
 # %% [markdown]
 # ## 4 · Predict
@@ -110,567 +129,426 @@ generation_chapter.tokens(pieces, [label != -100 for label in rows[0]["labels"]]
 # Say the answer aloud, then open it.
 
 # %%
-vocabulary = len(tokenizer)
-predict(
-    f"A model that knows nothing finds {vocabulary:,} tokens equally likely. What is its loss?",
-    f"ln {vocabulary:,} = {np.log(vocabulary):.2f}; the pretrained model starts far below it",
-)
-greedy, wide = toy_problems.best(1), toy_problems.best(2)
-predict(
-    "The likeliest next word is taken each time. Is the result the likeliest text?",
-    f"not always: section 9 has a tree where the greedy text has probability "
-    f"{greedy.probability:.2f} and another one {wide.probability:.2f}",
-)
-assert greedy.probability < wide.probability
-predict(
-    "A text says the right things in words that no reference uses. What is its BLEU?",
-    "near zero: BLEU counts shared groups of words and knows no meaning; see section 8",
-)
+bench = ch.Workbench(task, backbone)
+vocabulary = len(bench.tokenizer)
+ch.predict_loss(vocabulary)
+ch.predict_greedy()
+ch.predict_bleu()
 
 # %% [markdown]
-# ## 5 · Implement
+# ## 5 · Training and writing, by hand
 #
-# Four exercises. A stub that you leave alone does not stop the notebook.
+# The workbench holds a few rows of the task and a published network of 135 million parameters. First the row that it
+# learns from.
 #
-# **5a · The row a causal model learns from** (4 minutes)
-# - `prompt` and `target` are lists of token ids, `end` is one id;
-# - return two rows of one length, (2, T): the tokens, and their labels;
-# - no shift: the model compares each label with what it said one place before.
+# ### Exercise 5a · The row a causal model learns from (4 minutes)
+#
+# `prompt` and `target` are lists of token numbers, and `end` is one number. Return two rows of equal length: the
+# tokens, and their labels. Do not shift the labels; the loss below does that. Two things are missing here.
 
 
 # %%
-@exercise
+@course.exercise
 def causal_row(prompt, target, end):
     tokens = [*prompt, *target]
-    return np.array([tokens, tokens])  # nearly: two things are missing
+    return torch.tensor([tokens, tokens])  # nearly: two things are missing
 
 
 causal_row.check()
 
+# %%
+tokens, labels = (list(map(int, row)) for row in causal_row(bench.prompt, bench.target, bench.end))
+ch.say_equal("tokens of a training row, ours and the library's", tokens, bench.rows[0]["input_ids"], 0)
+ch.say_equal("labels, ours and the library's", labels, bench.rows[0]["labels"], 0)
+bench.page(tokens, labels)
+
 # %% [markdown]
-# **5b · What BLEU counts** (6 minutes)
-# - how many words of `text` are found in `references`? Split both at blanks;
-# - a word counts as often as it is written, but at most as often as it stands in the *one* reference that has it
-#   most often: else "the the the" would be a fine text;
-# - return two numbers: words found, words written.
+# Now the training. The loss is the formula of section 3, and place $t$ is judged by what the model said at place
+# $t - 1$. LoRA of rank 4 stands on every $W_q$ and $W_v$.
+
+# %%
+method, RATE = lt.LoRA(r=4, lora_alpha=8.0), bench.settings.lr
+
+
+def loss_of(logits, labels):
+    """The mean of −log p over all places that have a label."""
+    log_p = logits[:, :-1].log_softmax(-1)
+    target = labels[:, 1:]
+    picked = log_p.gather(-1, target.clamp_min(0)[..., None])[..., 0]
+    return -picked[target != -100].mean()
+
+
+def train(batches):
+    """LoRA by AdamW with a linearly falling rate: the adapted network, and the loss of each step."""
+    adapters = lt.adapt(bench.network(), method, seed=0)
+    model, losses = adapters.model.train(), []
+    trains = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trains, lr=RATE, weight_decay=0.01)
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - step / len(batches))
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        loss = loss_of(logits, batch["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
+
+
+network, losses = train(bench.batches)
+print("loss of each step:", *(f"{loss:.3f}" for loss in losses), f"(chance: ln {vocabulary:,} = "
+      f"{torch.tensor(vocabulary).log():.2f})")
+
+# %% [markdown]
+# The library's trainer gets the same start and the same batches. Its losses must be the same, up to the rounding of
+# single precision.
+
+# %%
+trainer = lt.Trainer(lt.adapt(bench.network(), method, seed=0), bench.rows, bench.collate, bench.settings, seed=0)
+ch.say_equal("losses by hand and by the library's trainer", losses, ch.losses_of(trainer.run()), 1e-4)
+
+# %% [markdown]
+# ### Exercise 5b · The decoding step (5 minutes)
+#
+# A batch of texts is written at the same time. Shorter prompts are padded on the *left*, because the model goes on
+# from the last place. `logits` is $(N, T, V)$: texts, places, tokens; `done` tells which texts have ended. Return
+# the next token of each text. A text that has ended receives `end` again. The function below has two mistakes.
 
 
 # %%
-@exercise
-def matched_words(text, references):
-    words = text.split()
-    found = [word for word in words if any(word in one.split() for one in references)]
-    return [len(found), len(words)]  # nearly: find out when it counts too much
+@course.exercise
+def next_tokens(logits, done, end):
+    return logits[:, 0].argmax(-1)  # two things are wrong
 
 
-matched_words.check()
+next_tokens.check()
+
+# %%
+def write(model, prompts, most):
+    """Greedy texts for a batch of prompts, `most` tokens at most."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[bench.end] * (longest - len(p)) + p for p in prompts])  # padded on the left
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    done, cache, written = torch.zeros(len(prompts), dtype=torch.bool), None, []
+    for _ in range(most):
+        places = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        out = model(ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+        new, cache = next_tokens(out.logits, done, bench.end), out.past_key_values
+        done = done | (new == bench.end)
+        written.append(new)
+        ids, mask = new[:, None], torch.cat([mask, torch.ones_like(new)[:, None]], 1)
+    rows = torch.stack(written, 1).tolist()
+    return [bench.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+with torch.no_grad():
+    ours = write(network.eval(), bench.prompts, 12)
+print(*ours, sep="\n")
 
 # %% [markdown]
-# **5c · A field left out** (5 minutes)
-# - for each of `values`: 1 if `text` does not say it, 0 if it does;
-# - capitals do not matter; a value has to stand there as a whole word.
+# The cache holds the keys and values of all earlier places, so each step computes one new place only. The library
+# writes with `transformers`, and must write the same:
+
+# %%
+theirs = ch.generate(network, bench.asked, bench.tokenizer, max_new_tokens=12)
+ch.say_same("texts by hand and by the library", ours, theirs)
+
+# %% [markdown]
+# ## 6 · What must be true
+#
+# **A text does not depend on its neighbours.** Written alone, without any padding, it must be the same:
+
+# %%
+alone = [ch.generate(network, [row], bench.tokenizer, max_new_tokens=12)[0] for row in bench.asked]
+ch.say_same("texts alone and in a batch", alone, theirs)
+
+# %% [markdown]
+# **What the model says at unlabelled places does not matter.** Put nonsense there, and the loss stays:
+
+# %%
+with torch.no_grad():
+    batch = bench.batches[0]
+    logits = network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+counted = torch.roll(batch["labels"] != -100, -1, dims=1)[..., None]  # judged at the place before
+nonsense = torch.where(counted, logits, torch.randn_like(logits))
+ch.say_equal("losses, with nonsense and without", [loss_of(nonsense, batch["labels"])],
+             [loss_of(logits, batch["labels"])], 0.0)
+
+# %% [markdown]
+# **The rule for slot errors must not accuse people.** It looks for the written forms of each value, and for values
+# of the task's list that do not belong there. People leave a field out now and then, or say it in words that no
+# pattern knows. A model whose share of missing fields is near the first number is as complete as people are:
+
+# %%
+print(ch.people_by_the_rule(e2e, webnlg))
+
+# %% [markdown]
+# ## 7 · Train on a real task
+#
+# First, what does the network write *without* any training? This is the baseline of everything below. It was tuned
+# to chat and has never seen this format. Then LoRA trains for the profile's number of steps.
+
+# %%
+before = ch.generate(bench.model, bench.asked, bench.tokenizer, max_new_tokens=ch.LONGEST[profile])
+ch.texts_in_rows({f"input {i}": text for i, text in enumerate(before, 1)}, "written before any training")
+
+# %%
+sizes = ch.SIZES[profile]
+course.keep_reference(f"08_generation_live_{task}", lambda: lt.fit(method, task, backbone, profile, 0, **sizes))
+reference, made = course.load_reference(f"08_generation_live_{task}")
+live = course.LiveCurve("lora", reference)
+run = lt.fit(method, task, backbone, profile, seed=1, callbacks=[live], progress=False, **sizes)
+live.finish(run, ch.finding_of_run(run, vocabulary))
+print(made)
+
+# %% [markdown]
+# The run keeps the factors of each $\Delta W$. `deploy` adds the products to a fresh copy of the pretrained
+# matrices, and the same inputs are written again, beside what a person wrote.
+
+# %%
+trained = bench.network()
+ch.deploy(trained, run.factors)
+after = ch.generate(trained, bench.asked, bench.tokenizer, max_new_tokens=ch.LONGEST[profile])
+ch.before_and_after(bench.asked, before, after)
+
+# %% [markdown]
+# ## 8 · Look at what stored runs wrote
+#
+# From here on the texts come from the stored runs: LoRA; Delta-LoRA with λ = 2, the paper's value; AutoLoRA with a
+# short search; and LoRA at three times α, the control that [05](05_delta_lora.ipynb) asks for. The papers train
+# about a hundred times as long, and a larger model. What can be seen here is how the methods *start*.
+
+# %%
+course.show(ch.curves(e2e, vocabulary), ch.finding_of_curves(e2e))
+
+# %% [markdown]
+# ### Which learning rate, and chosen how?
+#
+# Each method tried five rates and took the one whose texts for *validation* inputs had the best BLEU. The control
+# took Delta-LoRA's. **Every rate was tried with one seed only**, so the choice itself is partly chance:
+
+# %%
+print(ch.finding_of_rates(e2e))
+ch.rate_table(e2e)
+
+# %% [markdown]
+# Read no order of the methods from this table. It says which rate was taken, and little more. Loss and BLEU need not
+# agree: the loss asks for the next word of a *person's* text, and BLEU reads what the model wrote after its own
+# words.
+#
+# ### What does a score see?
+#
+# Here is a made-up example: one text that nearly copies a reference, one that says everything in other words, one
+# that turns *cheap* into *expensive*. The baseline in the table below is the line of data itself, copied.
+
+# %%
+ch.toy_texts()
+
+# %%
+print(ch.finding_of_toy())
+ch.toy_table()
+
+# %% [markdown]
+# ### Exercise 8a · A field left out (5 minutes)
+#
+# For each of `values` return 1 if `text` does not say it, and 0 if it does. Capitals do not matter, and a value must
+# stand there as a whole word. The function below has two mistakes.
 
 
 # %%
-@exercise
+@course.exercise
 def missing_values(text, values):
-    return np.array([float(value not in text) for value in values])  # find two bugs
+    return torch.tensor([float(value not in text) for value in values])  # find two bugs
 
 
 missing_values.check()
 
+# %%
+print(ch.rule_by_rule(e2e, missing_values))
+
 # %% [markdown]
-# **5d · A score over inputs drawn anew** (5 minutes)
-# - TER is the edits that turn a text into a reference, as a share of the reference's words. Of each text: `edits` and
-#   `lengths`, both (N,);
-# - each row of `draws` (R, N) names N texts, some of them twice. Return the R scores;
-# - a corpus score adds up first, then divides.
+# ### The scores
 #
-# This is the *bootstrap* over test inputs: how far would the score move if other inputs had been asked for?
+# Now the stored texts of E2E, over five seeds, each method at the rate that one seed chose. BLEU, METEOR and ROUGE-L
+# lie between 0 and 1, and only for TER low is good. The first row is the network without training.
+
+# %%
+ch.board(e2e)
+
+# %% [markdown]
+# Which differences are more than chance? There are two kinds of it. Other *test inputs* could have been asked, and
+# another *seed* could have trained the model. Begin with the inputs.
+#
+# ### Exercise 8b · A score over inputs drawn anew (5 minutes)
+#
+# Of each text you have its `edits` and the `lengths` of its references, both of shape $(N,)$. Each row of `draws`
+# $(R, N)$ names $N$ texts, some of them twice. Return the TER of each draw: add up first, then divide. This is the
+# *bootstrap* over test inputs.
 
 
 # %%
-@exercise
+@course.exercise
 def resampled_scores(edits, lengths, draws): ...
 
 
 resampled_scores.check()
 
 # %%
-solution(resampled_scores)
+course.solution(resampled_scores)
+
+# %%
+found = ch.intervals(e2e)
+edits, lengths = e2e.rows("LoRA", "ter").T
+drawn = torch.as_tensor(resampled_scores(edits, lengths, ch.draws_of(len(edits))))
+ends = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype))
+ch.say_equal("ends of LoRA's TER, yours and the figure's", ends, found["TER (low is good)"]["LoRA"][1:], 1e-6)
+course.show(ch.score_intervals(found, title="E2E, seed 0: 95 % over test inputs"), ch.finding_of_intervals(found))
 
 # %% [markdown]
-# ## 6 · Sanity: three things that must be true
-#
-# **The loss is that of the text alone.** By hand: take log-probabilities where there are labels, one place before.
+# Every method was asked for the same inputs, so differences are *paired*: the inputs' own difficulty drops out. Left
+# stand the differences over other inputs, right those over other seeds. A claim about methods needs both.
 
 # %%
-batch = Collate(tokenizer, data.task, causal=True)(rows[:4])
-with torch.no_grad():
-    out = model(**batch)
-labels = batch["labels"][:, 1:]
-log_p = out.logits[:, :-1].log_softmax(-1)
-picked = log_p.gather(-1, labels.clamp_min(0)[..., None])[..., 0]
-by_hand = float(-picked[labels != -100].mean())
-print(f"by hand {by_hand:.4f}, the model's own {float(out.loss):.4f}")
-print(f"a model that knows nothing: {np.log(vocabulary):.2f}")
-assert abs(by_hand - float(out.loss)) < 1e-3
-assert by_hand < np.log(vocabulary)
+course.show(ch.two_doubts(e2e), ch.finding_of_doubts(e2e))
 
 # %% [markdown]
-# **A text does not depend on its neighbours.** In a batch, shorter prompts are padded on the *left*, since the model
-# goes on from the last place.
+# Look at Delta-LoRA. From seed 0 alone one would conclude that it is worse, because its interval over inputs lies
+# wholly below zero. But only the inputs were drawn anew, and not the training.
+#
+# And how much is decided by the choice of the rate? LoRA was also trained at the rate that the loss prefers:
 
 # %%
-first_three = data.test.drop_duplicates(data.task.text[0]).head(3)  # an input has many rows
-asked = encode(first_three, data.task, tokenizer, max_length=96, causal=True)
-together = generate(model, asked, tokenizer, max_new_tokens=12)
-alone = [generate(model, [row], tokenizer, max_new_tokens=12)[0] for row in asked]
-same = sum(a == b for a, b in zip(alone, together, strict=True))
-print(f"{same} of {len(asked)} texts are the same alone and in a batch")
-assert same >= len(asked) - 1, "rounding may turn a tie; padding must not turn texts"
+print(ch.rate_by_loss(e2e))
 
 # %% [markdown]
-# **The rule for errors is not fooled by a reference.** A *slot error* is a field that the text leaves out, or a
-# value that it makes up. The rule looks for the written forms of each value (`slot_errors.FORMS`), and for
-# values of the task's list that do not belong there. People leave fields out, too:
+# So when a table says "each at its best rate", ask: best by what, on which examples, and with how many seeds?
+#
+# ### Texts beside their references
+#
+# **Bold** is a value of the data that the text says. ~~Struck out~~ is a value of the task's list that is not in
+# these data. What is missing stands in brackets.
 
 # %%
-human = e2e.about["human"]
-print(f"E2E references: {human['missing']:.1%} of the fields missing, "
-      f"{human['made_up']:.1%} made up, by this rule")
-print(f"WebNLG: {webnlg.about['human']['missing']:.1%} and "
-      f"{webnlg.about['human']['made_up']:.1%}")
-assert max(human["made_up"], webnlg.about["human"]["made_up"]) < 0.05
+ch.page_of(e2e, 0) + ch.page_of(e2e, 3) + ch.page_of(webnlg, 1)
 
 # %% [markdown]
-# So a share of missing fields near the first number means: as complete as people are.
-#
-# ## 7 · Train on a real task
-#
-# First what the pretrained model writes, without any training. It was tuned to chat, and never saw this format.
+# Read some more, such as `ch.page_of(e2e, 5)`, up to 11. Which field is left out most often? Do you find an error
+# that the rule does not see?
 
 # %%
-SIZES = {
-    "tiny": {"steps": 8, "batch_size": 4, "max_length": 96, "n_train": 64,
-             "n_validation": 8, "n_test": 8, "n_written": 4},
-    "laptop": {"steps": 40, "batch_size": 8, "max_length": 96, "n_train": 1000,
-               "n_validation": 32, "n_test": 32, "n_written": 12},
-    "gpu": {"n_written": 64},
-}
-LONGEST = 16 if PROFILE == "tiny" else 40
-before = generate(model, asked, tokenizer, max_new_tokens=LONGEST)
-generation_chapter.texts_in_rows(
-    {f"input {i}": text for i, text in enumerate(before, 1)}, "written before any training"
-)
-
-# %%
-method = lt.LoRA(r=4, lora_alpha=8.0)
-keep_reference(
-    f"08_generation_live_{TASK}",
-    lambda: lt.fit(method, TASK, BACKBONE, PROFILE, 0, **SIZES[PROFILE]),
-)  # `make notebooks`
-reference, made = load_reference(f"08_generation_live_{TASK}")
-print(made)
-live = LiveCurve("lora", reference)
-run = lt.fit(method, TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], progress=False,
-             **SIZES[PROFILE])
-live.finish(run, "Your loss. Small batches of texts differ, so it jumps: read its level, not each bend.")
-
-# %% [markdown]
-# The record keeps the factors of each $\Delta W$. `deploy` adds them to the pretrained matrices; then the same inputs
-# are written again.
-
-# %%
-texts.deploy(model, run.factors)
-after = generate(model, asked, tokenizer, max_new_tokens=LONGEST)
-with torch.no_grad():
-    trained = float(model(**batch).loss)
-print(f"loss of four training rows: {by_hand:.2f} before, {trained:.2f} after the training")
-assert trained < by_hand
-assert after != before
-shown = {}
-for i in range(len(asked)):
-    shown |= {f"{i + 1} · a person": asked[i]["reference"], f"{i + 1} · before": before[i],
-              f"{i + 1} · after": after[i]}
-generation_chapter.texts_in_rows(shown, "a person: what was written for this input in the data")
-
-# %% [markdown]
-# ## 8 · Look at what stored runs wrote
-#
-# From here on: E2E and WebNLG, from runs made before, all on the same rows. LoRA; Delta-LoRA with the λ = 2 of its
-# paper; AutoLoRA with a short search; and the control that notebook 05 asked for, LoRA at three times α. The last
-# lines of the output say which of them are stored.
-#
-# The papers train some hundred times as long, and a larger model. What can be seen here is how the methods *start*.
-# For E2E each takes the learning rate whose texts for *validation* inputs had the best BLEU; the control takes
-# Delta-LoRA's, so that the two differ in one thing. Would the validation loss have chosen the same rates?
-
-# %%
-print(e2e.line(), webnlg.line(), sep="\n\n")
-trained_arms = [arm for arm in e2e.arms if arm != "not trained"]
-print(f"\nE2E: {', '.join(e2e.arms)}; seeds: {len(e2e.seeds(trained_arms[0]))}")
-print(f"WebNLG: {', '.join(webnlg.arms)}; seeds: {len(webnlg.seeds(webnlg.arms[-1]))}")
-names = {"LoRA": "lora", "Delta-LoRA": "delta_lora", "AutoLoRA": "autolora"}
-curves = {names.get(arm, arm): e2e.record(arm)["series"]["loss"] for arm in trained_arms}
-style.show(
-    plots.learning_curves(curves, ylabel="Training loss (mean of 5 steps)"),
-    "E2E: which curve falls first? Mind what a larger step of any kind would do.",
-    "Training loss against step for the stored E2E runs, a line a method; all fall steeply, "
-    "then slowly.",
-)
-
-# %%
-grid = pd.DataFrame(e2e.about["grid"]).rename(columns={"score": "BLEU"})
-tried = {what: grid.pivot(index="arm", columns="lr", values=what) for what in ("BLEU", "loss")}
-by_rate = pd.DataFrame({f"{arm}, {what}": table.loc[arm]
-                        for arm in dict.fromkeys(grid["arm"]) for what, table in tried.items()}).T
-taken = {arm: e2e.record(arm)["lr"] for arm in trained_arms}
-print("taken:", ", ".join(f"{arm} {rate:g}" for arm, rate in taken.items()))
-print("by loss it would be:", tried["loss"].idxmin(axis=1).to_dict())
-assert all(tried["BLEU"].loc[arm].idxmax() == taken[arm] for arm in tried["BLEU"].index)
-by_rate.columns = [f"{rate:g}" for rate in by_rate]
-contents.readable(by_rate.rename_axis("validation, by rate"), "rates",
-                **dict.fromkeys(by_rate, "{:.3f}"))
-
-# %% [markdown]
-# The loss asks for the next word of what a person wrote. BLEU reads what the model wrote, when it went on from its
-# own words; an early end of the text costs it much. The two need not agree on the best rate.
-#
-# ### What a score sees
-#
-# A made-up example before the real ones. Two references, and three texts: nearly a copy, a right text in other words,
-# and nearly a copy that turns *cheap* into *expensive*.
-
-# %%
-fields = "name : The Mill | eatType : pub | priceRange : cheap | area : riverside"
-wanted = ["The Mill is a cheap pub by the river .",
-          "The Mill is an inexpensive pub on the riverside ."]
-candidates = {
-    "near copy": "The Mill is a cheap pub on the riverside .",
-    "other words": "Short of money ? Take an affordable pint near the river in a pub , The Mill .",
-    "wrong price": "The Mill is an expensive pub on the riverside .",
-}
-known = {"name": ["The Mill"], "eatType": ["pub"], "priceRange": ["cheap", "high"],
-         "area": ["riverside", "city centre"]}
-print(*(f"{name}: {text}" for name, text in candidates.items()), sep="\n")
-
-# %%
-scorers = {"BLEU": metrics.bleu, "NIST": metrics.nist, "METEOR": metrics.meteor,
-           "ROUGE-L": metrics.rouge("rougeL"), "TER (low is good)": metrics.ter}
-table = pd.DataFrame({
-    what: {name: scorer([text], [wanted]) for name, text in candidates.items()}
-    for what, scorer in scorers.items()
-})
-table["slot errors"] = [slot_errors.check(text, fields, known).errors
-                        for text in candidates.values()]
-assert table["BLEU"]["wrong price"] > table["BLEU"]["other words"]
-assert table["slot errors"]["wrong price"] > table["slot errors"]["other words"] == 0
-print("BLEU prefers the text that is wrong; the slot rule the one that is right")
-contents.readable(table, "scores", **dict.fromkeys(scorers, "{:.2f}"))
-
-# %% [markdown]
-# | score | what it sees | what it does not |
-# |---|---|---|
-# | BLEU | shared groups of 1 to 4 words, and brevity | which words matter; other words for the same |
-# | NIST | the same, rare groups counting more | as BLEU; its scale grows with the number of texts |
-# | METEOR | words matched as they are, by stem, by synonym | facts: a right word in a wrong place |
-# | ROUGE-L | the longest common subsequence | word order inside what is left out |
-# | CIDEr | groups weighted by how rare they are over all inputs | one input alone: rarity needs many |
-# | TER | edits to the nearest reference | a moved sentence costs as much as a wrong one |
-# | slot errors | values left out and made up | style, grammar, and words that no pattern knows |
-#
-# ### Scores
-#
-# Then the stored texts, each score a mean over seeds. All but NIST and CIDEr lie between 0 and 1; TER is the only one
-# where low is good.
-
-# %%
-names_of = list(e2e.record("LoRA")["scores"])
-board = pd.DataFrame({
-    name: {arm: np.mean(values) for arm, values in e2e.scores(name).items()} for name in names_of
-})
-print("left out here:", e2e.about["left_out"] or "nothing")
-contents.readable(board.rename_axis("E2E"), "board", **dict.fromkeys(names_of, "{:.3f}"))
-
-# %% [markdown]
-# Which differences are more than the choice of test inputs? The bars say what other inputs could have given: 95 % of
-# the scores when inputs are drawn anew. They do *not* say what another seed of the training could have given.
-#
-# The same inputs were asked of every arm, so differences are *paired*: they are known better than two bars side by
-# side suggest. That is the second figure.
-
-# %%
-shown_scores = {"bleu": "BLEU", "rougeL": "ROUGE-L", "ter": "TER (low is good)"}
-intervals = {label: {arm: e2e.interval(arm, name) for arm in trained_arms}
-             for name, label in shown_scores.items()}
-style.show(
-    generation_chapter.score_intervals(intervals),
-    "E2E. Where bars overlap widely, read no order into the points; see the next figure.",
-    f"Three panels, a row for each of {', '.join(trained_arms)}: a score as a point with a bar.",
-)
-first = trained_arms[0]
-rates = e2e.rows(first, "ter")
-again = np.quantile(resampled_scores(rates[:, 0], rates[:, 1], texts.draws_of(len(rates))),
-                    [0.025, 0.975])
-assert np.allclose(again, intervals["TER (low is good)"][first][1:])
-
-# %%
-others = [arm for arm in trained_arms if arm != "LoRA"]
-paired = {label: {f"{arm} − LoRA": e2e.interval(arm, name, other="LoRA") for arm in others}
-          for name, label in shown_scores.items()}
-style.show(
-    generation_chapter.score_intervals(paired, zero=True),
-    "E2E: difference to LoRA on the same inputs. A bar that holds zero decides nothing.",
-    f"Three panels, a row for each of {', '.join(others)}, bars around a dashed zero line.",
-)
-for label, found in paired.items():
-    print(f"{label:<18}", *(f"{arm}: {score:+.3f} [{low:+.3f}, {high:+.3f}]"
-                            for arm, (score, low, high) in found.items()), sep="\n  ")
-assert all(low <= score <= high
-           for found in paired.values() for score, low, high in found.values())
-
-# %% [markdown]
-# ### Other seeds
-#
-# All of that was one training each, that of seed 0. Below: the same difference of BLEU for every stored seed, and the
-# interval over seeds that notebook 11 judges by. It says what another *training* could have given on these inputs; it
-# does not say what other inputs could have given. A claim needs both to hold.
-
-# %%
-by_seed = {arm: 100 * np.subtract(*e2e.paired(arm, "LoRA", "bleu")) for arm in others}
-over_seeds = {arm: statistics.paired_bootstrap(gaps) for arm, gaps in by_seed.items()}
-style.show(
-    ledger_chapter.forest([f"{arm} − LoRA" for arm in others], list(by_seed.values()),
-                    list(over_seeds.values()),
-                    [verdicts.judge(ends, ">") for ends in over_seeds.values()],
-                    [">"] * len(others), "difference of BLEU, points"),
-    "E2E: small dots are seeds, the bar is the 95 % interval over them. Where is the dot of seed 0?",
-    "A row for each of " + ", ".join(others) + ": dots and a bar around a line at zero.",
-)
-
-# %%
-for arm, (low, high) in over_seeds.items():
-    _, *ends = paired["BLEU"][f"{arm} − LoRA"]
-    print(f"{arm} − LoRA: {by_seed[arm].mean():+.1f} over seeds [{low:+.1f}, {high:+.1f}]; seed 0 "
-          f"{by_seed[arm][0]:+.1f}, over inputs [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]")
-
-# %% [markdown]
-# Look at Delta-LoRA. Seed 0 alone would have convicted it: over inputs, its interval lies wholly below zero. Two of
-# the five seeds lie above. The inputs were drawn anew, the training was not. For AutoLoRA it is the other way round:
-# its trainings agree with LoRA's, and the inputs leave more open.
-#
-# And the choice of the rate? LoRA was also trained at the one that the loss prefers, with the same seeds.
-
-# %%
-path = results.references_folder() / "08_generation_e2e_by_loss.json"
-by_loss = json.loads(path.read_text(encoding="utf-8"))["records"]
-chosen = 100 * np.array(e2e.scores("bleu")["LoRA"])
-other = 100 * np.array([record["scores"]["bleu"] for record in by_loss])
-print(f"BLEU of LoRA, means over seeds: {chosen.mean():.1f} at {taken['LoRA']:g}, chosen by BLEU; "
-      f"{other.mean():.1f} at {by_loss[0]['lr']:g}, by loss")
-
-# %%
-low, high = statistics.paired_bootstrap(other - chosen)
-gap = max(abs(gaps.mean()) for gaps in by_seed.values())
-assert abs((other - chosen).mean()) > gap
-print(f"difference by seed {np.round(other - chosen, 1)}, interval [{low:.1f}, {high:.1f}]; "
-      f"between methods at most {gap:.1f}")
-
-# %% [markdown]
-# In the mean, what chose the rate moved LoRA further than any method did; and that, too, five seeds do not settle. So
-# when a table says "each at its best rate", ask: best by what, on which rows, chosen with how many seeds?
-#
-# ### Samples, side by side
-#
-# The data, two of the references, and what each method wrote. **Bold**: a value of the data, said. ~~Struck out~~: a
-# value that is in the task's list but not in these data. In brackets: what is missing.
-
-# %%
-def page(stored, i):
-    return generation_chapter.side_by_side(*stored.sample(i), stored.about["licence"])
-
-
-page(e2e, 0) + page(e2e, 3) + page(webnlg, 1)
-
-# %% [markdown]
-# Read some more (`page(e2e, 5)`, up to 11). Which field is left out most often? Did you find an error that the rule
-# does not see? A rating of "2 stars" is one: that value is in no list.
-#
-# ### Errors, counted
-
-# %%
-shares = {}
-for arm in e2e.arms:
-    missing, made_up, fields_there = e2e.slot_errors(arm).sum(0)
-    shares[arm] = (missing / fields_there, made_up / fields_there)
-shares["people"] = (human["missing"], human["made_up"])
-style.show(
-    generation_chapter.slot_error_bars(shares),
-    "E2E. Look at the two kinds apart: a method may leave out less, and make up more.",
-    "Bars, missing and made up: "
-    + "; ".join(f"{arm} {a:.0%} and {b:.0%}" for arm, (a, b) in shares.items()) + ".",
-)
-assert shares["not trained"][0] > max(shares[arm][0] for arm in trained_arms)
+slots = ch.slot_shares(e2e)
+course.show(ch.slot_error_bars(slots), ch.finding_of_slots(slots))
 
 # %% [markdown]
 # ### Seen and unseen
 #
-# Nearly half of WebNLG's test inputs are from categories that no training row has. A method that only learned the
-# phrases of its categories loses there.
+# Some of WebNLG's test inputs are from categories that no training example has. A method that only learned the
+# phrases of its categories would lose there.
 
 # %%
-web_arms = [arm for arm in webnlg.arms if arm != "not trained"]
-parts = {f"BLEU, {part}": {arm: webnlg.interval(arm, "bleu", part=part) for arm in web_arms}
-         for part in ("seen", "unseen")}
-parts["BLEU, all"] = {arm: webnlg.interval(arm, "bleu") for arm in web_arms}
-style.show(
-    generation_chapter.score_intervals(parts, shared=True),
-    "WebNLG. Compare the panels first, then the rows within one.",
-    f"Three panels, BLEU on seen, unseen and all inputs; rows: {', '.join(web_arms)}.",
-)
-print({part: webnlg.parts.count(part) for part in sorted(set(webnlg.parts))}, "inputs")
-assert set(webnlg.parts) == {"seen", "unseen"}
+course.show(ch.score_intervals(ch.by_part(webnlg), shared=True, title="WebNLG, seed 0"), ch.finding_of_parts(webnlg))
 
 # %% [markdown]
 # ## 9 · Ablate: how the text is searched for
 #
-# *Greedy* takes the likeliest token each time. *Beam search* keeps several beginnings alive, and takes the best whole
-# text in the end. A toy shows why they differ. Below it, the same for a stored model (the first arm, on fewer of the
-# inputs), and for the one that you trained.
+# *Beam search* keeps several beginnings alive and takes the best whole text at the end. A tree of two words shows
+# why that can differ from greedy search.
 
 # %%
-searched = {f"width {width}": toy_problems.best(width) for width in (1, 2)}
-style.show(
-    generation_chapter.word_tree(toy_problems.TREE, {name: beam.words for name, beam in searched.items()}),
-    "Numbers are probabilities of the next word. Multiply along each path.",
-    "A tree of two words: The (0.55) and A (0.45), then pub, place, inn, bar; width 1 goes "
-    "over The, width 2 over A.",
-)
-print({name: f"{' '.join(one.words)}: {one.probability:.3f}" for name, one in searched.items()})
-
-# %%
-widths = {one["num_beams"]: one for one in e2e.beams["widths"]}
-ablation = pd.DataFrame({
-    width: {"BLEU": one["scores"]["bleu"], "ROUGE-L": one["scores"]["rougeL"],
-            "words": one["words"],
-            "missing": np.sum(one["slots"], axis=0)[0] / np.sum(one["slots"], axis=0)[2]}
-    for width, one in widths.items()
-}).T
-print(f"{e2e.beams['arm']}, {len(widths[1]['slots'])} inputs")
-contents.readable(ablation.rename_axis("beams"), "beams", BLEU="{:.3f}", words="{:.1f}",
-                missing="{:.1%}", **{"ROUGE-L": "{:.3f}"})
-
-# %%
-widest = max(widths)
-differ = [i for i, text in enumerate(widths[1]["texts"])
-          if text != widths[widest]["texts"][i]]
-pick = differ[0] if differ else 0
-theirs = {f"stored, beams: {w}": one["texts"][pick] for w, one in widths.items()}
-beamed = generate(model, asked[:2], tokenizer, max_new_tokens=LONGEST, num_beams=4)
-yours = {f"yours, input {i + 1}, beams: {w}": found[i] for i in range(2)
-         for w, found in ((1, after), (4, beamed))}
-generation_chapter.texts_in_rows(
-    {"data": e2e.sample(pick)[0], **theirs, **yours},
-    f"stored: greedy and {widest} beams differ for {len(differ)} of {len(widths[1]['texts'])} "
-    f"inputs. Data: {e2e.about['licence']}",
-)
+paths = {name: beam.words for name, beam in ch.searched().items()}
+course.show(ch.word_tree(ch.toy_problems.TREE, paths), ch.finding_of_tree())
 
 # %% [markdown]
-# So a table of scores has a hidden column: how the texts were searched for. LoRA's own E2E numbers are with 10 beams.
-# A comparison is fair if all of its rows used the same search.
+# Here is the same for a stored model, and then for the one that you trained:
+
+# %%
+ch.beam_table(e2e)
+
+# %%
+beamed = ch.generate(trained, bench.asked[:2], bench.tokenizer, max_new_tokens=ch.LONGEST[profile], num_beams=4)
+ch.beam_texts(e2e, {1: after[:2], 4: beamed})
+
+# %% [markdown]
+# So a table of scores has a hidden column: how the texts were searched for. LoRA's own E2E numbers were made with 10
+# beams. A comparison is fair if all of its rows used the same search.
 #
 # ## 10 · Play
 #
-# How many test inputs does a comparison need? The slider takes the first $n$ of the stored inputs, and draws them
-# anew at each move; the trainings are those of seed 0.
+# How many test inputs does a comparison need? The slider takes the first $n$ of the stored inputs and draws them
+# anew at each move. The trainings are those of seed 0.
 
 # %%
-knob = generation_chapter.HowManyInputs(e2e, trained_arms)
-style.show(
-    explorer.strip(knob, [{"n": n} for n in (10, 30, knob.count_of_inputs)]),
-    f"From the top: 10, 30 and all {knob.count_of_inputs} inputs. Watch the bars shrink.",
-    "Three rows of two panels: BLEU with bars for each arm, and differences to LoRA around "
-    "zero; bars shrink from row to row. " + knob.words(n=knob.count_of_inputs),
-)
+knob = ch.HowManyInputs(e2e, ch.trained_arms(e2e))
+states = [{"n": n} for n in (10, 30, knob.count_of_inputs)]
+said = " ".join(knob.words(**state) for state in states)
+course.show(course.strip(knob, states), said, f"BLEU, and differences to LoRA, three rows. {said}")
 
 # %%
-assert np.allclose(knob.arrays(n=knob.count_of_inputs)["differences"],
-                   [paired["BLEU"][f"{arm} − LoRA"] for arm in others]), "the figure of section 8"
-
-# %%
-explorer.explore(knob)
+course.explore(knob)
 
 # %% [markdown]
-# Bars shrink with the root of $n$: four times as many inputs for half the width. From which $n$ on does Delta-LoRA's
-# difference stay away from zero? Then look at section 8 again: which of its seeds would more inputs have brought to
-# light? And watch the points: for which $n$ is AutoLoRA ahead of LoRA?
+# Bars shrink with the root of $n$: half the width needs four times as many inputs. From which $n$ on does
+# Delta-LoRA's difference stay away from zero? Would more inputs have shown that another seed turns it round?
 #
 # ## 11 · Exercises
 #
-# **Recall.** Why is the prompt's label −100, and why does padding stand on the left when a text is written? Why is a
-# corpus BLEU no mean over texts? What does a bootstrap over inputs leave out?
+# **11a · Recall.** Why is the label of the prompt −100? Why does padding stand on the left when a text is written?
+# Why is a corpus BLEU no mean over texts? What does a bootstrap over inputs leave out?
 #
-# **Modify.** Score the stored samples with one reference instead of all. The cell does it; say first which way BLEU
-# goes.
+# **11b · Modify.** Score the stored samples against one reference instead of all. Say first which way BLEU goes:
 
 # %%
-written = [e2e.sample(i)[2]["LoRA"][0] for i in range(len(e2e.samples))]
-all_refs = [e2e.sample(i)[1] for i in range(len(e2e.samples))]
-many, one_each = (metrics.bleu(written, refs)
-                  for refs in (all_refs, [refs[:1] for refs in all_refs]))
-print(f"BLEU of {len(written)} texts: {many:.3f} against all references, "
-      f"{one_each:.3f} against the first")
-assert many > one_each
+print(ch.one_reference(e2e))
 
 # %% [markdown]
-# **Open.** (1) Write a text for one of the samples that has no slot error and a BLEU near zero, and one with BLEU
-# above 0.5 and two errors. (2) Make the rule see ratings that are in no list. How many more errors of each method
-# does it find, and of people? (3) Train with the prompt's labels left in. Does the loss of the *text* end higher?
+# **11c · Debug.** Someone trains without the end token, and the loss is fine. What will the texts look like? Take
+# `bench.end` out of the rows in `train` and see.
 #
-# ## 12 · Claims against measurements
+# **11d · Open.** Write a text for one of the samples that has no slot error and a BLEU near zero, and one with a
+# BLEU above 0.5 and two errors.
 #
-# What the papers say about texts. Rows that name GPT-2 medium's tables cannot be tested here. Those on E2E can, for
-# the model and the short training of section 8: the verdict is computed from its five seeds.
+# **11e · Open.** Train with the prompt's labels left in. Does the loss of the *text* end higher?
+#
+# ## 12 · What the papers claim, and what was measured
+#
+# The papers' own tables come from GPT-2 medium and cannot be tested here. Claims on E2E are tested for the small
+# model and the short training of section 8; the verdict is computed from its five seeds, at rates that one seed
+# chose.
 
 # %%
-ledger = claims_ledger.table(["LoRA", "Delta-LoRA", "AutoLoRA"])
-about_texts = ledger[ledger["statement"].str.contains("E2E|WebNLG")]
-columns = ["where", "statement", "paper's number", "difference [95 %]", "verdict"]
-contents.readable(about_texts[columns], "claims")
+ch.claims_about_texts()
 
 # %% [markdown]
-# And the same comparisons score by score, with the interval over test inputs. Each stands for one training, that of
-# seed 0: WebNLG has no other, and notebook 11 wants five before it says a word.
+# The same comparisons score by score, with intervals over test inputs. They speak of two *trained models* (seed 0),
+# and not of two methods. WebNLG has no other seed.
 
 # %%
-measured = []
-for stored, arms, scores in ((e2e, others, ("bleu", "meteor", "rougeL", "cider", "ter")),
-                             (webnlg, web_arms[1:], ("bleu", "meteor", "ter"))):
-    for arm in arms:
-        for name in (name for name in scores if name not in stored.about["left_out"]):
-            score, low, high = stored.interval(arm, name, other="LoRA")
-            measured.append({"task": stored.about["task"], "comparison": f"{arm} − LoRA",
-                             "score": name, "difference": score, "low": low, "high": high,
-                             "zero inside": "yes" if low <= 0 <= high else "no"})
-contents.readable(pd.DataFrame(measured).set_index("task"), "ours", difference="{:+.3f}",
-                low="{:+.3f}", high="{:+.3f}")
+ch.measured(e2e, webnlg)
 
 # %% [markdown]
-# "No" in the last column and "open" above do not contradict each other: the first is about two trained
-# models, the second about two methods. Where Delta-LoRA and the control go the same way, up or down, it is the larger
-# step that speaks, as in notebook 05. Did the arm with the lowest loss write the texts with the best scores?
+# ## 13 · Common confusions
 #
-# ## 13 · What to take along
+# - **"The labels must be shifted by one."** Tokens and labels stand one above the other. The loss compares place $t$
+#   with what was said at $t - 1$.
+# - **"The interval says whether the method is better."** It says what other test inputs could give for two trained
+#   models. Another seed of the training is not in it.
+# - **"A corpus score is the mean of the texts' scores."** BLEU and TER add up over all texts and divide once.
+# - **"A lower loss means better texts."** The loss never reads what the model writes.
+# - **"No slot error means a correct text."** The rule knows patterns. A rating of "2 stars" is in no list.
 #
-# - A causal model learns a text as it learns everything: the next token; the prompt has no label.
-# - A text has many right versions, so it is scored against all references at once. Each score sees something else,
-#   and BLEU may prefer a wrong fact to a right paraphrase.
-# - Count slot errors beside scores: what is missing, what is made up. Hold the rule against people first.
-# - A score belongs to its search (greedy, beams) and to its test inputs; draw the inputs anew to see how much is
-#   open, and remember that the seed of the training is not in that interval.
-# - In five seeds of a short training on E2E, neither Delta-LoRA nor AutoLoRA is told apart from LoRA. That says
-#   nothing about GPT-2 and long trainings. The control that Delta-LoRA needs, LoRA at $(1 + λ) α$, belongs beside it
-#   on text as well.
+# ## 14 · To take along
 #
-# **Next question:** and for tags, and for style? `09_more_tasks`.
+# - A causal model learns to write by predicting the next token; the prompt has no label, and the end token has one.
+# - A text is scored against several references. Each score counts something else, and BLEU may prefer a wrong fact to
+#   a right paraphrase. Count slot errors beside it, and hold the rule against people first.
+# - A score belongs to its search, to its test inputs, and to the seed of its training. Show the intervals of both.
+# - Over five seeds of a short training on E2E, at rates that one seed chose, neither Delta-LoRA nor AutoLoRA can be
+#   told from LoRA. That says nothing about GPT-2 and long trainings.
+#
+# **Further reading.** [E2E](https://arxiv.org/abs/1706.09254) and its [findings](https://arxiv.org/abs/1901.07931),
+# with slot errors; [WebNLG](https://aclanthology.org/W17-3518); [BLEU](https://aclanthology.org/P02-1040), and [a
+# call for clarity](https://arxiv.org/abs/1804.08771) in reporting it; [prefix
+# tuning](https://arxiv.org/abs/2101.00190), which set the setup that LoRA's tables follow.
+#
+# **Next question:** and to tagging and style transfer? [09 · More tasks](09_more_tasks.ipynb)

@@ -15,70 +15,54 @@
 #
 # **Question:** which claims of the five papers hold here?
 #
-# **You need:** any one of 02 to 06, and what a standard deviation is. **Time:** a minute on a laptop: nothing is
-# trained, stored runs are read. **Papers:** all five; each row names its table or figure.
+# **You need:** one of [02](02_lora.ipynb) to [06](06_autolora.ipynb), and what a standard deviation is.
+# **Time:** about 60 minutes to read and solve. Nothing is trained: stored runs are read.
+# **Papers:** all five; each row of the ledger names its table or figure.
+#
+# At the end you can read a row of the ledger, say what its verdict rests on, and say what would change it.
 
 # %%
 import numpy as np
 import pandas as pd
-from lowrank_teach.analysis import statistics, style
-from lowrank_teach.course import contents
-from lowrank_teach.course.chapters import ledger as ledger_chapter
-from lowrank_teach.course.exercises import exercise, predict, solution
-from lowrank_teach.reproduction import arms, studies, texts, verdicts
-from lowrank_teach.reproduction import ledger as claims_ledger
+from lowrank_teach import course
+from lowrank_teach.analysis import statistics
+from lowrank_teach.reproduction import ledger, studies, verdicts
 
-ledger = claims_ledger.ledger()
-print(f"{len(ledger)} claims of {len(claims_ledger.CLAIMS)} papers")
-print(contents.machine_line())
+ch = course.chapters.ledger
+rows = ledger.ledger()
+print(f"{len(rows)} claims of {len(ledger.CLAIMS)} papers")
 
 # %% [markdown]
-# ## 1 · Question
+# ## 1 · Why a ledger?
 #
-# A paper says "ours is better". Better than what, on which data, by how much, over how many seeds? The ledger
-# writes each statement down as a row, puts the paper's number beside ours, and lets a rule say what our runs
-# show. Nobody types a verdict. How many rows can our runs decide so far?
+# A paper says "ours is better". Better than what, on which data, by how much, and over how many seeds? The ledger
+# writes each statement down as a row. It puts the paper's number beside ours, and a rule says what our runs show.
+# Nobody types a verdict.
 
 # %%
-from_runs = [row for row in ledger if row.interval is not None]
-waiting = [row for row in ledger if row.verdict == verdicts.NO_RUNS]
-print(f"{len(from_runs)} claims have an interval, {len(waiting)} wait for runs")
-assert {row.verdict for row in from_runs} <= {*verdicts.DECIDED, verdicts.OPEN}
+judged = [row for row in rows if row.interval is not None]
+waiting = [row for row in rows if row.verdict == verdicts.NO_RUNS]
+decided = [row for row in judged if row.verdict in verdicts.DECIDED]
+print(f"{len(judged)} claims have an interval, and {len(decided)} of these are decided; {len(waiting)} wait for runs")
 
 # %% [markdown]
-# The runs come from stored studies: several methods, each trained on the same examples with the same seeds. The
-# *tuned* studies keep a protocol: each method at its own learning rate, chosen on validation examples with other
-# seeds, over the paper's own schedule. The others are short trainings at one rate for all. A comparison with fewer
-# than five seeds shows its numbers and gets no verdict. This is what is there:
+# The runs come from stored studies: several configurations, each trained on the same examples with the same seeds.
+# The *tuned* studies keep the whole protocol of [07](07_side_by_side.ipynb): each configuration has a learning rate
+# of its own, chosen on validation examples with other seeds, and trains over the paper's schedule. The others are
+# short trainings at one rate for all. A comparison of fewer than five seeds shows its numbers and gets no verdict.
 
 # %%
-stored = {}
-kinds = [(arms.STUDIES, studies.load), (arms.TASK_STUDIES, studies.load_across)]
-for defined, load in kinds:
-    for name, study in defined.items():
-        try:
-            records = load(name).records
-        except FileNotFoundError:
-            records = []
-        tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
-        stored[name] = {"question": study.question, "arms": len(study.arms), "tasks": tasks, "seeds": seeds}
-e2e = texts.load_texts("e2e")  # and of what models wrote, notebook 08
-stored["e2e"] = {"question": "Which method writes the better texts?", "arms": len(e2e.arms) - 1,
-                 "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
-contents.readable(pd.DataFrame(stored).T.astype(dict.fromkeys(["arms", "tasks", "seeds"], int)), "studies")
+course.readable(ch.stored_studies(), "studies")
 
 # %% [markdown]
-# One line trains a study again, seed by seed: `studies.train("chain")` (for texts, `python -m
-# lowrank_teach.reproduction.texts e2e`). Every verdict below then follows by itself. In a terminal,
-# `lowrank-teach study chain` writes into `out/studies`, where `lowrank-teach claims --folder out/studies`
-# reads.
+# `lowrank-teach study chain` in a terminal trains a study again, seed by seed, and writes it into `out/studies`.
+# `lowrank-teach claims --folder out/studies` then gives the verdicts that follow from it.
 #
 # ## 2 · The idea in one picture
 #
-# Two methods, five seeds. The scores here are **made up**, so that you can see each step. Read from left to
-# right: pair the scores by seed, keep the differences, ask which means would have been possible. There are two usual
-# ways to ask: draw the differences again and again with replacement (the *bootstrap*), or take Student's
-# distribution.
+# Two methods, five seeds. These scores are **made up**, so that you can see each step. Read from left to right: pair
+# the scores by seed, keep the differences, and ask which means would have been possible. There are two usual ways to
+# ask. The *bootstrap* draws the differences again and again with replacement. The other takes Student's distribution.
 
 # %%
 better = np.array([72.9, 71.2, 73.4, 71.9, 72.4])
@@ -88,88 +72,66 @@ draws = np.random.default_rng(0).integers(5, size=(4000, 5))
 narrow = statistics.paired_bootstrap(differences, stretch=False)
 estimate = statistics.paired_mean(differences[:, None])
 wide = estimate.interval()
-style.show(
-    ledger_chapter.verdict_in_steps(
-        better, plain, differences[draws].mean(1), narrow, wide, ("method", "LoRA")
-    ),
-    "A verdict in three steps, on made-up scores. Look at the right panel: does the blue bar "
-    "hold zero? Then five seeds decide nothing.",
-    "Left: five lines joining the two scores of each seed. Middle: their five differences and "
-    "the mean. Right: a histogram of resampled means with a short and a longer bar under it.",
+figure = ch.verdict_in_steps(better, plain, differences[draws].mean(1), narrow, wide, ("method", "LoRA"))
+course.show(
+    figure,
+    f"The mean difference is {differences.mean():.2f} points. The bootstrap's interval goes from {narrow[0]:.2f} to "
+    f"{narrow[1]:.2f}, Student's from {wide[0]:.2f} to {wide[1]:.2f}: only the second one holds zero.",
+    "Left: five lines that join the two scores of each seed. Middle: their five differences and the mean. Right: a "
+    "histogram of resampled means with a short and a longer bar under it.",
 )
-print(f"bootstrap: {narrow[0]:.2f} to {narrow[1]:.2f}; Student: {wide[0]:.2f} to {wide[1]:.2f}")
 
 # %% [markdown]
-# Four of five seeds agree, and the bootstrap says "better". Student's interval is wider: section 6 shows why the
-# narrow one cannot be trusted with five seeds. The ledger takes Student's.
+# Four of five seeds agree, and the bootstrap says "better". Section 6 shows why it cannot be trusted with five seeds.
+# The ledger takes Student's interval.
 #
-# ## 3 · Maths ↔ code
+# ## 3 · The maths
 #
-# | in words | maths | in this code |
-# |---|---|---|
-# | scores of two methods on seed $i$ | $a_i, b_i$ | `chain.values("accuracy")`, of `chain = studies.load("chain")` |
-# | paired difference | $d_i = a_i - b_i$ | `chain.differences("2", "1")` |
-# | its mean over $n$ seeds | $\bar d$ | `row.difference` |
-# | a resample: $n$ of the $d_i$, drawn with replacement | $d^*$ | `differences[draws]` |
-# | 95 % interval of the mean | $\bar d \pm t\, s/\sqrt n$ | `statistics.paired_mean(…).interval()` |
-# | is it equal within the margin $m$? | is the 90 % interval inside $\pm m$ | `….p_unequal(m) < 0.05` |
-# | verdict | where the interval lies | `verdicts.verdict(estimate, side, margin)` |
-# | does it stand among all tests? | $p_{(i)} \le 0.05\, i/N$ | `row.survives` |
+# Let $a_i$ and $b_i$ be the scores of two methods at seed $i$, of $n$ seeds. The paired difference is
+# $d_i = a_i - b_i$, and its mean $\bar d$ has the 95 % interval
 #
-# $s$ is the standard deviation of the $d_i$, $t$ the 97.5 % point of Student's distribution with $n - 1$ degrees of
-# freedom, $p_{(i)}$ the $i$-th smallest of the $N$ p-values (Benjamini and Hochberg 1995). Pairing matters, because
-# a seed fixes the order of the examples and the new head: a seed that is bad for one method is often bad for the
-# other, and the difference takes that out.
+# $$\bar d \pm t\,\frac{s}{\sqrt n}.$$
 #
-# Seeds are not all that could have been different: so could the **test examples**. Where each run keeps which
-# examples it got right, the differences are a table, seeds × examples, and `paired_mean` takes both into the
-# interval: $\mathrm{var} = (MS_\text{seeds} + MS_\text{examples} - MS_\text{rest}) / (S E)$, with the mean
-# squares of the two-way table of $S$ seeds and $E$ examples.
+# Here $s$ is the standard deviation of the $d_i$, and $t$ is the 97.5 % point of Student's distribution with $n - 1$
+# degrees of freedom: 2.78 for five seeds, where a normal distribution would give 1.96.
+#
+# **With numbers.** The differences of section 2 are 1.1, −0.2, 1.4, 1.0 and 0.5. Their mean is 0.76, $s = 0.63$, and
+# so the interval is $0.76 \pm 2.78 \cdot 0.63 / \sqrt 5 = 0.76 \pm 0.78$.
+#
+# *Why pairs?* A seed fixes the order of the examples and the start of the head. A seed that is bad for one method is
+# often bad for the other, and the difference takes that out.
+#
+# *Examples, too.* The seeds are not all that could have been different: so could the test examples. Where each run
+# keeps which examples it got right, the differences are a table of $S$ seeds and $E$ examples. `paired_mean` takes
+# both into the interval: the variance of the mean is $(MS_\text{seeds} + MS_\text{examples} - MS_\text{rest}) / (S
+# E)$, with the mean squares of the two-way table.
+#
+# *Equality.* Two methods are **equal within the margin** $m$ if the 90 % interval lies inside $\pm m$. This is a test
+# of its own (two one-sided tests, TOST). An interval that merely holds zero shows no equality: that row is **open**.
+#
+# *Many tests.* With $N$ tests, the $i$-th smallest p-value must be at most $0.05\, i / N$ (Benjamini and Hochberg
+# 1995). The ledger says of each verdict whether it survives this.
 #
 # ## 4 · Predict
 #
-# Say the answer aloud, then open it.
+# Answer before you open.
 
 # %%
-small = [0.1, 0.2, 0.9, 1.6, 0.05]
-low, high = statistics.t_interval(small)
-predict(
-    f"All five differences are above zero: {small}. Does the interval exclude zero?",
-    f"No: it runs from {low:.2f} to {high:.2f}. The largest two pull the mean up, and as "
-    "easily could have been absent. Being positive five times is not enough; it must be "
-    "positive by about the same.",
-)
-assert low < 0 < high
-
-# %%
-chance = 2 * 0.5**5
-predict(
-    "Two methods are equal. How often do all five differences have the same sign?",
-    f"In {100 * chance:.1f} % of studies: each way with probability one half to the fifth.",
-)
-assert chance > 0.05
-
-# %%
-predict(
-    f"{len(ledger)} claims at 95 %. If no method did anything, how many intervals would miss "
-    "zero all the same?",
-    f"One in twenty of the {len(from_runs)} rows with an interval, about "
-    f"{0.05 * len(from_runs):.1f}. So the ledger says of each verdict whether it stands among "
-    "all that were tested.",
-)
+ch.predict_all_above()
+ch.predict_same_sign()
+ch.predict_by_chance(rows)
 
 # %% [markdown]
-# ## 5 · Implement
+# ## 5 · Build it
 #
-# Three exercises. Change the body, run the cell; the check answers with a hint and a picture of *your* result.
+# ### Exercise 5a · Differences by seed (4 minutes)
 #
-# **5a · Differences by seed** (4 minutes)
-# - `first` and `second` map a seed to a score, in any order;
-# - return first − second on each seed that both have, seeds rising.
+# `first` and `second` map a seed to a score, in any order. Return first − second on each seed that both have, with
+# the seeds rising. The function below has a mistake.
 
 
 # %%
-@exercise
+@course.exercise
 def paired_differences(first, second):
     return np.array(list(first.values())) - np.array(list(second.values()))  # find the bug
 
@@ -177,26 +139,37 @@ def paired_differences(first, second):
 paired_differences.check()
 
 # %% [markdown]
-# **5b · The interval** (6 minutes)
-# - `differences` has $n$ numbers; `draws` is (R, n): each row names which of them a resample takes;
-# - one mean a row; return the 2.5 % and the 97.5 % point of these means (`np.quantile`).
+# Use it on stored runs: chains of COLA with two links and with one.
+
+# %%
+chain = studies.load("chain")
+two, one = (dict(enumerate(100 * np.array(chain.values("accuracy")[links]))) for links in ("2", "1"))
+found = paired_differences(two, one)
+print("two links − one, in points:", np.round(found, 2))
+
+# %% [markdown]
+# ### Exercise 5b · The interval (6 minutes)
+#
+# `differences` has $n$ numbers; `draws` is (R, n), and each row names which of them a resample takes. Take one mean
+# for each row, and return the 2.5 % and the 97.5 % point of these means (`np.quantile`).
 
 
 # %%
-@exercise
+@course.exercise
 def bootstrap_interval(differences, draws): ...
 
 
 bootstrap_interval.check()
 
 # %% [markdown]
-# **5c · The rule** (4 minutes)
-# - each interval is (low, high), each side ">" (the claim is above zero) or "<";
-# - return a list: 1 where the claim is supported, −1 where it is contradicted, 0 where neither is shown.
+# ### Exercise 5c · The rule (4 minutes)
+#
+# Each interval is (low, high), and each side is ">" (the paper claims a difference above zero) or "<". Return a list:
+# 1 where the claim is supported, −1 where it is contradicted, 0 where neither is shown.
 
 
 # %%
-@exercise
+@course.exercise
 def judge_intervals(intervals, sides):
     return [1 if (low + high > 0) == (side == ">") else -1
             for (low, high), side in zip(intervals, sides, strict=True)]
@@ -204,93 +177,69 @@ def judge_intervals(intervals, sides):
 
 judge_intervals.check()
 
-# %% [markdown]
-# The library's own rule, which answers 5c (`solution("bootstrap_interval")` answers 5b):
-
 # %%
-solution("judge_intervals")
+course.solution(judge_intervals)
 
 # %% [markdown]
-# ## 6 · Sanity: does "95 %" mean 95 %?
+# ## 6 · Does "95 %" mean 95 %?
 #
-# Simulate what we cannot do with trainings: draw five differences from a known distribution a few hundred times,
-# and count how often the interval holds the true mean. A 95 % interval should miss one time in twenty.
+# This can be simulated. Draw five differences from a known distribution, many times, and count how often the interval
+# holds the true mean. A 95 % interval should miss one time in twenty.
 
 # %%
 rng = np.random.default_rng(1)
-samples = {
-    "normal": (rng.normal(size=(600, 5)), 0.0),
-    "skewed (exponential)": (rng.exponential(size=(600, 5)), 1.0),
-}
-
-
-def bootstrap(d):
-    return statistics.paired_bootstrap(d, resamples=600, stretch=False)
+samples = {"normal": (rng.normal(size=(600, 5)), 0.0), "skewed": (rng.exponential(size=(600, 5)), 1.0)}
+ways = {"bootstrap": lambda d: statistics.paired_bootstrap(d, resamples=600, stretch=False),
+        "Student": statistics.t_interval}
 
 
 def coverage(sets, mean, interval):
     return np.mean([low <= mean <= high for low, high in map(interval, sets)])
 
 
-held = pd.DataFrame(
-    {
-        name: {
-            "bootstrap": coverage(sets, mean, bootstrap),
-            "Student": coverage(sets, mean, statistics.t_interval),
-        }
-        for name, (sets, mean) in samples.items()
-    }
-)
-contents.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
+held = pd.DataFrame({name: {way: coverage(sets, mean, interval) for way, interval in ways.items()}
+                     for name, (sets, mean) in samples.items()})
+course.readable(held, "coverage", **dict.fromkeys(held, "{:.3f}"))
+print(ch.finding_of_coverage(held))
 
 # %% [markdown]
 # The bootstrap misses far too often: five values can hardly be resampled into something wider than themselves.
-# Student's interval comes near 95 % for normal differences, and stays somewhat short for skewed ones. So we use
-# Student's, and remember that skew makes it a little too sure.
+# Student's interval comes near 95 % for normal differences and stays somewhat short for skewed ones.
 
 # %%
-assert (held.loc["Student"] > held.loc["bootstrap"] + 0.04).all()
-assert 0.91 < held.loc["Student", "normal"] < 0.98
 equal = [statistics.t_interval(d) for d in samples["normal"][0][-80:]]
-missed = sum(not low <= 0 <= high for low, high in equal)
-style.show(
-    ledger_chapter.repeated_intervals(equal, 0.0, "interval of the mean difference (true mean: zero)"),
-    f"Eighty simulated studies of two equal methods, five seeds each. {missed} of them would "
-    "have given a verdict, by chance alone.",
-    "Eighty horizontal lines, one an interval, around a dotted line at zero; the few that miss "
-    "zero are thick and orange.",
+course.show(
+    ch.repeated_intervals(equal, 0.0, "interval of the mean difference (true mean: zero)"),
+    ch.finding_of_repeats(equal),
+    "Eighty horizontal lines, each one an interval, around a dotted line at zero; the few that miss zero are thick "
+    "and orange.",
 )
 
 # %% [markdown]
-# What an interval that holds zero means: a true difference of either sign, or none, fits the runs. It does *not*
-# mean that the methods are equal: such a row is **open**. "Equal within the margin" needs a test of its own, which
-# excludes a difference of a point or more.
-#
-# Now the examples. Two methods that are equal on average over all sentences of the world are scored on 400 of them,
-# which happen to suit one a little better, and the same ones at every seed. What does each interval make of it?
+# Now the examples. Two methods that are equal over all sentences of the world are scored on 400 of them. These 400
+# happen to suit one method a little better, at every seed alike. What does each interval make of that?
 
 # %%
 S, E = 5, 400
 
 
-def table():
-    """Differences (S, E) of two equal methods: a part of each seed, of each example, and of both."""
+def differences_by_example():
+    """(S, E), of two equal methods: a part of each seed, of each example, and of both."""
     seed, example = rng.normal(0, 0.004, (S, 1)), rng.normal(0, 0.35, (1, E))
     return seed + example + rng.normal(0, 0.25, (S, E))
 
 
 both = {"over seeds": 0, "over seeds and examples": 0}
 for _ in range(400):
-    d = table()
-    intervals = statistics.t_interval(d.mean(1)), statistics.paired_mean(d).interval()
-    for name, (low, high) in zip(both, intervals, strict=True):
-        both[name] += low <= 0 <= high
-print({name: f"{count / 400:.3f}" for name, count in both.items()})
-assert both["over seeds"] < 0.85 * 400 < 0.92 * 400 < both["over seeds and examples"]
+    d = differences_by_example()
+    for name, (low, high) in zip(both, (statistics.t_interval(d.mean(1)), statistics.paired_mean(d).interval()),
+                                 strict=True):
+        both[name] += (low <= 0 <= high) / 400
+print({name: f"{share:.3f}" for name, share in both.items()})
 
 # %% [markdown]
-# Over seeds alone the interval is far too short: all five seeds were scored on the same sentences, and agree about
-# them. With the examples in it, it covers what it says.
+# Over seeds alone the interval is far too short: all five seeds were scored on the same sentences and agree about
+# them. With the examples in it, the interval covers what it says.
 #
 # ## 7 · The ledger, row by row
 #
@@ -299,207 +248,139 @@ assert both["over seeds"] < 0.85 * 400 < 0.92 * 400 < both["over seeds and examp
 # equal. Rows in points share one scale, from −5 to 5.
 
 # %%
-ledger_chapter.filterable(ledger)
+ch.filterable(rows)
 
 # %% [markdown]
-# *Paper* stands before a number that could be traced to a text, a table or a repository; numbers remembered or read
-# off a figure are not quoted. *Holds exactly* is for statements about the method itself: they are computed on the
-# spot, and need no seeds. Under a verdict stands whether it survives among all that were tested; under *open*, which
-# true difference the runs would have shown in four of five cases. *Rates* has the learning rate of each side, and the
-# range that came within a point of the best. Rows named *control* are ours: the comparison that a claim needs before
-# its cause is believed.
+# - *Paper* stands before a number that was traced to a text, a table or a repository.
+# - *Holds exactly* is for statements about the method itself. They are computed on the spot and need no seeds.
+# - Under a verdict stands whether it survives among all tests. Under *open* stands which true difference the runs
+#   would have shown in four of five cases.
+# - Rows named *control* are ours: the comparison that a claim needs before its cause is believed.
 #
-# Mind the setting in the last column: a small sentence encoder, or for texts a small causal model, and a short
-# training; not the model of the paper. A verdict here is about the *direction* of a claim in that setting. The rows
-# from 100 steps started $A$ as a Gaussian for COLA, and left SaLoRA's gates on to the end of the training.
+# **Mind the setting** in the last column: a small sentence encoder, or for texts a small causal model, and not the
+# model of the paper. A verdict is about the *direction* of a claim in that setting. The rows from 100 steps started
+# $A$ as a Gaussian for COLA, and left SaLoRA's gates on to the end of the training.
 #
-# The same in code, one paper at a time:
+# The same in code; paper, task and verdict are filters:
 
 # %%
-contents.readable(claims_ledger.table("LoRA"), "lora")
+course.readable(ledger.table("LoRA"), "lora")
 
 # %% [markdown]
-# A task and a verdict are filters, too: `claims_ledger.table("COLA", task="sst2", verdict="open")`. Any other cut is
-# one line of pandas. Which statements failed, here or exactly? The setting stands beside each.
+# Which statements failed, here or exactly? The setting stands beside each.
 
 # %%
-book = claims_ledger.table()
+book = ledger.table()
 against = book[book["verdict"].isin([verdicts.CONTRADICTED, "fails exactly"])]
-contents.readable(
-    against[["where", "statement", "task", "difference [95 %]", "among all", "setting, or reason"]],
-    "against",
-)
+course.readable(against[["where", "statement", "task", "difference [95 %]", "among all", "setting, or reason"]],
+                "against")
 
 # %% [markdown]
 # ## 8 · Look
 #
-# All claims about *scores*, in points of accuracy, that have the most seeds so far. Look first at how many bars
-# hold the line at zero, then at how long the bars are. (Dots without a bar: too few seeds yet.)
+# First the claims about *scores*, in points of accuracy, with the most seeds.
 
 # %%
-scores = [row for row in ledger if row.unit == "points" and len(row.differences) > 1]
-most = max((len(row.differences) for row in scores), default=0)
+scores = [row for row in judged if row.unit == "points"]
+most = max(len(row.differences) for row in scores)
 shown = [row for row in scores if len(row.differences) == most]
-
-
-def forest(rows, xlabel, scale=lambda row: 1.0):
-    return ledger_chapter.forest(
-        [f"{row.key}: {row.statement}{row.task and f' ({row.task})'}" for row in rows],
-        [np.divide(row.differences, scale(row)) for row in rows],
-        [row.interval and tuple(np.divide(row.interval, scale(row))) for row in rows],
-        [row.verdict for row in rows],
-        [row.side for row in rows],
-        xlabel,
-    )
-
-
-style.show(
-    forest(shown, "difference of accuracy, points"),
-    "Claims about scores. The arrow is the side that is claimed (both ways: equality); small "
-    "dots are seeds; the bar is the 95 % interval. Grey rows are open.",
-    "A forest plot: one row a claim, dots of its seeds' differences, a bar for the interval, "
-    "and a vertical line at zero.",
-)
+course.show(ch.forest_of(shown, "difference of accuracy, points"), ch.finding_of_forest(shown))
 
 # %% [markdown]
-# Claims about other quantities (means over tasks, densities, ranks, angles, spreads) have other units. To see them
-# together, each is divided by the larger end of its interval.
+# Claims about other quantities (densities, ranks, angles, spreads) have other units. To see them in one picture, each
+# is divided by the larger end of its interval.
 
 # %%
-others = [row for row in from_runs if row.unit != "points" and row.side in ("<", ">")]
-if others:
-    picture = forest(
-        others, "difference, in units of the far end", lambda row: max(map(abs, row.interval))
-    )
-    style.show(
-        picture,
-        "Claims about other quantities. Compare with the picture above: are these bars longer or "
-        "shorter, beside their distance from zero?",
-        "A forest plot of the remaining claims with an interval, scaled to one, around zero.",
-    )
-for name, group in (("scores", scores), ("other quantities", others)):
-    judged = [row for row in group if row.interval is not None]
-    decided = sum(row.verdict != verdicts.OPEN for row in judged)
-    print(f"{name}: {len(judged)} claims have an interval, {decided} of them are decided")
+others = [row for row in judged if row.unit != "points" and row.side in ("<", ">")]
+course.show(ch.forest_of(others, "difference, divided by the larger end of its interval", scaled=True),
+            ch.finding_of_forest(others))
 
 # %%
-counts = claims_ledger.counts(ledger)
-style.show(
-    ledger_chapter.verdict_counts(counts.to_dict("index")),
-    "How many claims got which verdict. Grey is open; pale waits for runs; black needs what is "
-    "not here.",
-    "Stacked bars, one a paper, with the number of claims of each verdict: "
-    + "; ".join(f"{paper} {int(row.sum())} claims" for paper, row in counts.iterrows())
-    + ".",
-)
-contents.readable(counts, "counts")
+counts = ledger.counts(rows)
+course.show(ch.counts_figure(counts), ch.finding_of_counts(counts))
 
 # %% [markdown]
 # ## 9 · What would change a verdict?
 #
-# More seeds make the interval shorter: its width falls with $\sqrt n$. The *power* is the chance that a true
-# difference is seen. It depends on the difference in units of the scatter of the paired differences.
+# More seeds make the interval shorter: its width falls with $\sqrt n$. The *power* of a study is the chance that it
+# sees a true difference. It depends on the difference in units of the scatter of the paired differences.
 
 # %%
-scatter = [np.std(row.differences, ddof=1) for row in shown]
-sd = float(np.median(scatter)) if scatter else 1.0
-source = f"median over {len(scatter)} claims" if scatter else "assumed: no runs yet"
-print(f"scatter of a paired difference: {sd:.2f} points ({source})")
-many = range(3, 41)
-curves = {
-    f"difference {effect:g}": [statistics.power(effect, sd, n) for n in many]
-    for effect in (0.5, 1, 2, 4)
-}
-style.show(
-    ledger_chapter.power_curves(many, curves, statistics.SEEDS),
-    "Chance of a verdict for true differences of half a point to four points. Dotted: four "
-    "times in five.",
-    "Four rising curves of the chance of a verdict against the number of seeds; larger "
-    "differences rise sooner. A vertical line marks five seeds.",
-)
-assert curves["difference 4"][2] > curves["difference 0.5"][2]
+sd = float(np.median([np.std(row.differences, ddof=1) for row in shown]))
+effects = (0.5, 1, 2, 4)
+print(f"scatter of a paired difference: {sd:.2f} points (median over {len(shown)} claims)")
+course.show(ch.power_figure(sd, effects), ch.finding_of_power(sd, effects))
 
 # %% [markdown]
-# Turned round: how many seeds would each size of difference need, to be seen four times in five?
-
-# %%
-need = {
-    f"{effect:g} points": statistics.seeds_needed(effect, sd) or "more than 1000"
-    for effect in (0.25, 0.5, 1.0, 2.0, 4.0)
-}
-print(need)
-found = [n for n in need.values() if isinstance(n, int)]
-assert found == sorted(found, reverse=True)
-assert need["0.25 points"] == "more than 1000" or need["0.25 points"] > 2 * statistics.SEEDS
-
-# %% [markdown]
-# A quarter of a point needs many times five seeds. Two cheaper ways: a finer measure (the loss moves with every
-# row, the accuracy only with those that flip), and more test rows.
+# There are two cheaper ways than seeds: a finer measure (the loss moves with every example, the accuracy only with
+# those whose answer changes), and more test examples.
 #
 # ## 10 · Play
 #
-# Change `level` or `n` and look at how a verdict on the same differences moves. The differences are those of
-# section 2.
+# Change the levels, or the numbers of seeds, and see the verdict on the differences of section 2 move.
 
 # %%
 for level in (0.5, 0.8, 0.9, 0.95, 0.99):
-    interval = estimate.interval(level)
-    said = verdicts.judge(interval, ">")
-    print(f"{100 * level:.0f} %: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
+    low, high = estimate.interval(level)
+    print(f"{100 * level:.0f} %: [{low:5.2f}, {high:5.2f}]  {verdicts.judge((low, high), '>')}")
 
 # %% [markdown]
-# A lower level gives a verdict sooner, and is wrong more often. The level is chosen before one looks.
+# A lower level gives a verdict sooner, and is wrong more often. So the level is chosen before one looks.
 
 # %%
 for n in (2, 3, 5, 10, 20):
-    repeated = np.resize(differences, n)  # as if further seeds said the same again
-    more = statistics.paired_mean(repeated[:, None])
-    interval, said = more.interval(), verdicts.verdict(more, ">")
-    print(f"{n:2} seeds: [{interval[0]:5.2f}, {interval[1]:5.2f}]  {said}")
+    more = statistics.paired_mean(np.resize(differences, n)[:, None])  # as if further seeds said the same again
+    low, high = more.interval()
+    print(f"{n:2} seeds: [{low:5.2f}, {high:5.2f}]  {verdicts.verdict(more, '>')}")
 
 # %% [markdown]
 # ## 11 · Exercises
 #
-# **Recall.** Why are differences paired? Why is an open row no evidence for equality? Which rows need no seeds, and
-# why?
+# **11a · Recall.** Why are differences paired? Why is an open row no evidence for equality? Which rows need no seeds,
+# and why?
 #
-# **Modify.** Replace the accuracy by the test loss in one claim:
-# `studies.load("chain").differences("2", "1", "loss")`. Is its interval shorter, in units of its scatter? Mind
-# the side: a lower loss is better.
+# **11b · Modify.** Replace the accuracy by the test loss in one claim: `chain.differences("2", "1", "loss")`. Is its
+# interval shorter, in units of its scatter? Mind the side: a lower loss is better.
 #
-# **Debug.** Someone trains ten seeds, looks after each, and stops as soon as the interval excludes zero. What is
-# wrong with the 95 %? Simulate it with `rng.normal`.
+# **11c · Debug.** Someone trains ten seeds, looks after each one, and stops as soon as the interval excludes zero.
+# What is wrong with the 95 %? Simulate it with `rng.normal`.
 #
-# **Open.** Choose one row that is "not testable here" and design the smallest experiment that would test its
+# **11d · Open.** Choose a row that is "not testable here", and design the smallest experiment that would test its
 # direction on a model you have. Say before you run it what each verdict would mean.
 #
-# ## 12 · What is not testable here, and why
+# ## 12 · What cannot be tested here, and what waits
 #
-# Sorted by what is missing. No small model stands in for these rows: a claim about one data set and one model is
-# not tested by another.
+# No small model stands in for these rows: a claim about one data set and one model is not tested by another.
 
 # %%
 beyond = book[book["verdict"] == verdicts.UNTESTABLE].sort_values("setting, or reason")
-contents.readable(
-    beyond[["setting, or reason", "where", "statement", "paper's number"]], "beyond"
-)
+course.readable(beyond[["setting, or reason", "where", "statement", "paper's number"]], "beyond")
+
+# %% [markdown]
+# These could be tested, and wait for their runs:
 
 # %%
 missing = book[book["verdict"] == verdicts.NO_RUNS].sort_values("setting, or reason")
-print(f"{len(missing)} claims wait for runs{'; they could be tested:' if len(missing) else ''}")
-contents.readable(missing[["setting, or reason", "where", "statement"]], "missing") if len(missing) else None
+course.readable(missing[["setting, or reason", "where", "statement"]], "missing")
 
 # %% [markdown]
-# ## 13 · Six bullets
+# ## 13 · Common confusions
 #
-# - A verdict is a rule applied to paired differences over at least five seeds; nobody types it.
-# - With five seeds, a percentile bootstrap is too sure of itself, and an interval over seeds alone forgets that the
-#   test examples were drawn, too.
-# - An interval that holds zero decides nothing. Equality is shown by a test of its own, within a margin.
-# - Among many tests some succeed by chance: the ledger says which verdicts stand among all.
-# - A claim about a score and one about a mechanism are two claims: section 8 counts how many of each could be
-#   decided.
-# - A claim is checked in a setting. Ours is small: a direction may hold there and not in the paper's, and the
-#   other way round.
+# - **"The interval holds zero, so the methods are equal."** It says that the runs cannot tell. Equality needs its own
+#   test and a margin.
+# - **"It won at four of five seeds."** Two equal methods do that in three of eight studies, if either may win.
+# - **"p = 0.03, so it holds."** Among a hundred tests of nothing, about five look like this.
+#
+# ## What to take along
+#
+# - A verdict is a rule applied to paired differences over at least five seeds.
+# - With five seeds a bootstrap is too sure of itself, and an interval over seeds alone forgets that the test examples
+#   were drawn, too.
+# - A claim about a score and a claim about a mechanism are two claims. Section 8 counts how many of each are decided.
+# - A claim is checked in a setting. Ours is small, and a direction may be another one in the paper's.
+#
+# **Further reading:** [Show your work](https://arxiv.org/abs/1909.03004) (Dodge et al. 2019) on reporting what tuning
+# cost; [Deep RL at the edge of the statistical precipice](https://arxiv.org/abs/2108.13264) (Agarwal et al. 2021) on
+# few seeds; our page [How we compare](site/pages/how_we_compare.md).
 #
 # **Next question:** yours. Pick a row, change what would change its verdict, and train that study.

@@ -11,13 +11,14 @@ from helpers import logits, make_batch, shake, tiny
 
 from lowrank_teach.adapters import adapt
 from lowrank_teach.analysis import toy_problems
+from lowrank_teach.analysis.statistics import paired_mean
 from lowrank_teach.course import explorer
 from lowrank_teach.course.chapters import side_by_side
-from lowrank_teach.course.chapters.side_by_side import BestOfGrid, PairedDifference
+from lowrank_teach.course.chapters.side_by_side import BestOfGrid, Pair
 from lowrank_teach.methods import DyLoRA, LoRA
 from lowrank_teach.reproduction.rank_cuts import cut_branches
 from lowrank_teach.reproduction.results import SideBySide
-from lowrank_teach.reproduction.verdicts import CONTRADICTED, NO_RUNS, OPEN, SUPPORTED
+from lowrank_teach.reproduction.verdicts import EQUAL, OPEN, SUPPORTED, Row
 
 # ---- the toy ------------------------------------------------------------------------------------------------
 
@@ -110,26 +111,7 @@ def found() -> SideBySide:
     # LoRA's ties, and the lower loss decides; COLA's best diverged once
     grid = grid_of("LoRA", {0.1: (0.7, 0.5), 0.2: (0.7, 0.4), 0.4: (0.6, 0.1)})
     grid += grid_of("COLA", {0.1: (0.6, 0.5), 0.2: (0.5, 0.5), 0.4: None})
-    return SideBySide({"grid": grid}, records)
-
-
-def test_a_judgement_says_what_the_interval_says(found):
-    ahead = side_by_side.compare_methods(found, "COLA", "LoRA", "rt")
-    assert ahead.mean == pytest.approx(3.0)
-    assert ahead.clear
-    assert ahead.says.startswith("COLA ahead of LoRA: 3.00 points (")
-    behind = side_by_side.compare_methods(found, "COLA", "LoRA", "wic")
-    assert behind.verdict == CONTRADICTED
-    assert "COLA behind LoRA: −1.00" in behind.says
-    assert side_by_side.compare_methods(found, "LoRA", "LoRA").verdict == OPEN
-    assert set(side_by_side.compare_on_tasks(found, "COLA", "LoRA")) == {"rt", "wic"}
-    few = side_by_side.compare_methods(SideBySide({}, [r for r in found.records if r["seed"] < 4]), "COLA", "LoRA")
-    assert (few.verdict, few.interval, few.clear) == (NO_RUNS, None, False)
-    assert "too few seeds" in few.says
-
-
-def test_rates_are_chosen_again_from_validation_rows(found):
-    assert side_by_side.chosen_again(found).to_dict() == {("rt", "LoRA"): 0.2, ("rt", "COLA"): 0.1}
+    return SideBySide({"grid": grid, "rate_of": {}, "name": "tuned_delta"}, records)
 
 
 def test_luck_is_the_scatter_and_what_the_two_scores_share(found):
@@ -141,34 +123,59 @@ def test_luck_is_the_scatter_and_what_the_two_scores_share(found):
     assert share == pytest.approx(np.corrcoef(*around)[0, 1])   # on wic the validation score is constant
 
 
-def test_wins_and_places(found):
-    wins = side_by_side.wins(found, ["LoRA", "COLA"])
-    assert wins.loc["COLA", "LoRA"] == wins.loc["LoRA", "COLA"] == 1.0   # rt against wic
-    assert np.isnan(wins.loc["LoRA", "LoRA"])
-    assert side_by_side.places(found, ["LoRA", "COLA"]).loc["rt"].to_dict() == {"LoRA": 2.0, "COLA": 1.0}
-    assert side_by_side.places(found, ["LoRA", "COLA"]).loc["wic"].to_dict() == {"LoRA": 1.0, "COLA": 2.0}
+def test_a_grid_is_replayed_in_points_and_a_run_that_diverged_comes_last(found):
+    score = side_by_side.replay(found, "rt", "COLA")
+    assert score(0.1, 0)[0].tolist() == pytest.approx([60, 60])
+    rates = np.array([0.4, 0.2, 0.1])
+    scores, losses = (np.array(part) for part in zip(*(score(rate, 0) for rate in rates), strict=True))
+    assert np.isneginf(scores[0]).all()
+    assert side_by_side.order_rates(rates, scores, losses).tolist() == [0.1, 0.2, 0.4]
+    assert score(0.1, 150)[0].size == 0   # no first round
 
 
-def test_cost_stands_beside_the_base(found):
-    cost = side_by_side.cost(found)
-    assert cost.loc["COLA", "time"] == 1.5
-    assert cost.loc["COLA", "quartiles"] == "1.5–1.5"
-    assert (cost["numbers"] == 30).all()
-    assert (cost["mean rank"] == 6).all()
-    assert cost.loc["LoRA", "score"] == pytest.approx((71 + 51) / 2)
-    assert cost.loc["LoRA", "spread"] == pytest.approx(statistics.stdev([60.0, 62.0, 61.0, 59.5, 62.5]))
+def test_ways_of_reporting_stand_beside_the_mean_of_the_reported_seeds(found):
+    rows = side_by_side.optimism({"tuned_delta": found})["tuned_delta, rt"]
+    assert rows[side_by_side.BEST_RUN] == pytest.approx([70 - 60, 60 - 70])   # validation means are 60 and 70
+    assert rows[side_by_side.BEST_RATE] == rows[side_by_side.BEST_RUN]        # both seeds of the grid are equal here
+    assert rows[side_by_side.BEST_SEED] == pytest.approx([73 - 71, 76 - 74])
 
 
-def test_the_mean_without_a_task_is_that_of_the_others(found):
-    assert side_by_side.without_each(found, "COLA", "LoRA") == pytest.approx({"rt": -1.0, "wic": 3.0})
-    alone = SideBySide({}, [r for r in found.records if r["task"] == "rt"])
-    assert side_by_side.without_each(alone, "COLA", "LoRA") == pytest.approx({"rt": 3.0})
+def pair_of(table: np.ndarray, verdict: str = OPEN) -> Pair:
+    row = Row("x 1", "x", "", "", "", "", table.mean(1).tolist(), None, verdict, "")
+    return Pair(f"a − b, {verdict}", row, table)
 
 
-def test_reporting_the_best_seed_gains_what_it_is_above_the_mean(found):
-    gains = side_by_side.by_reporting(found)["rt"]
-    assert gains[side_by_side.VALIDATED] == pytest.approx([1.0, 2.0])   # seed 1 validates best in both
-    assert gains[side_by_side.TESTED] == pytest.approx([2.0, 2.0])
+def test_the_parts_of_the_variance_add_up_to_the_error():
+    draw = np.random.default_rng(0)
+    table = 100 * (draw.normal(size=(5, 1)) + draw.normal(size=(1, 60)) + draw.normal(size=(5, 60)))
+    assert side_by_side.scatter_of(pair_of(table), 5, 60) == pytest.approx(paired_mean(table).error)
+    assert side_by_side.scatter_of(pair_of(table), 2, 20) > side_by_side.scatter_of(pair_of(table), 5, 60)
+    assert side_by_side._mean_right([pair_of(table)], 0.0, 2, 200) == 0.5   # nothing to find: a coin
+
+
+@pytest.mark.parametrize(("shift", "answer"), [(0.0, EQUAL), (0.2, EQUAL), (3.0, "ahead"), (-3.0, "behind")])
+def test_an_answer_is_one_of_four(shift, answer):
+    table = shift + 0.5 * np.random.default_rng(0).normal(size=(5, 400))
+    assert side_by_side._verdict(paired_mean(table)) == answer
+    assert side_by_side._verdict(paired_mean([[-9.0], [8.0], [3.0], [-2.0], [1.0]])) == OPEN
+
+
+def test_a_bootstrap_over_both_is_wider_than_over_seeds_where_examples_decide():
+    draw = np.random.default_rng(0)
+    table = draw.normal(size=(1, 40)) + 0.1 * draw.normal(size=(5, 40))
+    means = side_by_side.bootstrap_means(table, draw.integers(0, 5, (300, 5)), draw.integers(0, 40, (300, 40)))
+    pair = pair_of(table)
+    assert np.ptp(pair.both.interval()) > 3 * np.ptp(pair.seeds_only.interval())
+    assert means.std() == pytest.approx(pair.both.error, rel=0.3)
+
+
+def test_time_counts_the_window_of_the_gates_and_the_search():
+    times = {arm: side_by_side.time_of("tuned_salora", arm, 100) for arm in ("LoRA, all six", "SaLoRA",
+                                                                            "gates left on")}
+    assert 100 < times["LoRA, all six"] < times["SaLoRA"] < times["gates left on"]
+    assert side_by_side.time_of("tuned_delta", "LoRA", 100) == 100
+    assert side_by_side.time_of("tuned_autolora", "AutoLoRA", 400) > 400 + 150
+    assert side_by_side.time_of("tuned_delta", side_by_side.FINE_TUNING, 100) is None   # not timed
 
 
 # ---- branches cut short -------------------------------------------------------------------------------------
@@ -208,39 +215,6 @@ def test_a_cut_is_put_back_after_an_error_and_refused_where_it_means_nothing():
 # ---- the pictures -------------------------------------------------------------------------------------------
 
 
-def test_a_table_shows_every_difference_and_frames_the_clear_ones():
-    means, clear = np.array([[1.0, -2.0], [0.5, 0.0]]), np.array([[False, True], [False, False]])
-    fig = side_by_side.difference_table(means, clear, ["a", "b"], ["rt", "wic"], "points")
-    ax = fig.axes[0]
-    assert [text.get_text() for text in ax.texts] == ["+1.0", "-2.0", "+0.5", "+0.0"]
-    assert [text.get_bbox_patch() is not None for text in ax.texts] == [False, True, False, False]
-    assert ax.collections[0].get_clim() == (-2.0, 2.0)
-    limited = side_by_side.difference_table(means, clear, "ab", "cd", "points", limit=1.5)
-    assert limited.axes[0].collections[0].get_clim()[1] == 1.5
-    side_by_side.difference_table(np.zeros((1, 1)), np.zeros((1, 1), bool), "a", "b", "")
-
-
-def test_intervals_stand_at_their_task_in_the_colour_of_their_verdict():
-    rows = {"rt": PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), SUPPORTED),
-            "wic": PairedDifference("a", "b", [-1.0, 1.0], None, OPEN)}
-    other = {**rows, "rt": PairedDifference("a", "b", [-1.0, -2.0], (-3.0, -0.5), CONTRADICTED)}
-    fig = side_by_side.intervals_by_task({"a": rows, "b": other}, "points")
-    first, second = fig.axes
-    bars = [[line for line in ax.lines if line.get_linewidth() == 2.5] for ax in (first, second)]
-    assert [len(of) for of in bars] == [1, 1]   # wic has no interval
-    assert bars[0][0].get_xdata() == pytest.approx([0.5, 2.5])
-    assert bars[0][0].get_color() != bars[1][0].get_color()
-    assert [tick.get_text() for tick in first.get_yticklabels()] == ["rt", "wic"]
-    assert {text.get_text() for text in fig.legends[0].texts} == {SUPPORTED, CONTRADICTED, OPEN}
-
-
-def test_all_tasks_stand_in_a_forest():
-    one = PairedDifference("a", "b", [1.0, 2.0], (0.5, 2.5), SUPPORTED)
-    fig = side_by_side.over_all_tasks({"a − b": one}, "points")
-    assert fig.axes[0].get_yticklabels()[0].get_text().startswith("a − b")
-    assert [text.get_text() for text in fig.legends[0].texts] == [SUPPORTED]
-
-
 def test_series_keep_their_look_from_row_to_row():
     fig = side_by_side.dots_from_zero({"a": {"one": [1.0, 2.0], "all": [1.5]}, "b": {"one": [], "all": [-1.0]}},
                                       "points")
@@ -249,12 +223,13 @@ def test_series_keep_their_look_from_row_to_row():
     assert len(fig.legends[0].texts) == 2
 
 
-def test_curves_on_top_show_their_distance():
-    alone, together = {"seed 0": [1.0, 0.8, 0.6]}, {"seed 0": [1.0, 0.8001, 0.6]}
-    left, right = side_by_side.on_top(alone, together).axes
-    assert [list(line.get_ydata()) for line in left.lines] == [alone["seed 0"], together["seed 0"]]
-    assert right.lines[0].get_ydata()[1] == pytest.approx(1e-4)
-    foot = right.lines[1].get_ydata()[0]   # where nought stands
-    assert (right.lines[0].get_ydata()[[0, 2]] == foot).all()
-    assert right.get_ylim()[0] < foot < 1e-7
-    assert right.get_yscale() == "log"
+def test_a_comparison_shows_both_intervals_and_its_finding_names_it():
+    draw = np.random.default_rng(0)
+    pairs = [pair_of(draw.normal(3, 2, (5, 50)), SUPPORTED), pair_of(draw.normal(0, 9, (5, 50)))]
+    ax = side_by_side.compared(pairs).axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == [pair.name for pair in pairs]
+    thick = [line for line in ax.lines if line.get_linewidth() == 4]
+    assert [tuple(line.get_xdata()) for line in thick] == [pair.both.interval() for pair in pairs]
+    said = side_by_side.finding_of_compared(pairs)
+    assert f"ahead: {pairs[0].name}." in said
+    assert f"Open: {pairs[1].name} (would show" in said

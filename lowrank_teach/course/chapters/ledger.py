@@ -8,18 +8,20 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...analysis import style
+from ...analysis import statistics, style
 from ...analysis.plots import Numbers
 from ...analysis.statistics import percentile_interval
+from ...reproduction import arms, studies, texts
 from ...reproduction.ledger import BESIDE, standing
 from ...reproduction.results import Results
-from ...reproduction.verdicts import CONTRADICTED, SUPPORTED, Row, judge
-from ..exercises import EXERCISES, Task
+from ...reproduction.verdicts import CONTRADICTED, DECIDED, OPEN, SUPPORTED, Row, judge
+from ..exercises import EXERCISES, Task, predict
 from ..html_page import PLAIN_TEXT, Page
 
 # ---- pictures ---------------------------------------------------------------------------------------------
@@ -143,6 +145,118 @@ def power_curves(seeds: Sequence[int], chance: Mapping[str, Numbers], now: int) 
     style.dress(ax, "seeds", "chance of a verdict")
     style.legend(fig)
     return fig
+
+
+# ---- what the notebook says of its own numbers --------------------------------------------------------------
+
+
+def stored_studies() -> pd.DataFrame:
+    """Make a table with a row a stored study: its question, and how many configurations, tasks and seeds it has."""
+    rows = {}
+    for defined, load in ((arms.STUDIES, studies.load), (arms.TASK_STUDIES, studies.load_across)):
+        for name, study in defined.items():
+            try:
+                records = load(name).records
+            except FileNotFoundError:
+                records = []
+            tasks, seeds = (len({record.get(of) for record in records}) for of in ("task", "seed"))
+            rows[name] = {"question": study.question, "configurations": len(study.arms), "tasks": tasks,
+                          "seeds": seeds}
+    e2e = texts.load_texts("e2e")   # of what models wrote, notebook 08
+    rows["e2e"] = {"question": "Which method writes the better texts?", "configurations": len(e2e.arms) - 1,
+                   "tasks": 1, "seeds": len(e2e.seeds("LoRA"))}
+    return pd.DataFrame(rows).T.astype(dict.fromkeys(["configurations", "tasks", "seeds"], int))
+
+
+def predict_all_above() -> None:
+    small = [0.1, 0.2, 0.9, 1.6, 0.05]
+    low, high = statistics.t_interval(small)
+    predict(f"All five differences are above zero: {small}. Does the 95 % interval of their mean exclude zero?",
+            f"It does not: it runs from {low:.2f} to {high:.2f}. Two large differences make the mean, and five other "
+            "seeds might not have held them.")
+
+
+def predict_same_sign() -> None:
+    predict("Two methods are equal. How often do all five differences have the same sign?",
+            f"In {100 * 2 * 0.5**5:.1f} % of studies: one half to the fifth, for each of the two signs.")
+
+
+def predict_by_chance(rows: Sequence[Row]) -> None:
+    n = sum(row.interval is not None for row in rows)
+    predict(f"{n} claims have a 95 % interval. If no method did anything, how many intervals would miss zero?",
+            f"One in twenty, about {0.05 * n:.0f}. So the ledger says of each verdict whether it still stands when "
+            "all tests are counted.")
+
+
+def finding_of_coverage(held: pd.DataFrame) -> str:
+    """held: share of intervals that held the true mean, a row an interval and a column a distribution."""
+    parts = [f"{kind} {', '.join(f'{100 * held.loc[kind, name]:.0f} % ({name})' for name in held)}"
+             for kind in held.index]
+    return f"Of intervals that are called 95 %, this share held the true mean: {'; '.join(parts)}."
+
+
+def finding_of_repeats(intervals: Sequence[Interval]) -> str:
+    missed = sum(not low <= 0 <= high for low, high in intervals)
+    return (f"{len(intervals)} simulated studies of two equal methods, five seeds each. {missed} of them would have "
+            "given a verdict, by chance alone.")
+
+
+def forest_of(rows: Sequence[Row], xlabel: str, *, scaled: bool = False) -> Figure:
+    """Draw ledger rows that have intervals; scaled: each divided by the larger end of its interval."""
+    def unit(row: Row) -> float:
+        return max(map(abs, row.interval)) if scaled and row.interval else 1.0
+
+    fig = forest([f"{row.key}: {row.statement}{row.task and f' ({row.task})'}" for row in rows],
+                 [np.divide(row.differences, unit(row)) for row in rows],
+                 [None if row.interval is None else (row.interval[0] / unit(row), row.interval[1] / unit(row))
+                  for row in rows],
+                 [row.verdict for row in rows], [row.side for row in rows], xlabel)
+    fig.set_label(f"A forest plot of {len(rows)} claims: dots of the seeds' differences, a bar for each interval, "
+                  "and a vertical line at zero.")
+    return fig
+
+
+def finding_of_forest(rows: Sequence[Row]) -> str:
+    """Say how many of the rows are decided, and which way."""
+    counts = {name: sum(row.verdict == name for row in rows) for name in (*DECIDED, OPEN)}
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return (f"Of {len(rows)} claims: {said}. The arrow points to the claimed side (both ways: equality), small dots "
+            "are seeds, the bar is the 95 % interval; grey rows are open.")
+
+
+def counts_figure(counts: pd.DataFrame) -> Figure:
+    """counts: a row a paper, a column a verdict."""
+    fig = verdict_counts({str(paper): {str(name): int(n) for name, n in row.items()}
+                          for paper, row in counts.iterrows()})
+    fig.set_label("Stacked bars, one a paper, with the number of claims of each verdict: "
+                  + "; ".join(f"{paper} {int(row.sum())} claims" for paper, row in counts.iterrows()) + ".")
+    return fig
+
+
+def finding_of_counts(counts: pd.DataFrame) -> str:
+    total = int(counts.to_numpy().sum())
+    largest = counts.sum().sort_values(ascending=False)
+    return (f"{total} claims. Most frequent is \"{largest.index[0]}\" with {int(largest.iloc[0])}, then "
+            f"\"{largest.index[1]}\" with {int(largest.iloc[1])}.")
+
+
+def power_figure(sd: float, effects: Sequence[float]) -> Figure:
+    """Draw the chance of a verdict over 3 to 40 seeds for true differences; sd: scatter of a paired difference."""
+    many = range(3, 41)
+    fig = power_curves(many, {f"difference {effect:g}": [statistics.power(effect, sd, n) for n in many]
+                              for effect in effects}, statistics.SEEDS)
+    fig.set_label("Rising curves of the chance of a verdict over the number of seeds; larger differences rise "
+                  "sooner. A vertical line marks five seeds, a dotted one four times in five.")
+    return fig
+
+
+def finding_of_power(sd: float, effects: Sequence[float]) -> str:
+    at = ", ".join(f"{100 * statistics.power(effect, sd, statistics.SEEDS):.0f} % for "
+                   f"{effect:g}" for effect in effects)
+    need = [(effect, statistics.seeds_needed(effect, sd)) for effect in effects]
+    seeds = ", ".join(f"{n or 'more than 1000'} for {effect:g}" for effect, n in need)
+    return (f"With {statistics.SEEDS} seeds, a true difference in points is seen with this chance: {at}. To see it "
+            f"four times in five takes this many seeds: {seeds}.")
 
 
 # ---- the ledger as a table that can be filtered -------------------------------------------------------------
@@ -310,7 +424,8 @@ EXERCISES.update({
     "bootstrap_interval": Task(
         bootstrap_interval, lambda: [(_D, _draws(5)), ([0.1, 0.4, 0.2, 0.9, 0.3, 0.35], _draws(6))],
         "take the differences that each row of draws names, one mean a row, then the 2.5 % and 97.5 % points",
-        [("that leaves 5 % on each side, or out on one side only: 95 % leaves 2.5 % on each", _level(0.9)),  # type: ignore[list-item]
+        [("that leaves 5 % on each side, or out on one side only: 95 % "
+          "leaves 2.5 % on each", _level(0.9)),  # type: ignore[list-item]
          ("that is the spread of single differences: the interval is of their mean, √n times narrower",
           lambda d, draws: _spread(d, root=False)),
          ("that assumes a normal mean: use the draws", lambda d, draws: _spread(d, root=True)),

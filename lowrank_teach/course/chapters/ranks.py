@@ -29,7 +29,6 @@ from ..explorer import Control, Picture
 from . import lora
 from .lora import by_hand as by_hand
 from .lora import finding_by_hand as finding_by_hand
-from .lora import finding_of_training as finding_of_training
 from .lora import losses_of as losses_of
 from .lora import say_equal as say_equal
 from .lora import scores as scores
@@ -66,6 +65,18 @@ def batches_of(run: Run, size: int = 64) -> list[dict[str, Tensor]]:
     rows = run.trained.rows                                                    # type: ignore[union-attr]
     examples = rows.splits.get("test", rows.splits["validation"])
     return [rows.collate(examples[at:at + size]) for at in range(0, len(examples), size)]
+
+
+def finding_of_training(runs: Mapping[str, Run]) -> str:
+    """Where the losses end, and whether the network of which only the head trains has learned anything."""
+    head = runs["head only"]
+    loss, _ = lora.guessing(head.config["task"], head.config["training"])
+    name, score = head.score("test")
+    idle = head.metrics["test"]["loss"] > loss - 0.01
+    return lora.finding_of_training(runs) + (
+        f" With the head alone the test loss is {head.metrics['test']['loss']:.3f} and the {name} {score:.3f}: in so "
+        "short a training, at this learning rate, it has learned nothing beyond guessing, so it is no more than that "
+        "level here." if idle else "")
 
 
 def finding_of_run(run: Run) -> str:

@@ -12,11 +12,16 @@ def _row(prompt, target, end):
     return np.array([[*prompt, *target, end], [OUT] * len(prompt) + [*target, end]])
 
 
-def _matches(text, references):
+def _groups(text, n):
+    words = text.split()
+    return Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
+
+
+def _matches(text, references, n):
     best = Counter()
     for one in references:
-        best |= Counter(one.split())
-    return np.array([(Counter(text.split()) & best).total(), len(text.split())])
+        best |= _groups(one, n)
+    return _counted(text, best, n)
 
 
 def _total(counters):
@@ -26,8 +31,12 @@ def _total(counters):
     return whole
 
 
-def _counted(text, allowed):
-    return np.array([(Counter(text.split()) & allowed).total(), len(text.split())])
+def _counted(text, allowed, n):
+    return np.array([(_groups(text, n) & allowed).total(), _groups(text, n).total()])
+
+
+def _next(logits, done, end):
+    return [end if over else int(row[-1].argmax()) for row, over in zip(logits, done, strict=True)]
 
 
 def _missing(text, values, flags=re.I):
@@ -48,15 +57,27 @@ WRONG = {
         "returned shape (2, 5)": lambda p, t, e: np.array([[*p, *t], [OUT] * len(p) + [*t]]),
         "returned nothing": lambda p, t, e: None,
     },
-    "matched_words": {
-        "repeating one good word": lambda text, refs: np.array(
-            [sum(any(w in one.split() for one in refs) for w in text.split()), len(text.split())]),
-        "added up": lambda text, refs: _counted(text, _total(Counter(one.split()) for one in refs)),
-        "first reference alone": lambda text, refs: _counted(text, Counter(refs[0].split())),
-        "counts different words": lambda text, refs: _counted(text, Counter(set(" ".join(refs).split()))),
-        "upside down": lambda text, refs: _matches(text, refs)[::-1],
-        "still the stub": lambda text, refs: (_ for _ in ()).throw(NotImplementedError),
-        "returned nothing": lambda text, refs: None,
+    "next_tokens": {
+        "first place of each row": lambda logits, done, end: _next(logits[:, :1], done, end),
+        "has ended goes on": lambda logits, done, end: logits[:, -1].argmax(-1),
+        "upside down": lambda logits, done, end: _next(logits, ~done, end),
+        "least likely": lambda logits, done, end: _next(-logits, done, end),
+        "reads the first place, and a text": lambda logits, done, end: logits[:, 0].argmax(-1),
+        "returned shape (4, 5)": lambda logits, done, end: logits.argmax(-1),
+        "returned nothing": lambda logits, done, end: None,
+    },
+    "matched_groups": {
+        "repeating a good one": lambda text, refs, n: np.array(
+            [sum(k for g, k in _groups(text, n).items() if any(g in _groups(one, n) for one in refs)),
+             _groups(text, n).total()]),
+        "added up": lambda text, refs, n: _counted(text, _total(_groups(one, n) for one in refs), n),
+        "first reference alone": lambda text, refs, n: _counted(text, _groups(refs[0], n), n),
+        "counts different groups": lambda text, refs, n: np.array(
+            [sum(any(g in _groups(one, n) for one in refs) for g in _groups(text, n)), _groups(text, n).total()]),
+        "counts single words": lambda text, refs, n: _matches(text, refs, 1),
+        "upside down": lambda text, refs, n: _matches(text, refs, n)[::-1],
+        "still the stub": lambda text, refs, n: (_ for _ in ()).throw(NotImplementedError),
+        "returned nothing": lambda text, refs, n: None,
     },
     "missing_values": {
         "capitals": lambda text, values: _missing(text, values, 0),
@@ -74,4 +95,5 @@ WRONG = {
         "returned nothing": lambda e, n, draws: None,
     },
 }
-RIGHT = {"causal_row": _row, "matched_words": _matches, "missing_values": _missing, "resampled_scores": _rates}
+RIGHT = {"causal_row": _row, "next_tokens": _next, "matched_groups": _matches, "missing_values": _missing,
+         "resampled_scores": _rates}

@@ -1,26 +1,52 @@
 """Answers to the exercises of 07."""
 
 import numpy as np
+from scipy.stats import t
+
+
+def _order(rates, scores, losses):
+    return rates[np.lexsort([losses.mean(1), -scores.mean(1)])]
+
+
+def _boot(table, seeds, examples):
+    return table[seeds[:, :, None], examples[:, None, :]].mean((1, 2))
+
+
+def _tost(mean, error, df, margin):
+    return max(t.cdf((mean - margin) / error, df), t.sf((mean + margin) / error, df))
 
 
 def _best(by, test):
     return test[np.arange(len(test)), by.argmax(1)]
 
 
-def _integral(n, z, pdf, cdf):
-    return float((z * n * pdf * cdf ** (n - 1)).sum() * (z[1] - z[0]))
-
-
-def _over_tasks(a, b):
-    return np.array([100 * np.mean([a[task][seed] - b[task][seed] for task in a]) for seed in sorted(a["rt"])])
-
-
-def _ahead(a, b, tie=0.5):
-    return np.array([sum(1 if a[t][seed] > b[t][seed] else tie if a[t][seed] == b[t][seed] else 0 for t in a)
-                     for seed in sorted(a["rt"])])
-
-
 WRONG = {
+    "order_rates": {
+        "the best one comes first": lambda r, s, c: _order(r, s, c)[::-1],
+        "take the mean over seeds": lambda r, s, c: r[np.lexsort([c.mean(1), -s.max(1)])],
+        "the lower mean loss decides": lambda r, s, c: r[np.lexsort([-c.mean(1), -s.mean(1)])],
+        "ranks by loss alone": lambda r, s, c: r[c.mean(1).argsort()],
+        "return the rates": lambda r, s, c: np.lexsort([c.mean(1), -s.mean(1)]),
+        "returned nothing": lambda r, s, c: None,
+    },
+    "bootstrap_means": {
+        "draw the examples, too": lambda d, s, e: np.array([d[rows].mean() for rows in s]),
+        "draw the seeds, too": lambda d, s, e: np.array([d[:, columns].mean() for columns in e]),
+        "take its mean": lambda d, s, e: d[s[:, :, None], e[:, None, :]].sum((1, 2)),
+        "the mean of the whole table": lambda d, s, e: d.mean() + np.zeros(len(s)),
+        "stopped with IndexError": lambda d, s, e: np.array([d[rows, columns].mean()
+                                                             for rows, columns in zip(s, e, strict=True)]),
+        "returned nothing": lambda d, s, e: None,
+    },
+    "p_unequal": {
+        "a large answer does not show that there is none": lambda m, e, df, margin: t.sf(abs(m) / e, df),
+        "equality needs the margin": lambda m, e, df, margin: 2 * t.sf(abs(m) / e, df),
+        "the larger of the two": lambda m, e, df, margin: min(
+            t.cdf((m - margin) / e, df), t.sf((m + margin) / e, df)),
+        "the larger one alone counts": lambda m, e, df, margin: 2 * _tost(m, e, df, margin),
+        "1 minus what is asked": lambda m, e, df, margin: 1 - _tost(m, e, df, margin),
+        "returned nothing": lambda m, e, df, margin: None,
+    },
     "reported_score": {
         "the best on test": lambda validation, test: test.max(1),
         "it is too high": lambda validation, test: validation.max(1),
@@ -29,30 +55,5 @@ WRONG = {
         "returned shape (4,)": lambda validation, test: test.max(0),
         "returned nothing": lambda validation, test: None,
     },
-    "expected_best": {
-        "the exponent is n − 1": lambda n, z, pdf, cdf: (z * n * pdf * cdf**n).sum() * (z[1] - z[0]),
-        "the factor n is missing": lambda n, z, pdf, cdf: _integral(n, z, pdf, cdf) / n,
-        "a sum is no integral": lambda n, z, pdf, cdf: (z * n * pdf * cdf ** (n - 1)).sum(),
-        "z is missing": lambda n, z, pdf, cdf: (n * pdf * cdf ** (n - 1)).sum() * (z[1] - z[0]),
-        "returned nothing": lambda n, z, pdf, cdf: None,
-    },
-    "difference_over_tasks": {
-        "multiply by 100": lambda a, b: _over_tasks(a, b) / 100,
-        "second − first": lambda a, b: _over_tasks(b, a),
-        "take their mean": lambda a, b: 3 * _over_tasks(a, b),
-        "pairs by place": lambda a, b: 100 * np.mean(
-            [np.array(list(a[t].values())) - np.array(list(b[t].values())) for t in a], 0),
-        "returned shape (1,)": lambda a, b: _over_tasks(a, b).mean(),
-        "stopped with TypeError": lambda a, b: [x - y for x, y in zip(a.values(), b.values(), strict=True)],
-    },
-    "tasks_ahead": {
-        "not zero": lambda a, b: _ahead(a, b, 0),
-        "not one": lambda a, b: _ahead(a, b, 1),
-        "behind": lambda a, b: 3 - _ahead(a, b),
-        "a share": lambda a, b: _ahead(a, b) / 3,
-        "returned shape (1,)": lambda a, b: _ahead(a, b).mean(),
-        "returned nothing": lambda a, b: None,
-    },
 }
-RIGHT = {"reported_score": lambda validation, test: _best(validation, test), "expected_best": _integral,
-         "difference_over_tasks": _over_tasks, "tasks_ahead": _ahead}
+RIGHT = {"order_rates": _order, "bootstrap_means": _boot, "p_unequal": _tost, "reported_score": _best}
