@@ -89,7 +89,7 @@ def page(picture: Picture, folder: Path, address: str) -> str:
     data = json.dumps({**about, "address": address}, ensure_ascii=False).replace("</", "<\\/")
     return (f'<div class="frames">\n<div class="frames-rows" hidden>\n{rows}\n</div>\n'
             f'<div class="frames-picture"><img src="{address}/first.png" alt="{words}" width="{width}" '
-            f'height="{height}"><img alt="" hidden></div>\n'
+            f'height="{height}"><img src="{address}/first.png" alt="{words}" hidden></div>\n'
             f'<p class="frames-says" aria-live="polite">{words}</p>\n'
             f'<p class="frames-made">Pictures for these positions were made with the page ({made}).{alone} In '
             f"JupyterLab the sliders take every position.</p>\n"

@@ -235,7 +235,7 @@ ascend_lambda.check()
 
 # %% [markdown]
 # A toy shows the price at work. Six directions have a known value; the task's loss is the value that is
-# expected to be shut out. Three trainings have a fixed λ, and one uses your step.
+# expected to be shut out. Two trainings have a fixed λ, and one uses your step.
 
 # %%
 values, b = torch.tensor([0.005, 0.01, 0.02, 0.03, 0.05, 0.08]), 0.5

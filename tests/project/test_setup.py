@@ -281,7 +281,9 @@ def test_the_kernels_of_make_lab_inherit_it():
 FOREIGN = re.compile(r"(?<![\w.$}~/])/(?:work|root|tmp|home/\w+|Users/\w+|mnt|var/tmp)/|"
                      r"\b(?:index-url|extra-index-url|trusted-host)\b", re.IGNORECASE)
 HOST = re.compile(r"https?://([\w.-]+\.[a-z]{2,})\b", re.IGNORECASE)
-HOSTS = {"arxiv.org", "www.apache.org", "no.such.name.invalid"}  # what a reader may be sent to; no index, no mirror
+# what a reader may be sent to: papers where they were published, sources where they are kept; no index, no mirror
+HOSTS = {"arxiv.org", "doi.org", "aclanthology.org", "proceedings.mlr.press", "ieeexplore.ieee.org", "github.com",
+         "www.apache.org", "no.such.name.invalid"}
 
 
 def test_no_file_names_a_machine_or_an_index():
