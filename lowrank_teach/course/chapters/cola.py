@@ -65,14 +65,24 @@ def lesson(task: str, backbone: str, config: TrainConfig, seed: int = 0) -> Simp
                            batches=batches)
 
 
+def watching(profile: str) -> dict[str, int]:
+    """How a training measures the probe set: after every second step, on fewer examples where time is short."""
+    return {"eval_every": 2, "n_validation": 32 if profile == "tiny" else 96}
+
+
 def practice(task: str, backbone: str, profile: str, batches: int) -> SimpleNamespace:
-    """The network in float32 in eval mode, so without dropout; training batches, and one of held-out examples."""
+    """The network in float32 in eval mode, so without dropout; training batches, and one of held-out examples.
+
+    network, batches, probe; steps: how long to train before the knot; after: how long behind it.
+    """
+    size, held, steps, after = (8, 32, 10, 8) if profile == "tiny" else (16, 96, 40, 12)
     config = train_config(profile)
-    data = load_task(task, n_train=16 * batches, n_validation=96, n_test=64)
+    data = load_task(task, n_train=size * batches, n_validation=held, n_test=64)
     network, tokenizer = load_for(backbone, data, 0)
     rows = Rows(data, tokenizer, config, False)
-    return SimpleNamespace(network=network.eval(), probe=rows.collate(rows.splits["validation"]),
-                           batches=[rows.collate(rows.train[16 * i:16 * (i + 1)]) for i in range(batches)])
+    return SimpleNamespace(network=network.eval(), steps=steps, after=after,
+                           probe=rows.collate(rows.splits["validation"]),
+                           batches=[rows.collate(rows.train[size * i:size * (i + 1)]) for i in range(batches)])
 
 
 def compare_with_library(losses: Sequence[float], trainer: Trainer, changes: Sequence[Tensor]) -> str:
@@ -93,11 +103,16 @@ def compare_with_library(losses: Sequence[float], trainer: Trainer, changes: Seq
             f"largest difference in the changes of {len(changes)} matrices: {off:.0e}")
 
 
+def _data_of(run: Run) -> Any:
+    """The examples that the run had."""
+    c = run.config
+    sizes = {name: c["training"][name] for name in ("n_train", "n_validation", "n_test")}
+    return load_task(c["task"], seed=c["seed"], **sizes)
+
+
 def chance(run: Run) -> float:
     """The loss of a guesser who knows only how often each label is, or the mean: entropy, or variance."""
-    c = run.config
-    data = load_task(c["task"], n_train=c["training"]["n_train"], n_validation=c["training"]["n_validation"],
-                     n_test=c["training"]["n_test"], seed=c["seed"])
+    data = _data_of(run)
     labels = data.validation[data.task.label]
     if data.task.kind == "regression":
         return float(labels.var(ddof=0))
@@ -259,12 +274,17 @@ def knot_figure(runs: Mapping[str, Run], width: int = 8) -> Figure:
     chain = next(iter(runs.values()))
     knots = knots_of(chain)
     fig, axes = style.panels(len(knots), len(knots), 3.0, None, width=8.0, sharey=True)
+    close = np.concatenate([loss[steps >= -2] for run in runs.values() for knot in knots
+                            for steps, loss in [_around(run, knot, width)]])
     for ax, knot in zip(axes, knots, strict=True):
         for name, look in style.looks(runs).items():
             ax.plot(*_around(runs[name], knot, width), **{**look, "markersize": 4})
         ax.axvline(0, color=style.GREY, linestyle="--", linewidth=1.0, label="knot")
         ax.axhline(0, color=style.GREY, linewidth=0.8)
         style.dress(ax, "Steps from the knot", "", f"knot after step {knot}")
+        ax.set_xticks(range(-width, width + 1, 4))
+    span = max(float(np.ptp(close)), 0.01)   # a steep fall long before a knot leaves the picture
+    axes[0].set_ylim(close.min() - 0.4 * span, close.max() + 0.6 * span)
     axes[0].set_ylabel("Probe loss, minus that at the knot")
     style.legend(fig)
     fig.set_label(f"A panel for each of {len(knots)} knots: the loss of the probe set {width} steps before and "
@@ -282,9 +302,9 @@ def finding_of_knots(runs: Mapping[str, Run], width: int = 8) -> str:
         parts.append(f"after step {knot} the chain's loss lies {ours:+.3f} from its value at the knot (LoRA in the "
                      f"same steps {theirs:+.3f})")
         ahead.append(ours - theirs)
-    says = ("the knots cost something here" if min(ahead) > 0.01 else
-            "the knots cost nothing here" if max(ahead) < 0.01 else
-            "some of these knots cost something and some do not")
+    says = ("behind every knot the chain loses more than 0.01 against LoRA" if min(ahead) > 0.01 else
+            "behind no knot does the chain lose more than 0.01 against LoRA" if max(ahead) <= 0.01 else
+            "behind some knots the chain loses more than 0.01 against LoRA, behind others it does not")
     return f"Mean of the {width} steps behind each knot: {'; '.join(parts)}. So {says}; this is one seed."
 
 
@@ -310,7 +330,8 @@ def finding_of_growth(grown: Mapping[str, Numbers]) -> str:
     """How the rank of what W holds grows from link to link."""
     ranks = [_rank(s) for s in grown.values()]
     used = [measures.effective_rank(torch.as_tensor(np.asarray(s))) for s in grown.values()]
-    return (f"The rank of the change is {', '.join(f'{rank} {name}' for rank, name in zip(ranks, grown, strict=True))}. "
+    said = ", ".join(f"{rank} {name}" for rank, name in zip(ranks, grown, strict=True))
+    return (f"The rank of the change is {said}. "
             f"The effective rank, which counts how many directions carry weight, goes from {used[0]:.1f} to "
             f"{used[-1]:.1f}.")
 
@@ -319,8 +340,8 @@ def finding_of_norms(norms: Sequence[float]) -> str:
     """Which link moved W most."""
     order = "fall" if list(norms) == sorted(norms, reverse=True) else "do not fall"
     most = int(np.argmax(norms)) + 1
-    return (f"norms of the links: {', '.join(f'{norm:.2f}' for norm in norms)}. They {order} from link to link; link {most} is the "
-            "largest.")
+    return (f"norms of the links: {', '.join(f'{norm:.2f}' for norm in norms)}. They {order} from link to link; "
+            f"link {most} is the largest.")
 
 
 # ---- stored studies ---------------------------------------------------------------------------------------
@@ -371,7 +392,8 @@ def finding_of_used(used: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
     top = max(chain)
     ahead = "more" if chain[top] > one[top] else "fewer"
     return (f"The chain's effective rank goes from {chain[min(chain)]:.1f} with one link to {chain[top]:.1f} with "
-            f"three. One LoRA of rank {top} uses {one[top]:.1f}, so the chain uses {ahead} directions at the same total rank.")
+            f"three. One LoRA of rank {top} uses {one[top]:.1f}, so the chain uses {ahead} directions at the same "
+            "total rank.")
 
 
 def _percent(value: float) -> str:
@@ -462,11 +484,11 @@ def saving_figure(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     ranks = list(next(iter(shares.values())))
     fig, (ax,) = style.panels(1, 1, 2.8, None, width=8.0)
     height = 0.8 / len(shares)
-    for i, (name, look) in enumerate(style.looks(shares).items()):
+    for i, name in enumerate(shares):
         at = np.arange(len(ranks)) + (i - (len(shares) - 1) / 2) * height
         values = [100 * shares[name][rank] for rank in ranks]
-        bars = ax.barh(at, values, height=0.9 * height, color=look["color"], label=name,
-                       hatch=("", "//", "..")[i % 3], edgecolor="white")
+        bars = ax.barh(at, values, height=0.9 * height, label=name, edgecolor="white",
+                       color=(style.GREY, style.BLACK, style.PALE)[i % 3])   # no method's colour
         ax.bar_label(bars, fmt="%.3f %%", fontsize=9, padding=4)
     ax.set_yticks(range(len(ranks)), [str(rank) for rank in ranks])
     ax.margins(x=0.15)
@@ -474,9 +496,9 @@ def saving_figure(shares: Mapping[str, Mapping[int, float]]) -> Figure:
                 "what a rank step-down saves")
     ax.grid(axis="y", visible=False)
     style.legend(fig)
+    most = max(max(one.values()) for one in shares.values())
     fig.set_label(f"Bars of the share of operations saved for second ranks {', '.join(map(str, ranks))} in "
-                  f"{' and '.join(shares)}; the largest is {100 * max(max(one.values()) for one in shares.values()):.2f} "
-                  "per cent.")
+                  f"{' and '.join(shares)}; the largest is {100 * most:.2f} per cent.")
     return fig
 
 
@@ -513,9 +535,9 @@ def open_points() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["switch", "question", "default, and why"]).set_index("switch")
 
 
-def link_norms(run: Run, r: int) -> list[float]:
+def link_norms(run: Run) -> list[float]:
     """‖s B A‖ of each link in the order of training, the mean of all matrices."""
-    norms = []
+    norms, r = [], run.config["method"]["r"]
     for left, right in run.factors.values():
         parts = [float(measures.singular_values(B, A).norm())
                  for B, A in zip(left.split(r, 1), right.split(r, 0), strict=True)]
@@ -523,7 +545,7 @@ def link_norms(run: Run, r: int) -> list[float]:
     return np.mean(norms, 0).tolist()
 
 
-def run_table(runs: Mapping[str, Run], r: int = 8) -> pd.DataFrame:
+def run_table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Score, half of its interval from the number of test examples, test loss and the norm of each link, by run."""
     rows = []
     for name, run in runs.items():
@@ -531,25 +553,24 @@ def run_table(runs: Mapping[str, Run], r: int = 8) -> pd.DataFrame:
         n = len(run.right("test")) if run.hits.get("test") else 0
         half = 1.96 * math.sqrt(max(value * (1 - value), 0) / n) if n else math.nan
         rows.append((name, f"{value:.3f} ± {half:.3f}" if n else f"{value:.3f}", f"{run.metrics['test']['loss']:.3f}",
-                     f"{run.parameters['trainable']:,}", ", ".join(f"{norm:.2f}" for norm in link_norms(run, r))))
+                     f"{run.parameters['trainable']:,}", ", ".join(f"{norm:.2f}" for norm in link_norms(run))))
     return pd.DataFrame(rows, columns=["run", f"test {metric}", "test loss", "trains at a time", "norm of each link"])
 
 
 def majority(run: Run) -> str:
     """What always answering the most frequent label scores on the test examples; for tasks with labels."""
-    c = run.config
-    data = load_task(c["task"], n_test=c["training"]["n_test"], seed=c["seed"])
+    data = _data_of(run)
     frame = data.validation if data.test is None else data.test
     if data.task.kind != "classification":
         return "this task has no majority label"
     return f"always the most frequent label: accuracy {frame[data.task.label].value_counts(normalize=True).max():.3f}"
 
 
-def finding_of_switches(runs: Mapping[str, Run], r: int = 8) -> str:
-    """Whether a switch turns the order of the links' norms, or moves the score beyond its error."""
+def finding_of_switches(runs: Mapping[str, Run]) -> str:
+    """Which link is the largest under each switch, and how large the last one is beside the first."""
     said = []
     for name, run in runs.items():
-        norms = link_norms(run, r)
+        norms = link_norms(run)
         largest = int(np.argmax(norms)) + 1
         said.append(f"{name}: link {largest} is the largest, and the last has {norms[-1] / norms[0]:.0%} of the "
                     "first's norm")
@@ -559,15 +580,14 @@ def finding_of_switches(runs: Mapping[str, Run], r: int = 8) -> str:
 # ---- what a knot forgets ----------------------------------------------------------------------------------
 
 
-def forgetting_figure(curves: Mapping[str, Numbers], start: float, guess: float) -> Figure:
-    """The probe loss step by step after one knot, for several treatments of Adam's memory.
+def forgetting_figure(curves: Mapping[str, Numbers], guess: float) -> Figure:
+    """The probe loss step by step from one knot on, for several treatments of Adam's memory.
 
-    Args: way -> loss after each step; start: the loss at the knot; guess: that of guessing.
+    Args: way -> loss at the knot and after each step; guess: that of guessing.
     """
     fig, (ax,) = style.panels(1, 1, 3.2, None, width=8.0)
-    for name, look in style.looks(curves).items():
-        ax.plot(range(len(curves[name]) + 1), [start, *curves[name]], **{**look, "linewidth": 1.6})
-    ax.axhline(start, color=style.GREY, linewidth=0.8, label="at the knot")
+    for (name, look), color in zip(style.looks(curves).items(), (style.GREY, style.ORANGE, style.BLACK), strict=True):
+        ax.plot(range(len(curves[name])), curves[name], **{**look, "color": color, "linewidth": 1.6})
     low, high = ax.get_ylim()
     if guess < high + 0.5 * (high - low):
         ax.axhline(guess, color=style.BLACK, linestyle=":", linewidth=1.0, label="guessing")
@@ -576,14 +596,15 @@ def forgetting_figure(curves: Mapping[str, Numbers], start: float, guess: float)
         title = f"one knot, the same batches behind it (guessing is at {guess:.2f}, above the picture)"
     style.dress(ax, "Steps after the knot", "Loss of the probe set", title)
     style.legend(fig)
-    fig.set_label(f"Loss of the probe set over {len(next(iter(curves.values())))} steps after a knot, a line for "
+    fig.set_label(f"Loss of the probe set over {len(next(iter(curves.values()))) - 1} steps after a knot, a line for "
                   f"each treatment of Adam's memory: {', '.join(curves)}.")
     return fig
 
 
-def finding_of_forgetting(curves: Mapping[str, Numbers], start: float) -> str:
+def finding_of_forgetting(curves: Mapping[str, Numbers]) -> str:
     """How far each way goes up, and where it ends."""
-    said = [f"{name}: highest {max(values) - start:+.3f}, at the end {values[-1] - start:+.3f}"
+    start = next(iter(curves.values()))[0]
+    said = [f"{name}: highest {max(values[1:]) - start:+.3f}, at the end {values[-1] - start:+.3f}"
             for name, values in curves.items()]
     best = min(curves, key=lambda name: curves[name][-1])
     return f"From the loss at the knot, {start:.3f}: {'; '.join(said)}. Here “{best}” ends lowest; this is one seed."
@@ -634,7 +655,8 @@ def finding_of_descent(gaps: Sequence[float], losses: Sequence[float], problem: 
     assert holds, "the duality gap must not be below the distance to the minimum"
     faster = "falling" if losses[-1] < constant.loss[-1] else "constant"
     return (f"The gap lies above the distance to the lowest loss seen in all {T} steps. The {faster} step size is "
-            f"ahead in the end: loss {losses[-1]:.1f} with 2 / (t + 2), {constant.loss[-1]:.1f} with the constant one.")
+            f"ahead in the end: loss {losses[-1]:.1f} with 2 / (t + 2), {constant.loss[-1]:.1f} with the constant "
+            "one.")
 
 
 BOUND_NAMES = {"with its ½": "3/2 · D √(Mβ/T)", "of the proof": "2 · D √(Mβ/T)"}
@@ -658,7 +680,8 @@ def bound_figure(problem: Completion) -> Figure:
     style.dress(right, "Entries that the gradient sees", "Mean duality gap", "inexact corners; bound with ε")
     style.legend(fig)
     fig.set_label("Left the mean duality gap over T on log axes under two dashed bounds; right the same for corners "
-                  "from gradients of all, half and a fifth of the entries, under the bound plus the mean of what is lost.")
+                  "from gradients of all, half and a fifth of the entries, under the bound plus the mean of what is "
+                  "lost.")
     return fig
 
 
@@ -738,7 +761,7 @@ class ColaChain(Picture):
         i = np.arange(1, self.shown + 1)
         self.bars = right.bar(i, np.ones(self.shown), color=style.BLUE)
         right.plot(i, self.wanted, "_", color=style.BLACK, markersize=11, label="target")
-        right.set_ylim(0, 1.1 * self.wanted[0])
+        right.set(ylim=(0, 1.1 * self.wanted[0]), xticks=range(1, self.shown + 1, 3))
         style.dress(left, "Sweep", "Error (log)", " ")
         style.dress(right, "Index i", "Singular value", " ")
         style.legend(self.fig)
@@ -835,9 +858,10 @@ class MovingKnots(Picture):
         for bar, height in zip(self.bars, arrays["norms"], strict=True):
             bar.set_height(height)
         self.even.set_ydata(np.where(arrays["even"] > 0, arrays["even"], np.nan))
-        places = ", ".join(map(str, arrays["knots"]))
-        left.set_title(f"{arrays['links']} links of rank {self.r}, knots after {places}", fontsize=10)
-        right.set_title("how much each link adds (strokes: evenly apart)", fontsize=10)
+        places = ("knot after sweep " if arrays["links"] == 2 else "knots after sweeps ") + ", ".join(
+            map(str, arrays["knots"]))
+        left.set_title(f"{arrays['links']} links of rank {self.r}, {places}", fontsize=10)
+        right.set_title("size of each link (strokes: evenly apart)", fontsize=10)
 
     def words(self, **state: Any) -> str:
         found = self.arrays(**state)
@@ -848,6 +872,46 @@ class MovingKnots(Picture):
         return (f"{'Knots' if first else 'A knot'} after {after} of {self.sweeps}: the {found['links']} links end at "
                 f"error {seen:.2f} on seen and {hidden:.2f} on hidden entries; with knots evenly apart "
                 f"{even_seen:.2f} and {even_hidden:.2f}, so the hidden error is {better} here.")
+
+
+def finding_of_moving(moving: MovingKnots, states: Sequence[Mapping[str, Any]]) -> str:
+    """What the positions of a strip show, and the sentence of the first."""
+    hidden = [moving.arrays(**state)["errors"][[1, 3], -1] for state in states]
+    rows = [f"{', '.join(map(str, moving.knots(**state)))}: {here:.2f} ({even:.2f})"
+            for state, (here, even) in zip(states, hidden, strict=True)]
+    return (f"Error on hidden entries in the end with knots after sweep {'; after '.join(rows)}. In brackets stands "
+            "the error of as many links with their knots evenly apart.")
+
+
+def placed_figure(runs: Mapping[str, Run]) -> Figure:
+    """The probe loss of a chain with its knots at several places; a mark on the line at each knot.
+
+    Args: where the knots are -> run.
+    """
+    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
+    colors = (style.BLACK, style.ORANGE, style.GREY)
+    for (name, run), color, line in zip(runs.items(), colors, ("-", ":", "--"), strict=True):
+        steps, loss = probe_of(run)
+        ax.plot(steps, loss, color=color, linestyle=line, linewidth=1.8, label=name)
+        at = knots_of(run)
+        ax.plot(at, np.interp(at, steps, loss), "D", color=color, markersize=7, label=None)
+    ax.plot([], [], "D", color=style.BLACK, markersize=7, linestyle="none", label="knot")
+    ax.axhline(chance(run), color=style.BLACK, linestyle=":", linewidth=1.0, label="guessing")
+    style.dress(ax, "Optimizer step", "Loss of the probe set",
+                f"{run.config['task']}: three links, knots at three places")
+    style.legend(fig)
+    fig.set_label(f"Loss of the probe set over the steps for three chains with {', '.join(runs)}; a diamond at each "
+                  "knot, and a dotted line at the level of guessing.")
+    return fig
+
+
+def finding_of_placed(runs: Mapping[str, Run]) -> str:
+    """Where the chains end, and how large their links are."""
+    ends = {name: float(probe_of(run)[1][-5:].mean()) for name, run in runs.items()}
+    said = [f"{name} (after steps {', '.join(map(str, knots_of(run)))}): {ends[name]:.3f}, norms of the links "
+            f"{', '.join(f'{norm:.2f}' for norm in link_norms(run))}" for name, run in runs.items()]
+    return (f"Probe loss, mean of the last five points: {'; '.join(said)}. The three differ by at most "
+            f"{max(ends.values()) - min(ends.values()):.3f}; this is one seed.")
 
 
 # ---- exercises: the library's answers, and what usual mistakes would give ---------------------------------
@@ -1079,7 +1143,7 @@ EXERCISES.update({
         (toy.linear_minimiser, toy.decreasing_step), answer=answer_frank_wolfe_step),
     "prune_moments": Task(
         prune_moments, lambda: [(_matrices(6, 9, 1)[0], 0.25), (_matrices(5, 8, 1)[0], 0.1),
-                                (_matrices(4, 5, 1)[0], 0.0)],
+                                (_matrices(7, 5, 1)[0], 0.4)],
         "keep the entries that are largest in size, a share of all of them, and set all others to zero",
         [("the largest are zeroed and the rest is kept: it is to be the other way round",
           lambda moment, share: moment - prune_moments(moment, share)),

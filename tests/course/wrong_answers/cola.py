@@ -81,7 +81,8 @@ WRONG = {
     "prune_moments": {
         "other way round": lambda moment, share: moment - RIGHT["prune_moments"](moment, share),
         "that was to be dropped": lambda moment, share: RIGHT["prune_moments"](moment, 1 - share),
-        "signs": lambda moment, share: moment * (moment >= moment.flatten().sort().values[-round(share * moment.numel())]),
+        "signs": lambda moment, share: moment * (
+            moment >= moment.flatten().sort().values[-round(share * moment.numel())]),
         "all entries shrink": lambda moment, share: share * moment,
         "the mask alone": lambda moment, share: (RIGHT["prune_moments"](moment, share) != 0).float(),
         "keep the entries": lambda moment, share: torch.zeros_like(moment),
