@@ -15,116 +15,97 @@
 #
 # **Question:** and to tagging and style transfer?
 #
-# **You need:** 02 and 04; 08 helps. **Time:** minutes on a laptop; the long comparisons are stored. **Papers:**
-# AutoLoRA tags entities in biomedical abstracts (its BioNLP task); SaLoRA tunes a causal model on instructions
-# and asks it to turn review sentences around (Yelp).
+# **Papers:** [AutoLoRA](https://arxiv.org/abs/2403.09113) tags entities in biomedical abstracts (its BioNLP task).
+# [SaLoRA](https://doi.org/10.3390/math11204317) tunes a causal model on instructions and asks it to turn review
+# sentences around (Yelp).
+# **You need:** [02](02_lora.ipynb) and [04](04_salora.ipynb); [08](08_generation.ipynb) helps.
+# **Time:** about 100 minutes to read and solve; the computing takes minutes on a laptop.
+# **Tasks:** JNLPBA, entities in abstracts, and Yelp sentences. Where their files are not at hand, tweets (WNUT) and
+# film reviews stand in.
+#
+# At the end you will have trained a tagger, read entities from its tags, and computed their F1. You will also know
+# which simple cheats please which score.
 
 # %%
 import lowrank_teach as lt
-import numpy as np
-import pandas as pd
 import torch
-from lowrank_teach.analysis import style
-from lowrank_teach.course import contents, html_page
-from lowrank_teach.course.chapters import tagging
-from lowrank_teach.course.chapters.tagging import EntityThreshold
-from lowrank_teach.course.exercises import exercise, predict, solution
-from lowrank_teach.course.explorer import explore, strip
-from lowrank_teach.course.live_curve import LiveCurve, keep_reference, load_reference
-from lowrank_teach.experiments.fit import Rows, load_for
-from lowrank_teach.reproduction import ledger as claims_ledger
-from lowrank_teach.reproduction import rewriting
-from lowrank_teach.reproduction.tagging import SIX, load_tags, short_example, tag
-from lowrank_teach.tasks import entities, readers, style_transfer
-from lowrank_teach.tasks.load import task_here
-from lowrank_teach.training import config
+from lowrank_teach import course
 
-PROFILE = config.default_profile()  # LOWRANK_PROFILE: tiny (tests), laptop, gpu
-BACKBONE = "minilm-l3" if PROFILE == "tiny" else "minilm-l6"
-TASK, why = task_here("jnlpba", packaged="wnut16")  # or TASK = "bionlp13pc"
-STYLE, style_why = task_here("yelp-transfer", packaged="rt-transfer")
-print(contents.machine_line(), f"profile: {PROFILE}; backbone: {BACKBONE}", sep="\n")
-print(f"tagging: {TASK} ({why})\nstyle:   {STYLE} ({style_why})")
+ch = course.chapters.tagging
+task, style_task, backbone, profile = ch.begin()
 
 # %% [markdown]
-# ## 1 · Question
+# ## 1 · Why: scores that a lazy answer wins
 #
-# So far a network gave one answer a sentence. Two of the papers also let it answer once a *word*, and *write*. Do
-# low-rank branches carry over, and can we tell? The second half is the harder one. A tagger that never finds
-# anything already looks good by the most obvious score:
+# So far a network gave one answer for a sentence. Two of the papers also let it give one for each *word*, and let it
+# *write*. Do low-rank branches carry over, and can we tell? A tagger that never finds anything already looks good:
 
 # %%
-LENGTH = {
-    "tiny": {"steps": 120, "batch_size": 8, "n_train": 960, "n_validation": 60},
-    "laptop": {"steps": 300, "batch_size": 16, "n_train": 1600, "n_validation": 100},
-    "gpu": {"steps": 2000, "batch_size": 32, "n_train": None, "n_validation": 400},
-}[PROFILE] | {"n_test": 200, "max_length": 64, "lr": 2e-3, "head_lr": 1e-2}
-data = lt.load_task(TASK, n_train=LENGTH["n_train"], n_validation=60, n_test=200)
+data = ch.sentences(task, profile)
 print(data.source)
-every_tag = np.concatenate(data.test[data.task.label].tolist())
-only_O = float(np.mean(every_tag == 0))
-print(f"say O (“no entity”) at every word: token accuracy {only_O:.3f}, entities found 0")
-assert only_O > 0.6, "most words are in no entity"
+only_O = ch.say_o(data)
 
 # %% [markdown]
-# ## 2 · The idea in one picture
+# ## 2 · The idea in two pictures
 #
-# Every word carries a **BIO tag**: B-*type* begins an entity, I-*type* goes on with it, O is outside. The network
-# reads *pieces* of words, so each label must find its place: the first piece of a word has the word's tag, every
-# other piece has −100, which the loss leaves out.
+# **Tagging.** Every word carries a *BIO tag*. B-*type* begins an entity, I-*type* goes on with it, and O is outside.
+# The network reads *pieces* of words, so each tag must find its place: the first piece of a word has the word's tag,
+# and every other piece has the label −100, which the loss leaves out.
 
 # %%
-network, tokenizer = load_for(BACKBONE, data, 0)
-cut = short_example(data, tokenizer)
-style.show(
-    tagging.pieces_and_labels(cut.words, cut.pieces, cut.word_of, cut.labels),
-    "A training sentence. Look for a word that is cut into pieces: only the first counts.",
-    "Three rows of boxes: words, their pieces, and a label or minus 100 under each piece.",
-)
-assert sum(label != "" for label in cut.labels) == len(cut.words), "one label a word"
-
-# %% [markdown]
-# **Style transfer** needs no new head. A causal model is tuned on instructions of all kinds (Alpaca), and then
-# asked, without an example, to turn a sentence around. Nobody showed it pairs. Three judges look at what it
-# writes, since each of them alone is easily fooled.
-
-# %%
-style.show(
-    tagging.idea(),
-    "One rewrite, three judges. Ask of each: which text would please it without being a "
-    "good rewrite?",
-    "Boxes from left to right: instruction and sentence, causal model, rewrite; three "
-    "arrows to a classifier, to BLEU and to perplexity.",
+bench = ch.Workbench(data, profile)
+cut = bench.cut
+course.show(
+    ch.pieces_and_labels(cut.words, cut.pieces, cut.word_of, cut.labels),
+    ch.finding_of_pieces(cut.words, cut.pieces, cut.labels),
 )
 
 # %% [markdown]
-# ## 3 · Maths ↔ code
-#
-# The branch is the layer of 02, unchanged: $h = Wx + s\,BAx$. What is new are the shapes around it and the
-# scores. An entity is right if its type and both of its ends are. With $R$ right, $P$ predicted and $G$
-# annotated entities:
-#
-# $$\text{precision} = R/P, \qquad \text{recall} = R/G, \qquad F_1 = \frac{2R}{P + G}$$
+# **Style transfer** needs no new head. A causal model is tuned on instructions of all kinds (Alpaca), and is then
+# asked to turn a sentence from negative to positive or the other way. It never sees a pair of sentences. Three
+# judges look at what it writes.
 
 # %%
-settings = config.train_config(PROFILE, **LENGTH)
-rows = Rows(data, tokenizer, settings, False)
-batch = rows.collate(rows.train[:4])
-with torch.no_grad():
-    logits = network(**batch).logits
-counted = batch["labels"] != -100
-shapes = [
-    ("pieces of B sentences", "input_ids (B, T)", tuple(batch["input_ids"].shape)),
-    ("a score a piece and tag", "logits (B, T, C)", tuple(logits.shape)),
-    ("label, or −100", "labels (B, T)", tuple(batch["labels"].shape)),
-    ("loss: mean over the words", "labels != -100", int(counted.sum())),
-    ("R, P, G of a sentence, by type", "entities.counts (N, K, 3)", "summed before F1"),
-    ("transfer accuracy", 'score_transfer(…)["accuracy"]', "share judged as wanted"),
-    ("content kept", '"bleu", "self_bleu"', "to a human rewrite, to the source"),
-    ("fluency", '"perplexity.NAME"', "by another language model; low"),
-]
-columns = ["what", "code", "here"]
-contents.readable(pd.DataFrame(shapes, columns=columns, dtype=str).set_index("what"), "maths")
+asked = ch.stored_rewrites()
+course.show(ch.idea(), ch.finding_of_judges(asked))
+
+# %% [markdown]
+# ## 3 · The maths
+#
+# The branch is the layer of [02](02_lora.ipynb), unchanged: $h = Wx + s\,BAx$. On top of it stands a linear head
+# with one score for each of $C$ tags. Let $\mathcal W$ be the set of pieces that carry a label $y_i$. The loss is
+#
+# $$L = -\frac{1}{|\mathcal W|} \sum_{i \in \mathcal W} \log p(y_i \mid \text{sentence}).$$
+#
+# **Entities.** An entity is right if its type and both of its ends are. Let $R$ be the number of right entities, $P$
+# of predicted and $G$ of annotated ones. Then
+#
+# $$\text{precision} = \frac{R}{P}, \qquad \text{recall} = \frac{R}{G}, \qquad F_1 = \frac{2R}{P + G}.$$
+#
+# **With numbers.** Six words are annotated B-x I-x O O B-y O, and the tagger says B-x O O O B-y O. It predicts $P =
+# 2$ entities of $G = 2$, but the first one ends too early, so $R = 1$ and $F_1 = 2 \cdot 1 / (2 + 2) = 0.5$. The
+# token accuracy is $5/6 = 0.83$.
+#
+# **Perplexity.** A language model gives each of the $T$ tokens $w_t$ of a text a probability. The perplexity is
+# $\exp(-\frac1T \sum_t \log p(w_t \mid w_1, \dots, w_{t-1}))$. It is low where the model would have written nearly
+# the same itself.
+#
+# ### Exercise 3a · F1 of entities (4 minutes)
+#
+# `gold` and `found` are lists of (start, end, type). Return $F_1$.
+
+
+# %%
+@course.exercise
+def entity_f1(gold, found): ...
+
+
+entity_f1.check()
+
+# %%
+gold = [(0, 2, "x"), (4, 5, "y")]
+found = [(0, 1, "x"), (4, 5, "y")]
+print(f"F1 of the example: {entity_f1(gold, found):g}; with the right border: {entity_f1(gold, gold):g}")
 
 # %% [markdown]
 # ## 4 · Predict
@@ -132,47 +113,21 @@ contents.readable(pd.DataFrame(shapes, columns=columns, dtype=str).set_index("wh
 # Say the answer aloud, then open it.
 
 # %%
-always_O = [["O"] * len(codes) for codes in data.test[data.task.label]]
-truth = [[data.task.labels[c] for c in codes] for codes in data.test[data.task.label]]
-kinds = entities.kinds_of(data.task.labels)
-lazy = float(entities.f1(entities.counts(truth, always_O, kinds).sum((0, 1))))
-predict(
-    f"The lazy tagger above has token accuracy {only_O:.2f}. What is its entity F1?",
-    f"{lazy:g}: R = 0. That is why taggers are compared by entities",
-)
-assert lazy == 0 < only_O == entities.token_accuracy(truth, always_O)
-
-# %%
-whole, two_of_three = ["B-x", "I-x", "I-x"], ["B-x", "I-x", "O"]
-near = entities.counts([whole], [two_of_three], ["x"]).sum((0, 1))
-predict(
-    "An entity has three words; the tagger found the first two. How many errors are that?",
-    f"two: it is missed and another is invented. R, P, G = {near.tolist()}, F1 "
-    f"{float(entities.f1(near)):g}, at a token accuracy of 2/3",
-)
-assert near.tolist() == [0, 1, 1]
-
-# %%
-predict(
-    "A model answers every request with the sentence it was given. Which of the three "
-    "judges of style transfer are pleased?",
-    "two: BLEU (perfect to the source, and often fair to the human rewrite, which keeps "
-    "most words) and perplexity (a human wrote it). Only the classifier objects",
-)
+ch.predict_lazy(only_O)
+ch.predict_half()
+ch.predict_copy()
 
 # %% [markdown]
-# ## 5 · Implement
+# ## 5 · A tagger by hand
 #
-# Four exercises. The check answers with a hint and a picture of *your* result; if you leave a stub, the notebook
-# goes on with the library's version.
+# ### Exercise 5a · Where the labels go (6 minutes)
 #
-# **5a · Where the labels go** (6 minutes)
-# - `word_of` has for every piece the number of its word, or `None` for `[CLS]`, `[SEP]`;
-# - `tags` has a number for every word; return one number a piece.
+# For every piece `word_of` has the number of its word, or `None` for `[CLS]` and `[SEP]`. `tags` has a number for
+# every word. Return one label for each piece. The function below has two mistakes.
 
 
 # %%
-@exercise
+@course.exercise
 def align_labels(word_of, tags):
     return [0 if word is None else tags[word] for word in word_of]  # two things are wrong
 
@@ -180,412 +135,383 @@ def align_labels(word_of, tags):
 align_labels.check()
 
 # %% [markdown]
-# **5b · F1 of entities** (4 minutes)
-# - `gold` and `found` are lists of (start, end, type); return one number.
-
+# Now the loop, on a small pretrained network in float64. For each batch `bench.words` has the word of every piece
+# and the tag of every word. Your labels go into the loss.
 
 # %%
-@exercise
-def entity_f1(gold, found): ...
+method, RATE = lt.LoRA(**ch.SIX), bench.settings.lr  # rank 8 on all six matrices of every layer
 
 
-entity_f1.check()
+def labels_of(sentences, width):
+    """Labels (B, T), with −100 where a shorter sentence is padded."""
+    rows = [align_labels(word_of, tags) for word_of, tags in sentences]
+    return torch.tensor([[*row, *[-100] * (width - len(row))] for row in rows])
+
+
+def train():
+    """LoRA by AdamW with a linearly falling rate: the network and the loss of each step."""
+    model, losses = lt.adapt(bench.network(), method, seed=0).model.train(), []
+    trains = [p for p in model.parameters() if p.requires_grad]  # A, B and the head
+    optimizer = torch.optim.AdamW(trains, lr=RATE, weight_decay=0.01)
+    torch.manual_seed(0)  # the network has dropout
+    for step, (batch, sentences) in enumerate(zip(bench.batches, bench.words, strict=True)):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * (1 - step / len(bench.batches))
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, T, C)
+        labels = labels_of(sentences, logits.shape[1])
+        picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0)[..., None])[..., 0]
+        loss = -picked[labels != -100].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
+
+
+network, losses = train()
+print("loss of each step:", *(f"{loss:.3f}" for loss in losses))
+
+# %%
+trainer = lt.Trainer(lt.adapt(bench.network(), method, seed=0), bench.rows, bench.collate, bench.settings, seed=0)
+ch.say_equal("losses by hand and by the library's trainer", losses, ch.losses_of(trainer.run()))
 
 # %% [markdown]
-# **5c · Debug: only what is sure** (4 minutes). Each predicted entity has a `confidence` and is `right` or not;
-# `annotated` is how many there are to find.
-# - return precision and recall of those that are *at least* as sure as the threshold;
-# - this version stood in a report, and made the threshold look harmless.
+# ### Exercise 5b · From tags to entities (8 minutes)
+#
+# Return the entities of one sentence as (start, end, type), where `end` is the word after the last one. B- always
+# begins an entity. I- goes on with one of its own type, and begins one where there is none. The function below is
+# right for many sentences, but not for neighbours and not at the end.
 
 
 # %%
-@exercise
-def precision_recall(confidence, right, annotated, threshold):
-    kept = confidence >= threshold
-    return [right[kept].mean(), right[kept].sum() / right.sum()]  # find the bug
+@course.exercise
+def read_entities(tags):
+    found, start = [], None
+    for i, tag in enumerate(tags):
+        if tag == "O" and start is not None:
+            found.append((start, i, tags[start][2:]))
+            start = None
+        elif tag != "O" and start is None:
+            start = i
+    return found
 
 
-precision_recall.check()
+read_entities.check()
+
+# %%
+print(" ".join(f"{word}/{tag}" for word, tag in zip(cut.words, cut.tags, strict=True)))
+print(read_entities(cut.tags))
 
 # %% [markdown]
-# **5d · What a transfer accuracy is worth** (5 minutes). A classifier gave a code to every written text
-# (`after`) and to every source (`before`); `wanted` is the code asked for.
-# - return two shares: written texts that have the wanted style, and *sources* that have it already;
-# - an empty text is never a success, whatever a classifier says about it.
+# ## 6 · What must be true
+#
+# **One label for each word. What stands at −100 does not matter. Padding does not matter.** A sentence alone gets
+# the same logits as beside longer ones.
+
+# %%
+first = bench.words[0]
+words = sum(len(tags) for _, tags in first)
+labelled = sum(label != -100 for one in first for label in align_labels(*one))
+print(f"{words} words, {labelled} labels")
+batch = bench.batches[0]
+length = len(first[0][0])
+with torch.no_grad():
+    together = network.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0, :length]
+    alone = network(batch["input_ids"][:1, :length]).logits[0]
+ch.say_equal("logits of a sentence, alone and in a batch", alone, together, 1e-9)
+
+# %% [markdown]
+# ## 7 · Train on a real task
+#
+# Now the profile's training, on all six matrices of every layer. The new head starts from nothing and learns at a
+# larger rate. Grey is a stored run of another seed.
+
+# %%
+sizes = ch.SIZES[profile]
+course.keep_reference("09_more_tasks", lambda: ch.tag(method, task, backbone, profile, 0, **sizes).run)
+reference, made = course.load_reference("09_more_tasks")
+live = course.LiveCurve("lora", reference)
+tagged = ch.tag(method, task, backbone, profile, seed=1, callbacks=[live], **sizes)
+live.finish(tagged.run, ch.finding_of_run(tagged.run))
+print(made)
+
+# %% [markdown]
+# The loss falls fast at first, because O is learned first. Here are both scores beside those of the lazy tagger:
+
+# %%
+ch.tag_scores(tagged)
+
+# %% [markdown]
+# The same F1 from your two functions. Each sentence gets numbers of its own, so that entities of different sentences
+# are never equal:
+
+# %%
+def spans_of(sentences):
+    return [(1000 * n + start, 1000 * n + end, kind)
+            for n, tags in enumerate(sentences) for start, end, kind in read_entities(tags)]
+
+
+mine = entity_f1(spans_of(tagged.gold), spans_of(tagged.predicted))
+ch.say_equal("entity F1, yours and the library's", [mine], [tagged.run.metrics["test"]["entity_f1"]], 1e-6)
+
+# %% [markdown]
+# ## 8 · Look at what was learned
+#
+# Here are the first test sentences that have an entity, and not the best ones. A dashed red frame is an error, and
+# its name stands in the brackets.
+
+# %%
+ch.first_sentences(tagged)
+
+# %%
+shares = ch.outcome_shares(tagged)
+course.show(ch.outcome_bars(shares), ch.finding_of_outcomes(shares))
+
+# %%
+counts = ch.confused(tagged)
+course.show(ch.confusion_table(counts, tagged.kinds), ch.finding_of_confusion(counts, tagged.kinds))
+
+# %% [markdown]
+# ### The judge of styles
+#
+# For style transfer the judge is trained here, too: a classifier of the two styles. How often it is wrong on
+# sentences of *known* style limits what any transfer accuracy can mean.
+
+# %%
+styles = ch.TRANSFERS[style_task]
+judge = ch.train_classifier(styles.classifier, backbone, profile, **ch.JUDGED[profile])
+print(f"{styles.name}: the classifier is right on {judge.accuracy:.3f} of {judge.rows} held-out sentences")
+ch.misjudged(judge, styles)
+
+# %% [markdown]
+# Some labels are wrong, and some sentences say both. All of this goes into every transfer accuracy.
+#
+# ### The writer
+#
+# SmolLM2-135M as it is, asked about the first test sentences. It is about a fiftieth of the model in the paper.
+
+# %%
+each, most = ch.WRITTEN[profile]
+writer, tokenizer = lt.load_backbone("smollm2-135m")
+written = ch.transfer(writer, tokenizer, style_task, n=each, max_new_tokens=most)
+after, before = (judge.predict(written[column].tolist()) for column in ("written", "source"))
+ch.written_page(written, after, styles)
+
+# %% [markdown]
+# ### Exercise 8a · What a transfer accuracy is worth (5 minutes)
+#
+# A classifier gave a code to every written text (`after`) and to every source (`before`); `wanted` is the code asked
+# for. Return two shares: the written texts that have the wanted style, and the *sources* that have it already. An
+# empty text is never a success.
 
 
 # %%
-@exercise
+@course.exercise
 def transfer_gain(texts, after, before, wanted): ...
 
 
 transfer_gain.check()
 
 # %%
-solution(align_labels)
+scores = ch.written_scores(written, judge, ch.CausalLM(writer, tokenizer, "smollm2"))
+model = scores["SmolLM2 as it is"]
+gain = transfer_gain(written["written"].tolist(), after, before, written["wanted"].tolist())
+ch.say_equal("both shares, yours and the library's", gain, [model["accuracy"], model["source_accuracy"]], 1e-6)
+print(ch.finding_of_written(scores))
+ch.written_table(scores)
 
 # %% [markdown]
-# ## 6 · Sanity: five things that must be true
-#
-# **One label a word**, at its first piece. **Labels of −100 do not matter:** put nonsense into the logits there,
-# and the loss stays. **Padding does not matter:** a sentence alone has the same logits as in a batch.
+# The rows above the model's are the baselines. A copy wins BLEU to the source by definition. In the last column low
+# is meant to be good. It is the formula of section 3, here by hand for one sentence and its rewrite:
 
 # %%
-codes = [data.task.labels.index(name) for name in cut.tags]
-by_hand = align_labels(cut.word_of, codes)
-assert [label for label in by_hand if label != -100] == codes
-loss = torch.nn.functional.cross_entropy
-nonsense = torch.where(counted[..., None], logits, 100 * torch.randn_like(logits))
-before, after = (
-    float(loss(of.flatten(0, 1), batch["labels"].flatten())) for of in (logits, nonsense)
-)
-alone = rows.collate(rows.train[:1])
-with torch.no_grad():
-    moved = network(**alone).logits - logits[:1, : alone["labels"].shape[1]]
-gap = float(moved.abs().max())
-print(f"loss {before:.4f}, with nonsense at −100 {after:.4f}; padding moved {gap:.0e}")
-assert before == after
-assert gap < 1e-4
+def perplexity(text):
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    row = torch.tensor([[tokenizer.bos_token_id, *tokens]])
+    with torch.no_grad():
+        log_p = writer.eval()(row).logits[0, :-1].log_softmax(-1)
+    return float(torch.exp(-log_p.gather(-1, row[0, 1:, None]).mean()))
 
-# %% [markdown]
-# **The scorer and the formula agree**, and **text from data stays text**: whatever stands in a tweet, a page
-# shows it and does not run it.
 
-# %%
-sides = ["B-x", "I-x", "O", "B-y"], ["B-x", "I-x", "O", "B-x"]
-spans = [[(e.start, e.end, e.kind) for e in entities.entities(side)] for side in sides]
-print("F1 of one right, one of the wrong type:", entity_f1(*spans))
-assert entity_f1(*spans) == 0.5
-nasty = tagging.highlight(["<script>", "alert(1)", "</script>"], [(0, 1, "<b>", "")], ["<b>"])
-print(nasty)
-assert "<script>" not in nasty
-assert "&lt;script&gt;" in nasty
-
-# %% [markdown]
-# ## 7 · Train on a real task
-#
-# LoRA on all six matrices of every layer, with a fresh head of one score a tag. The head learns at a larger rate,
-# since it starts from nothing. Grey is a stored reference with another seed.
-
-# %%
-method = lt.LoRA(**SIX)
-keep_reference(
-    "09_more_tasks", lambda: tag(method, TASK, BACKBONE, PROFILE, 0, **LENGTH).run
-)  # `make notebooks`
-reference, made = load_reference("09_more_tasks")
-print(made)
-live = LiveCurve("lora", reference)
-tagged = tag(method, TASK, BACKBONE, PROFILE, seed=1, callbacks=[live], **LENGTH)
-live.finish(
-    tagged.run,
-    "The loss a word. It falls fast at first, because O is learned first; entities come "
-    "later, and move it little.",
-)
-
-# %%
-found = tagged.run.metrics["test"]["entity_f1"]
-accuracy = entities.token_accuracy(tagged.gold, tagged.predicted)
-print(f"token accuracy {accuracy:.3f} (saying O: {only_O:.3f}); entity F1 {found:.3f}")
-assert found > 0.03, "it finds entities"
-assert accuracy - found > 0.2, "and the two scores tell different stories"
-
-# %% [markdown]
-# For style transfer the judge is trained here, too: a classifier of the two styles. Its accuracy on held-out
-# sentences bounds what any transfer accuracy can mean.
-
-# %%
-styles = readers.TRANSFERS[STYLE]
-longer = {"steps": 90, "n_train": 1200} if PROFILE == "tiny" else {}
-judge = rewriting.train_classifier(styles.classifier, BACKBONE, PROFILE, **longer)
-print(f"{styles.name}: {styles.note}")
-print(f"classifier right on {judge.accuracy:.3f} of {judge.rows} held-out sentences")
-assert judge.accuracy > 0.55, "better than a coin"
-
-# %% [markdown]
-# ## 8 · Look at what was learned
-#
-# The first test sentences that have an entity, not the best ones. A dashed red frame is an error, and its name
-# stands in the brackets. Read the two lines of a sentence against each other: *what kind* of error is most
-# common?
-
-# %%
-with_entity = [n for n, names in enumerate(tagged.gold) if set(names) != {"O"}]
-page, plain = [], []
-for n in with_entity[:5]:
-    words = tagged.words[n]
-    for who, spans_of in zip(
-        ("annotated", "predicted"),
-        entities.remarks(tagged.gold[n], tagged.predicted[n]),
-        strict=True,
-    ):
-        page.append({who: tagging.highlight(words, spans_of, tagged.kinds)})
-        plain.append(f"{who}: {tagging.in_brackets(words, spans_of)}")
-html_page.show(html_page.table(page), "\n".join(plain))
-
-# %%
-told = entities.outcomes(tagged.gold, tagged.predicted)
-total = sum(told.values())
-style.show(
-    tagging.outcome_bars({"yours": {name: count / total for name, count in told.items()}}),
-    "Every entity, counted once. Is the trouble type, border, or seeing one at all?",
-    "One bar in six parts: " + ", ".join(f"{name} {n}" for name, n in told.items()) + ".",
-)
-assert told["right"] == entities.counts(tagged.gold, tagged.predicted, kinds)[..., 0].sum()
-
-# %%
-confused = entities.confusion(tagged.gold, tagged.predicted, kinds)
-style.show(
-    tagging.confusion_table(confused, kinds),
-    "Borders may differ here. Look along a row for a type that is taken for another, and "
-    "at the last column and the last row.",
-    "Table of counts: annotated types down, predicted across, missed and invented last.",
-)
-assert confused[:-1].sum() == sum(told.values()) - told["invented"]
-
-# %% [markdown]
-# **Now the writer.** SmolLM2-135M as it is, asked about the first few test sentences. It was tuned for
-# instructions by its makers, but it is small: a fiftieth of the model in the paper. Under its texts stand its scores,
-# beside those of doing nothing.
-
-# %%
-EACH, NEW = {"tiny": (6, 16), "laptop": (12, 24), "gpu": (100, 40)}[PROFILE]
-writer, pieces_of = lt.load_backbone("smollm2-135m")
-written = style_transfer.transfer(writer, pieces_of, STYLE, n=EACH, max_new_tokens=NEW)
-codes_of = {
-    column: judge.predict(written[column].tolist()) for column in ("source", "written")
-}
-shown = written.assign(
-    verdict=[styles.styles[code] for code in codes_of["written"]]
-).groupby("direction", sort=False).head(3)
-sample = [
-    {row.direction: row.source, "written": row.written, "classifier says": row.verdict}
-    for row in shown.itertuples()
-]
-html_page.show(html_page.texts(sample), "\n".join(str(one) for one in sample))
-
-# %%
-fluency = style_transfer.CausalLM(writer, pieces_of, "smollm2")
-copied = written.assign(written=written["source"])
-scores = {
-    "source copied": style_transfer.score_transfer(copied, judge, fluency),
-    "SmolLM2 as it is": style_transfer.score_transfer(written, judge, fluency),
-}
-gain = transfer_gain(
-    written["written"].tolist(),
-    codes_of["written"],
-    codes_of["source"],
-    written["wanted"].tolist(),
-)
-plain_scores = scores["SmolLM2 as it is"]
-assert np.allclose(gain, [plain_scores["accuracy"], plain_scores["source_accuracy"]])
-assert np.isclose(scores["source copied"]["self_bleu"], 1)
-assert scores["source copied"]["accuracy"] == scores["source copied"]["source_accuracy"]
-table = rewriting.in_words(pd.DataFrame(scores).T).drop(columns="classifier accuracy")
-contents.readable(table, "written", **dict.fromkeys(table, "{:.2f}"))
-
-# %% [markdown]
-# **What the judge gets wrong.** Sentences whose style is *known*, and that the classifier takes for the other.
-# Would you have known? Some labels are wrong, some sentences say both, some need a joke to be understood: all of
-# this stands in every transfer accuracy.
-
-# %%
-held_out = lt.load_task(styles.classifier, n_test=200).test
-said = np.array(judge.predict(held_out["text"].tolist()))
-missed = held_out[said != held_out["label"].to_numpy()]
-print(f"{len(missed)} of {len(held_out)} known sentences are taken for the other style")
-wrong = [
-    {"sentence": text, "is": styles.styles[label], "taken for": styles.styles[1 - label]}
-    for text, label in zip(missed["text"][:4], missed["label"][:4], strict=True)
-]
-html_page.show(html_page.texts(wrong), "\n".join(str(one) for one in wrong))
+judge_of_fluency = ch.CausalLM(writer, tokenizer, "smollm2")
+for name in ("source", "written"):
+    text = written[name][0]
+    print(f"{name}: {perplexity(text):.0f} by hand, {judge_of_fluency.perplexity([text]):.0f} by the library: {text}")
 
 # %% [markdown]
 # ## 9 · Ablate: which method, over seeds
 #
-# **Tagging.** The same data, order of rows and head at the start for every method; all branches sit on the same six
-# matrices. These runs are stored; `python -m lowrank_teach.reproduction.tagging` trains them again (it
-# needs the data folder). In them SaLoRA left its gates on to the end of the training (04 folds them into $B$ where
-# their window closes), and so it did in those of the style transfer below. It started $A$ with rows of unit length,
-# COLA with a Gaussian; the others start it as in 02. Look at the left panel first: how much would you have learned
-# from it?
+# ### Tagging
+#
+# These stored runs have the same data, order of examples and head at the start, and all branches sit on the same six
+# matrices. In them SaLoRA kept its gates to the end, where [04](04_salora.ipynb) folds them into $B$. SaLoRA started
+# $A$ with rows of unit length, and COLA with a Gaussian. **One learning rate, at which LoRA learns, was used for all
+# branches.** So the differences speak of the methods *at this rate*.
 
 # %%
-stored = load_tags("jnlpba")
-print(stored.line())
-f1_of, token_of = stored.values("entity_f1"), stored.values("token_accuracy")
-lowest, highest = (pick(map(pick, f1_of.values())) for pick in (min, max))
-style.show(
-    tagging.two_scores(f1_of, token_of, stored.saying_o()),
-    "A dot is a seed, a stroke the mean. Dashed: saying O at every word. The same runs, "
-    "twice: which score tells them apart?",
-    "Two panels of dots, one row a method: token accuracies close together above the "
-    f"dashed line, entity F1 from {lowest:.2f} to {highest:.2f}.",
-)
-for arm in [arm for arm in stored.arms if arm != "lora"]:
-    gaps = stored.differences(arm, "lora")
-    by_seed = ", ".join(f"{x:+.3f}" for x in gaps)
-    print(f"{arm:<11} − lora: {np.mean(gaps):+.3f}; by seed {by_seed}")
+stored = ch.stored_tags()
+two = stored.values("entity_f1"), stored.values("token_accuracy")
+course.show(ch.two_scores(*two, stored.saying_o()), ch.finding_of_two_scores(stored))
+
+# %%
+ch.differences(stored)
 
 # %% [markdown]
-# **By type, with intervals.** The intervals say how far another *sample of test sentences* would move the score
-# (a bootstrap over sentences; seeds are pooled). Another seed moves it, too: those are the dots above. Types with
-# few entities have wide intervals, and their order should not be read.
+# The interval in the table is over seeds. The next figure has the other doubt: how far would another *sample of test
+# sentences* move the scores? Seeds are pooled there.
 
 # %%
-by_type = {arm: stored.by_kind(arm) for arm in stored.arms}
-style.show(
-    tagging.f1_by_kind(by_type, stored.kinds, stored.sizes()),
-    "Find pairs of methods whose bars do not touch. Then compare types with each other: "
-    "is the method or the type the larger difference?",
-    "For each type of entity, and over all at the right, a mark and an error bar a method.",
-)
-wide = np.ptp(by_type["lora"][:, 1:], axis=1)
-print("LoRA's bars, type by type:", [f"± {width / 2:.2f}" for width in wide])
-assert by_type["lora"][-1, 0] > by_type["head"][-1, 0], "branches do more than a new head"
-
-# %%
-shares = {style.METHOD_STYLE[arm][0]: stored.outcomes(arm) for arm in stored.arms}
-style.show(
-    tagging.outcome_bars(shares),
-    "Seeds pooled. Do methods make other errors, or more and fewer of the same?",
-    "One bar a method in six parts, from right to invented; share right: "
-    + ", ".join(f"{name} {part['right']:.2f}" for name, part in shares.items())
-    + ".",
-)
+by_type, sizes_of = {arm: stored.by_kind(arm) for arm in stored.arms}, stored.sizes()
+fig = ch.f1_by_kind(by_type, stored.kinds, sizes_of)
+course.show(fig, ch.finding_of_kinds(by_type, stored.kinds, sizes_of))
 
 # %% [markdown]
-# **Style transfer.** SmolLM2-135M as it is, in the prompt of the tuning set and in its own chat form, and after
-# some dozens of steps on Alpaca with LoRA and with SaLoRA. Two controls need no model: the source, and the
-# human rewrite. `python -m lowrank_teach.reproduction.rewriting` makes it all again. In the table, look
-# for what copying wins, and at the last two columns: two judges of fluency, one counted on reviews, one being
-# SmolLM2 itself.
+# ### Style transfer
+#
+# SmolLM2-135M as it is, in the prompt of the tuning set and in its own chat form, and after 60 steps on Alpaca with
+# LoRA and with SaLoRA. Two baselines need no model: the source copied, and the human rewrite.
 
 # %%
-asked = rewriting.load()
-print(asked.line())
-print(f"classifier: {asked.about['classifier']['accuracy']:.3f} right on known sentences")
-both = pd.concat({way: asked.table(way) for way in asked.directions}, names=["way"])
-print(f"seeds of the tuned arms: {both['seeds'].max()}; empty texts: {both['empty'].max():.0%}")
-alike = ["seeds", "empty", "source accuracy", "classifier accuracy"]  # in all rows of a direction
-both = both.drop(columns=alike)
-own = both.iloc[:, -1].unstack("arm")
-assert (own[rewriting.PLAIN] < own[rewriting.HUMAN]).all(), "it likes its own words best"
-contents.readable(both, "stored", **dict.fromkeys(both, "{:.2f}"))
+ch.style_table(asked)
 
 # %%
-style.show(
-    tagging.trade_off(
-        {way: asked.points(way) for way in asked.directions},
-        "Self-BLEU: how much of the source stayed",
-        "Transfer accuracy",
-    ),
-    "Lower right: nothing was done. Upper left: another text in the right style. A human "
-    "stands where both are fair. Does any model stand above the line between those two?",
-    "Two panels of points: the copied source at the lower right, the human rewrite highest, "
-    "the models lower, to the left and to the right of it.",
-)
-
-# %%
-for way in asked.directions:
-    for arm in asked.arms:
-        low, high = asked.accuracy_interval(arm, way)
-        mean = asked.mean("accuracy", way, arm)
-        print(f"{way}: {arm:<20} {mean:.2f} [{low:.2f}, {high:.2f}]")
-    human, copy = (asked.mean("accuracy", way, a) for a in (rewriting.HUMAN, rewriting.COPY))
-    assert human > copy + 0.2, "the classifier tells a rewrite from its source"
+points = {way: asked.points(way) for way in asked.directions}
+fig = ch.trade_off(points, "BLEU to the source: how much of it stayed", "Transfer accuracy")
+course.show(fig, ch.finding_of_trade_off(asked))
 
 # %% [markdown]
-# **Read some.** The first sentences of each direction, not chosen. Ask of each whether you would call it a
-# rewrite. Some only talk *about* the sentence, and a remark that it is negative sounds negative: the classifier
-# counts it as a success. No score of the table says so.
+# At the lower right nothing was done. At the upper left stands another text in the right style.
+#
+# **Does a copy at least look fluent?** A person wrote it. Two language models judge: one counted on reviews
+# (3-gram), and SmolLM2 itself.
 
 # %%
-first = [asked.samples(way).head(3) for way in asked.directions]
-lines = [dict(row) for frame in first for row in frame.to_dict("records")]
-html_page.show(html_page.texts(lines), "\n".join(str(line) for line in lines))
-every = pd.concat(asked.samples(way) for way in asked.directions)
-remarks = every.apply(lambda texts: texts.str.lower().str.contains("the sentence").sum())
-print(f"of {len(every)} texts each, so many are about “the sentence”:", remarks.to_dict())
-assert remarks[rewriting.PLAIN] > remarks[rewriting.HUMAN], "a remark is no rewrite"
+course.show(ch.perplexities(asked), ch.finding_of_perplexities(asked))
+
+# %% [markdown]
+# So a table of perplexities rewards texts in the judge's own manner. The rows for the copy and the human rewrite
+# tell how much.
+#
+# ### Read some
+#
+# The first sentences of each direction, not chosen. Some texts only talk *about* the sentence. A remark that the
+# sentence is negative sounds negative, and the classifier counts it as a success.
+
+# %%
+print(ch.about_the_sentence(asked))
+ch.style_samples(asked)
 
 # %% [markdown]
 # ## 10 · Play
 #
-# **How sure must an entity be?** Its confidence is the probability of its least certain word. Everything below is
-# computed from the probabilities of your own run. Blue is kept and right, orange with a frame kept and wrong, a
-# dashed frame was dropped; what the annotators marked is underlined, a line an entity.
+# How sure must a tagger be of an entity? Its confidence is the probability of its least certain word.
+#
+# ### Exercise 10a · Debug: only what is sure (4 minutes)
+#
+# Each predicted entity has a `confidence` and is `right` or not; `annotated` is how many there are to find. Return
+# precision and recall of those that are *at least* as sure as the threshold. This version made a threshold look
+# harmless.
+
 
 # %%
-picture = EntityThreshold(
-    tagged.probabilities, tagged.words, tagged.gold, tagged.labels, with_entity[:12]
-)
-states = [{"threshold": 0.0, "sentence": 1}, {"threshold": 0.6, "sentence": 1}]
-style.show(
-    strip(picture, states),
-    "With every predicted entity, and with the sure ones. Look for what the second loses.",
-    "Two rows: curves of precision, recall and F1 over the threshold with an upright line, "
-    "and one sentence with highlighted entities. " + picture.words(**states[1]),
-)
-line = picture.curve
-assert np.allclose(
-    line.at(0.5)[:2], precision_recall(line.confidence, line.right, line.annotated, 0.5)
-)
-assert np.isclose(line.at(0.0)[2], found), "at 0 it is the score above"
+@course.exercise
+def precision_recall(confidence, right, annotated, threshold):
+    kept = confidence >= threshold
+    return [right[kept].mean(), right[kept].sum() / right.sum()]  # find the mistake
 
-# %%
-explore(picture)
+
+precision_recall.check()
 
 # %% [markdown]
-# Find the threshold with the best F1. Is it 0? Then find one at which two of three kept entities are right, and
-# say how many of the annotated ones it still finds. For which use would you choose which?
+# The slider is computed from the probabilities of your own run. Blue is kept and right, orange with a frame is kept
+# and wrong, a dashed frame was dropped. What the annotators marked is underlined.
+
+# %%
+EntityThreshold, some = ch.EntityThreshold, ch.with_entity(tagged)[:12]
+picture = EntityThreshold(tagged.probabilities, tagged.words, tagged.gold, tagged.labels, some)
+line = picture.curve
+states = [{"threshold": t, "sentence": 1} for t in (0.0, 0.6)]
+yours = precision_recall(line.confidence, line.right, line.annotated, 0.5)
+ch.say_equal("precision and recall at 0.5, yours and the figure's", yours, line.at(0.5)[:2], 1e-6)
+course.show(course.strip(picture, states), ch.finding_of_threshold(picture, states),
+            "Two rows: precision, recall and F1 over the threshold, and a sentence with its entities marked. "
+            + picture.words(**states[1]))
+
+# %%
+course.explore(picture)
+
+# %% [markdown]
+# Find a threshold at which half of the kept entities are right. How many of the annotated ones does it still find?
 #
 # ## 11 · Exercises
 #
-# **Recall.** Why does a piece in the middle of a word have no label? Why can a tagger gain token accuracy and
-# lose entity F1? Which judge of style transfer does copying fool, and which does "great !" fool?
+# **11a · Recall.** Why does a piece in the middle of a word have no label? How can a tagger gain token accuracy and
+# lose entity F1? Which judge does copying please, and which one does "great !"?
 #
-# **Predict, then run.** `load_tags("jnlpba")` holds the tags of every run. Let three seeds of LoRA vote
-# word by word: does the entity F1 of the vote beat the best seed's? (A vote may write I- after O.)
-#
-# **Modify.** Train the tagger of section 7 with `sites="qv"`. Is the F1 lower by more than one seed moves it?
-# Then try `head_lr=None`.
-#
-# **Debug.** A colleague reports transfer accuracy 0.95 for a model that answers "i love it !" to everything. Which
-# column of the table would have told?
-#
-# **Open.** Intervals over sentences and spreads over seeds answer different questions. Design a comparison of two
-# taggers that respects both, with ten trainings.
-#
-# ## 12 · Claims against measurements
-#
-# The two papers make claims about these tasks, with models of other sizes. The ledger does not pretend that the
-# runs above speak about them:
+# **11b · Predict, then run.** Three seeds of LoRA vote word by word; without a majority the first seed decides. Does
+# the vote's F1 beat the best seed's?
 
 # %%
-ledger = claims_ledger.table(["SaLoRA", "AutoLoRA"])
-speaks_of_us = {"SaLoRA": "T2", "AutoLoRA": "T3"}
-chosen = [speaks_of_us[key.split()[0]] == place for key, place in ledger["where"].items()]
-assert sum(chosen) == 4
-columns = ["where", "statement", "paper's number", "verdict", "setting, or reason"]
-contents.readable(ledger.loc[chosen, columns], "claims")
+runs, votes = [stored.tags("lora", seed) for seed in stored.seeds], []
+for sentence in zip(*runs, strict=True):  # of each seed the tags of one sentence
+    votes.append([max(tags, key=tags.count) for tags in zip(*sentence, strict=True)])
+truth = spans_of(stored.gold)
+for name, tags in zip([*(f"seed {seed}" for seed in stored.seeds), "vote"], [*runs, votes], strict=True):
+    print(f"{name}: entity F1 {entity_f1(truth, spans_of(tags)):.3f}")
 
 # %% [markdown]
-# What was seen *here*, with the verdict computed. It speaks about a small network, short trainings and this
-# sample of sentences.
+# This is one vote of one set of seeds. What would you need to say that voting helps?
+#
+# **11c · Modify.** Train the tagger of section 7 with `sites="qv"`, and with `head_lr=None`. Is the F1 lower by more
+# than another seed moves it?
+#
+# **11d · Debug.** A colleague reports a transfer accuracy of 0.95 for a model that answers "i love it !" to
+# everything. Which column of the table would have told?
+#
+# **11e · Open.** Design a comparison of two taggers with ten trainings that respects the chance of sentences and of
+# seeds. How would you choose the learning rates?
+#
+# ## 12 · What the papers claim, and what was measured
+#
+# The two papers make claims about these tasks, with models of other sizes. The runs above do not speak about them:
 
 # %%
-contents.readable(rewriting.seen_here(stored, asked), "seen")
+ch.claims_of_both()
 
 # %% [markdown]
-# **Not measured here:** the papers' own scores, models of their size, GYAFC (a licensed set; there is a loader
-# for a local copy), and a reader's own judgement of the rewrites.
+# This is what the stored runs show, for a small network, short trainings at one rate, and this sample of sentences:
+
+# %%
+ch.seen_here(stored, asked)
+
+# %% [markdown]
+# Not measured here: the papers' own scores, models of their size, and GYAFC (a licensed data set).
 #
-# ## 13 · What to take along
+# ## 13 · Common confusions
 #
-# - A tagger is a classifier at every first piece of a word; −100 leaves the rest out of the loss.
+# - **"O and −100 are the same."** O is a label to be learned, "outside". −100 is no label at all.
+# - **"Half an entity is half right."** It counts as two errors: one is missed, and another is invented.
+# - **"A text by a person has a low perplexity."** In the stored table the copied review has the *worst* one by
+#   SmolLM2. Perplexity measures how near a text is to what the judge would write.
+# - **"A transfer accuracy is an accuracy."** A classifier with errors of its own computed it, and "great !" can win
+#   it.
+# - **"The bars show how sure the order of the methods is."** Bars over sentences leave out the seeds, and intervals
+#   over seeds leave out the sentences.
+#
+# ## 14 · To take along
+#
+# - A tagger is a classifier at the first piece of every word; −100 leaves the rest out of the loss.
 # - Token accuracy flatters, since most words are O. Whole entities count: type and both ends.
-# - An interval over sentences and a spread over seeds are two different doubts. Show both.
-# - Style transfer needs several judges and the controls that fool them: the copied source, the human rewrite.
-# - A small model that is asked politely mostly repeats, continues or explains. A score alone would not have told.
+# - Style transfer needs several judges, and beside each score the copied source and the human rewrite.
+# - A judge that is a language model prefers its own manner. In the stored runs a copy wins BLEU, and by SmolLM2 it
+#   has the worst perplexity of the table.
+# - A small model that is asked politely mostly repeats, continues or explains. No score alone would have told.
 #
-# **Next:** the sliders of the course on one page, `10_playground`; every claim in one table, `11_claims_ledger`.
+# **Further reading.** [JNLPBA](https://aclanthology.org/W04-1213) and the scoring of entities in
+# [CoNLL-2003](https://aclanthology.org/W03-0419); the [Yelp rewrites](https://arxiv.org/abs/1804.06437) by Li et
+# al.; [what a transfer score measures](https://arxiv.org/abs/1904.02295) by Mir et al.;
+# [Alpaca](https://github.com/tatsu-lab/stanford_alpaca). The scoring code is
+# [entities.py](../lowrank_teach/tasks/entities.py) and
+# [style_transfer.py](../lowrank_teach/tasks/style_transfer.py).
+#
+# **Next question:** what do the sliders do? [10 · Playground](10_playground.ipynb)

@@ -34,7 +34,30 @@ def _gain(texts, after, before, wanted):
     return [float(np.mean(hits)), _share(before, wanted)]
 
 
+def _entities(tags, own_type=True, begins=True, last=True, stray=True):
+    """Spans of BIO tags; each switch off is a mistake."""
+    found, start = [], None
+    for i, tag in enumerate([*tags, "O"] if last else tags):
+        inside = start is not None and tag[:2] == "I-" and (tag[2:] == tags[start][2:] or not own_type)
+        inside = inside or (start is not None and not begins and tag[2:] == tags[start][2:] and tag != "O")
+        if start is not None and not inside:
+            found.append((start, i, tags[start][2:]))
+            start = None
+        if not inside and (tag[:2] == "B-" or (stray and tag[:2] == "I-")):
+            start = i
+    return found
+
+
 WRONG = {
+    "read_entities": {
+        "at the end of the sentence is lost": lambda tags: _entities(tags, last=False),
+        "two neighbours of one type": lambda tags: _entities(tags, begins=False),
+        "of another type does not go on": lambda tags: _entities(tags, own_type=False),
+        "the word after the last one": lambda tags: [(s, e - 1, kind) for s, e, kind in _entities(tags)],
+        "follows no entity of its type": lambda tags: _entities(tags, stray=False),
+        "B- always begins": lambda tags: [],
+        "returned nothing": lambda tags: None,
+    },
     "align_labels": {
         "every piece has its word's tag": lambda word_of, tags: [-100 if w is None else tags[w] for w in word_of],
         "after the first have O": lambda word_of, tags: _labels(word_of, tags, rest=0),
@@ -68,6 +91,7 @@ WRONG = {
     },
 }
 RIGHT = {
+    "read_entities": _entities,
     "align_labels": _labels,
     "entity_f1": _f1,
     "precision_recall": _both,
