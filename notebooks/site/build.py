@@ -129,7 +129,7 @@ def cards(pages: dict[str, Path], folder: Path) -> str:
             drawn = ""
             if figure := picture(pages[name]):
                 (folder / f"{name}.png").write_bytes(base64.b64decode(figure))
-                drawn = f'<img src="_cards/{name}.png" alt="One of the figures of notebook {name}" loading="lazy">'
+                drawn = f'<img src="_cards/{name}.png" alt="One of the figures of notebook {name}">'
             found.append(f'<a class="card" href="notebooks/{name}.html">{drawn}<b>{name}</b><span>'
                          f"{html.escape(question)}</span><small>{max(1, round(minutes.get(name, 1)))} min of "
                          "computing</small></a>")
