@@ -807,8 +807,9 @@ class MovingKnots(Picture):
     def __init__(self, problem: Completion | None = None, sweeps: int = 24, r: int = 2) -> None:
         self.problem, self.sweeps, self.r = problem or completion(), sweeps, r
         names, at = ("first", "second", "third"), [round(sweeps * i / (self.most + 1)) for i in (1, 2, 3)]
-        self.controls = (*(Control(name, f"{name} knot after sweep", 1, sweeps - 1, place)
-                           for name, place in zip(names, at, strict=True)),
+        # each may come later than the one before it, so that all are apart where all are at their ends
+        self.controls = (*(Control(name, f"{name} knot after sweep", 1, sweeps - self.most + i, place)
+                           for i, (name, place) in enumerate(zip(names, at, strict=True))),
                          Control("count", "how many knots", 1, self.most, self.most))
         super().__init__()
 
