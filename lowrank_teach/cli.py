@@ -587,7 +587,7 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
         from .experiments.fit import RunConfig
         from .reproduction.figures import check_folder, write_figures
 
-        task = own_task(task, text, label, test, encoding) or task
+        own, task = Path(task).suffix.lower() in FILES, own_task(task, text, label, test, encoding) or task
     if figures is not None:
         check_folder(figures)
     training = read_settings(settings)
@@ -601,8 +601,8 @@ def compare(task: TaskName = "rt", backbone: BackboneName = "minilm-l6", profile
         return {"runs": {label: {"key": run.key, "metrics": run.metrics, "ranks": run.ranks,
                                  "parameters": run.parameters, "seconds": run.seconds, "notes": run.notes}
                          for label, run in runs.items()}, "figures": [str(path) for path in made]}
-    for note in dict.fromkeys(note for run in runs.values() for note in run.notes if note.startswith("rows from")):
-        console.print(note, style="dim")
+    if own:   # what was found in the file
+        console.print(next(note for note in runs["head"].notes if note.startswith("rows from")), style="dim")
     _print_written(made)
     return None
 
