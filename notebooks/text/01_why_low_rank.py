@@ -191,7 +191,7 @@ ch.predict_one()
 # decay is off, because it moves $W$ without the task asking for it.
 
 # %%
-bench = ch.workbench(task, profile)
+bench = ch.Workbench(task, profile)
 
 
 def train(make_optimizer):
@@ -225,7 +225,7 @@ course.show(ch.by_hand(losses, bench.chance), ch.finding_by_hand(losses, bench.c
 
 # %%
 adapters = lt.adapt(bench.network(), lt.FullFineTuning(trains="no_embeddings"), seed=0)
-outcome = lt.Trainer(adapters, bench.rows, bench.collate, bench.config, seed=0).run()
+outcome = lt.Trainer(adapters, bench.rows, bench.collate, bench.settings, seed=0).run()
 ch.say_equal("losses of all steps", losses, ch.losses_of(outcome))
 start = bench.network()
 theirs = [

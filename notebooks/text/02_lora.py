@@ -173,7 +173,7 @@ course.solution(LoRALinear)
 # train, too. They are called the *head*. The learning rate falls linearly to zero.
 
 # %%
-bench = ch.workbench(task, profile)
+bench = ch.Workbench(task, profile)
 print(f"{type(bench.network()).__name__}, {len(bench.batches)} batches of")
 print({name: tuple(tensor.shape) for name, tensor in bench.batches[0].items()})
 
@@ -220,7 +220,7 @@ losses = train(adapted, bench.batches)
 print(f"{len(layers)} layers; loss of the first step {losses[0]:.3f}, of the last {losses[-1]:.3f}")
 
 # %%
-chance, _ = ch.guessing(task, bench.config.to_dict())
+chance, _ = ch.guessing(task, bench.settings.to_dict())
 course.show(ch.by_hand(losses, chance), ch.finding_by_hand(losses, chance))
 
 # %% [markdown]
@@ -234,7 +234,7 @@ course.show(ch.by_hand(losses, chance), ch.finding_by_hand(losses, chance))
 adapters = lt.adapt(bench.network(), lt.LoRA(r=R, lora_alpha=ALPHA, sites="qv"), seed=0)
 for branch, start in zip(adapters.values(), starts, strict=True):
     branch.lora_A.data.copy_(start)
-outcome = lt.Trainer(adapters, bench.rows, bench.collate, bench.config, seed=0).run()
+outcome = lt.Trainer(adapters, bench.rows, bench.collate, bench.settings, seed=0).run()
 ch.say_equal("losses", losses, ch.losses_of(outcome))
 ch.say_equal("A", [m.lora_A for m in layers], [b.lora_A for b in adapters.values()])
 ch.say_equal("B", [m.lora_B for m in layers], [b.lora_B for b in adapters.values()])

@@ -138,7 +138,7 @@ ch.predict_saving()
 STEPS, KNOTS, R, ALPHA, RATE = 12, (4, 8), 8, 16.0, 5e-3
 settings = lt.train_config("tiny", steps=STEPS, batch_size=8, lr=RATE, warmup=0.0, max_grad_norm=0.0)
 lesson = ch.lesson(task, "minilm-l3", settings)
-print(f"{type(lesson.network).__name__}, {len(lesson.batches)} batches of")
+print(f"{type(lesson.network()).__name__}, {len(lesson.batches)} batches of")
 print({name: tuple(tensor.shape) for name, tensor in lesson.batches[0].items()})
 
 # %% [markdown]
@@ -178,7 +178,7 @@ def with_links(model, draw):
     return layers
 
 
-print(len(with_links(copy.deepcopy(lesson.network), torch.Generator())), "layers")
+print(len(with_links(lesson.network(), torch.Generator())), "layers")
 
 # %% [markdown]
 # Now the two verbs that LoRA does not have. You write what stands at the heart of both.
@@ -245,7 +245,7 @@ course.solution(cola_extend)
 # %%
 def train_chain(knots):
     """COLA by AdamW with a linearly falling rate: the layers, the losses, every change of W at a knot."""
-    model, draw = copy.deepcopy(lesson.network), torch.Generator().manual_seed(0)
+    model, draw = lesson.network(), torch.Generator().manual_seed(0)
     layers = with_links(model, draw)
     trains = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trains, lr=RATE, weight_decay=0.01)
@@ -280,8 +280,8 @@ print("losses:", " ".join(f"{loss:.3f}" for loss in losses))
 
 # %%
 method = lt.COLA(r=R, lora_alpha=ALPHA, sites="qv", chain=3, knots=KNOTS)
-adapters = lt.adapt(copy.deepcopy(lesson.network), method, seed=0)
-trainer = lt.Trainer(adapters, lesson.examples, lesson.collate, settings, seed=0)
+adapters = lt.adapt(lesson.network(), method, seed=0)
+trainer = lt.Trainer(adapters, lesson.rows, lesson.collate, settings, seed=0)
 trainer.outcome = trainer.run()
 changes = [sum(parts) for parts in zip(*links, strict=True)]
 print(ch.compare_with_library(losses, trainer, changes))

@@ -5,7 +5,6 @@ M matrices (sites), k directions each; a toy has one inner number w and one oute
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import warnings
@@ -27,7 +26,6 @@ from ...analysis import statistics as statistic
 from ...analysis.measures import in_turns, training_step
 from ...analysis.plots import Numbers
 from ...analysis.toy_problems import Bilevel as Bilevel
-from ...errors import require
 from ...experiments.fit import Rows, load_for
 from ...experiments.runs import Run
 from ...gates import Selection
@@ -42,12 +40,13 @@ from ...reproduction.results import Results
 from ...tasks.load import load_task
 from ...training.config import fit_to_profile, train_config
 from ...training.trainer import Trainer
+from ..by_hand import Bench, few_examples, losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, box, canvas
 from .lora import guessing, ratio_bars
-from .lora import say_equal as say_equal
 from .lora import scores as scores
 
 # ---- pictures ---------------------------------------------------------------------------------------------
@@ -907,36 +906,25 @@ class Probe:
 # ---- the method by hand: a small network in float64 -------------------------------------------------------
 
 
-class Workbench:
-    """A small network in float64, and batches from both halves of 64 examples of a task, the same for every search.
+class Workbench(Bench):
+    """The workbench with batches from both halves of 64 examples, without dropout: the passes of a step must agree.
 
-    settings: AdamW at a rate that falls linearly to zero; no warm-up, no clipping; dropout is off.
     pairs: (training batch, held-out batch) of the steps 1 … T, seed 0.  method: the library's search, as by hand.
     """
 
-    def __init__(self, task: str, profile: str, backbone: str = "minilm-l3") -> None:
-        steps = 12 if profile == "tiny" else 40
-        self.settings = train_config("tiny", steps=steps, batch_size=8, lr=5e-3, warmup=0.0, max_grad_norm=0.0)
-        data = load_task(task, n_train=64, n_validation=8, n_test=8)
-        require(data.task.kind == "classification", f"the loop by hand needs a task with classes, not {task}")
-        self.pretrained, tokenizer = load_for(backbone, data, 0)
-        self.pretrained.double()
-        for module in self.pretrained.modules():   # no noise: the passes of one step must agree
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "dropout_prob"):
-                module.dropout_prob = 0.0
-        rows = Rows(data, tokenizer, self.settings, encoder_decoder=False)
-        self.rows, self.collate, self.classes = rows.train, rows.collate, len(data.task.labels)
+    def __init__(self, task: str, profile: str) -> None:
+        super().__init__(few_examples(task, 64), train_config(
+            "tiny", steps=12 if profile == "tiny" else 40, batch_size=8, lr=5e-3, warmup=0.0, max_grad_norm=0.0),
+            dropout=False)
         self.method = AutoLoRA(r=8, lora_alpha=16.0, sites="qv", eta_beta=0.05, retrain=False,
                                hypergradient="finite_difference")
         loop = self.trainer()
         self.pairs = [tuple(self.collate(loop.rows_of(half, step)[0]) for half in ("train", "held_out"))
-                      for step in range(1, steps + 1)]
+                      for step in range(1, self.settings.steps + 1)]
 
     def network(self) -> Any:
         """Return a fresh copy of the pretrained network with its new head, in training mode."""
-        return copy.deepcopy(self.pretrained).train()
+        return super().network().train()
 
     def trainer(self, starts: Sequence[Tensor] = (), callbacks: Sequence[Any] = ()) -> Trainer:
         """Return the library's search on this network; starts: A of each site, in order."""
@@ -960,8 +948,7 @@ class Workbench:
 
         trainer = self.trainer(starts, [Watch()])
         outcome = trainer.run()
-        losses = [value for _, site, name, value in outcome.history if name == "loss" and not site]
-        return losses, path, trainer.rule.ranks()  # type: ignore[attr-defined]
+        return losses_of(outcome), path, trainer.rule.ranks()  # type: ignore[attr-defined]
 
 
 def compare_searches(plain: Sequence[Tensor], other: Sequence[Tensor]) -> str:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from ...adapters import Adapters, adapt
+from ...adapters import Adapters
 from ...analysis import measures, plots, statistics, style
 from ...analysis import toy_problems as toy
 from ...analysis.plots import Numbers
@@ -28,7 +28,7 @@ from ...analysis.toy_problems import Chain, Completion, completion, fit_chain
 from ...experiments.fit import Rows, load_for
 from ...experiments.runs import Run
 from ...lowrank import initial_A
-from ...methods import COLA, Clock, LoRA
+from ...methods import COLA, Clock
 from ...methods.base import reset_moments
 from ...methods.cola import COLARule
 from ...reproduction import studies
@@ -38,6 +38,7 @@ from ...sites import Site
 from ...tasks.load import load_task
 from ...training.config import TrainConfig, train_config
 from ...training.trainer import Trainer
+from ..by_hand import Bench, guess, scored
 from ..exercises import EXERCISES, Task, adapted_matrix, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
@@ -45,24 +46,10 @@ from ..schematic import arrow, canvas, matrix
 # ---- the network and its batches --------------------------------------------------------------------------
 
 
-def lesson(task: str, backbone: str, config: TrainConfig, seed: int = 0) -> SimpleNamespace:
-    """The network in float64, and the batches that the library's trainer takes with this configuration and seed.
-
-    network, examples, collate, config; batches: one a step.
-    """
-    data = load_task(task, n_train=config.steps * config.batch_size, n_validation=64, n_test=64, seed=seed)
-    network, tokenizer = load_for(backbone, data, seed)
-    rows = Rows(data, tokenizer, config, False)
-
-    def collate(examples: list) -> dict[str, Tensor]:
-        return {name: values.double() if values.is_floating_point() else values
-                for name, values in rows.collate(examples).items()}
-
-    asked = Trainer(adapt(load_for(backbone, data, seed)[0], LoRA(), seed=seed), rows.train, collate, config,
-                    seed=seed)   # it trains nothing: it says which examples come in which step
-    batches = [collate(part) for step in range(1, config.steps + 1) for part in asked.rows_of("train", step)]
-    return SimpleNamespace(network=network.double(), examples=rows.train, collate=collate, config=config,
-                           batches=batches)
+def lesson(task: str, backbone: str, config: TrainConfig, seed: int = 0) -> Bench:
+    """The network in float64, and the batches that the library's trainer takes with this configuration and seed."""
+    return Bench(load_task(task, n_train=config.steps * config.batch_size, n_validation=64, n_test=64, seed=seed),
+                     config, backbone, seed)
 
 
 def watching(profile: str) -> dict[str, int]:
@@ -113,11 +100,7 @@ def _data_of(run: Run) -> Any:
 def chance(run: Run) -> float:
     """The loss of a guesser who knows only how often each label is, or the mean: entropy, or variance."""
     data = _data_of(run)
-    labels = data.validation[data.task.label]
-    if data.task.kind == "regression":
-        return float(labels.var(ddof=0))
-    share = labels.value_counts(normalize=True).to_numpy()
-    return float(-(share * np.log(share)).sum())
+    return guess(data.validation[data.task.label], len(data.task.labels))[0]
 
 
 # ---- predictions: the answers stay out of the notebook's own cells ----------------------------------------
@@ -560,10 +543,9 @@ def run_table(runs: Mapping[str, Run]) -> pd.DataFrame:
 def majority(run: Run) -> str:
     """What always answering the most frequent label scores on the test examples; for tasks with labels."""
     data = _data_of(run)
-    frame = data.validation if data.test is None else data.test
     if data.task.kind != "classification":
         return "this task has no majority label"
-    return f"always the most frequent label: accuracy {frame[data.task.label].value_counts(normalize=True).max():.3f}"
+    return f"always the most frequent label: accuracy {guess(scored(data), len(data.task.labels))[1]:.3f}"
 
 
 def finding_of_switches(runs: Mapping[str, Run]) -> str:
@@ -612,11 +594,8 @@ def finding_of_forgetting(curves: Mapping[str, Numbers]) -> str:
 
 def label_entropy(batch: Mapping[str, Tensor]) -> float:
     """The loss of guessing by the share of each label in a batch; the variance, where labels are numbers."""
-    labels = batch["labels"]
-    if labels.is_floating_point():
-        return float(labels.var(unbiased=False))
-    share = labels.flatten().bincount().double() / labels.numel()
-    return float(-(share * share.clamp_min(1e-12).log()).sum())
+    labels = batch["labels"].flatten()
+    return guess(labels.tolist(), classes=0 if labels.is_floating_point() else 2)[0]
 
 
 # ---- Frank-Wolfe ------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ T steps.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,24 +21,22 @@ from torch import Tensor
 
 from ...adapters import Adapters, adapt
 from ...analysis import measures, statistics, style, toy_problems
-from ...errors import require
-from ...experiments.fit import Rows, load_for
 from ...experiments.runs import Run
 from ...lowrank import LowRank
-from ...methods import Clock, DeltaLoRA, LoRA, Method
+from ...methods import Clock, DeltaLoRA, Method
 from ...methods.delta_lora import DeltaLoRARule, step_factors
 from ...reproduction import studies
 from ...reproduction.results import Results, SideBySide
-from ...tasks.load import load_task
 from ...training.config import train_config
 from ...training.trainer import Trainer
+from ..by_hand import Bench, few_examples
+from ..by_hand import losses_of as losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, adapted_matrix, predict
 from ..explorer import Control, Picture
 from ..schematic import arrow, canvas, matrix
 from .lora import guessing
-from .lora import losses_of as losses_of
-from .lora import say_equal as say_equal
 from .lora import scores as scores
 
 # ---- the workbench: a training that takes seconds and in which rounding hides nothing ---------------------
@@ -47,28 +44,12 @@ from .lora import scores as scores
 STEPS_BY_HAND = {"tiny": 8, "laptop": 16, "gpu": 30}
 
 
-class Workbench:
-    """A small network in float64 and 32 examples of a task in batches of eight, the same for every training.
+class Workbench(Bench):
+    """The workbench with 32 examples of a task in batches of eight: AdamW with decay, a rate that falls linearly."""
 
-    settings: AdamW with decay at a rate that falls linearly to zero; no warm-up, no clipping.
-    rows, collate: the examples, and what makes a batch of them.  batches: those of the steps 1 … T, seed 0.
-    """
-
-    def __init__(self, task: str, profile: str, backbone: str = "minilm-l3") -> None:
-        self.settings = train_config("tiny", steps=STEPS_BY_HAND[profile], n_train=32, batch_size=8, lr=5e-3,
-                                     warmup=0.0, max_grad_norm=0.0)
-        data = load_task(task, n_train=32, n_validation=8, n_test=8)
-        require(data.task.kind == "classification", f"the loop by hand needs a task with classes, not {task}")
-        self.pretrained, tokenizer = load_for(backbone, data, 0)
-        self.pretrained.double()
-        rows = Rows(data, tokenizer, self.settings, encoder_decoder=False)
-        self.rows, self.collate, self.classes = rows.train, rows.collate, len(data.task.labels)
-        loop = Trainer(adapt(self.network(), LoRA(), seed=0), self.rows, self.collate, self.settings, seed=0)
-        self.batches = [self.collate(loop.rows_of("train", step)[0]) for step in range(1, self.settings.steps + 1)]
-
-    def network(self) -> Any:
-        """Return a fresh copy of the pretrained network with its new head."""
-        return copy.deepcopy(self.pretrained)
+    def __init__(self, task: str, profile: str) -> None:
+        super().__init__(few_examples(task, 32), train_config(
+            "tiny", steps=STEPS_BY_HAND[profile], n_train=32, batch_size=8, lr=5e-3, warmup=0.0, max_grad_norm=0.0))
 
     def train(self, method: Method, **settings: Any) -> Trained:
         """Train by the library's loop, some settings changed."""

@@ -41,13 +41,13 @@ from ...tasks.task import Task as TextTask
 from ...tasks.tokenize import IGNORED, Collate, encode, prompt_of
 from ...training.config import default_profile, train_config
 from ...training.trainer import Trainer
+from ..by_hand import losses_of as losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import machine_line, readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from ..html_page import PLAIN_TEXT, Page, table
 from ..schematic import arrow, box, canvas
-from .lora import losses_of as losses_of
-from .lora import say_equal as say_equal
 
 BACKBONE = "smollm2-135m"
 # fields of a `TrainConfig` that the profile's own training is changed by

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 from ...adapters import adapt
 from ...analysis import measures, style
 from ...analysis.statistics import smooth
-from ...experiments.fit import Rows, load_for
 from ...experiments.runs import Run
 from ...lowrank import Adapted, LowRank
 from ...methods import FullFineTuning, LoRA, Method
@@ -36,7 +34,9 @@ from ...reproduction import ledger, rank_cuts, studies
 from ...sites import select
 from ...tasks.load import load_task
 from ...training.config import train_config
-from ...training.trainer import Trainer
+from ..by_hand import Bench, guess, scored
+from ..by_hand import losses_of as losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, adapted_matrix, predict
 from ..explorer import SNAPPED, Control, Picture
@@ -51,46 +51,16 @@ SHORT: dict[str, dict[str, int]] = {   # of the ablations
 SEEDS = {"tiny": (0,), "laptop": (0, 1, 2), "gpu": (0, 1, 2)}
 
 
-def workbench(task: str, profile: str) -> SimpleNamespace:
-    """A small network in float64 and the batches of one short training, the same for every loop of the notebook.
+class Workbench(Bench):
+    """160 examples of a task in batches of eight; the rate falls linearly to zero, without warm-up and clipping.
 
-    network(): a fresh copy, a plain model of `transformers`.  batches: one a step, in the order of the library's
-    trainer with seed 0.  rows, collate, config: what that trainer asks for; its rate falls linearly to zero, without
-    warm-up and clipping.
+    others: fields of a `TrainConfig` that differ.
     """
-    config = train_config("tiny", steps=STEPS_BY_HAND[profile], n_train=160, batch_size=8, lr=5e-3, warmup=0.0,
-                          max_grad_norm=0.0)
-    data = load_task(task, n_train=160, n_validation=8, n_test=8)
-    pretrained, tokenizer = load_for("minilm-l3", data, 0)
-    rows = Rows(data, tokenizer, config, False)
 
-    def collate(examples: list) -> dict[str, Tensor]:
-        return {name: values.double() if values.is_floating_point() else values
-                for name, values in rows.collate(examples).items()}
-
-    pretrained.double()
-    asked = Trainer(adapt(copy.deepcopy(pretrained), LoRA(), seed=0), rows.train, collate, config, seed=0)
-    batches = [collate(part) for step in range(1, config.steps + 1) for part in asked.rows_of("train", step)]
-    return SimpleNamespace(network=lambda: copy.deepcopy(pretrained), batches=batches, rows=rows.train,
-                           collate=collate, config=config)
-
-
-def say_equal(what: str, ours: Iterable[Any], theirs: Iterable[Any], tolerance: float = 1e-10) -> None:
-    """Print the largest difference between two lists of numbers or tensors.
-
-    Raises:
-        AssertionError: it is above the tolerance.
-    """
-    apart = max(float((torch.as_tensor(a).detach() - torch.as_tensor(b).detach()).abs().max())
-                for a, b in zip(ours, theirs, strict=True))
-    assert apart <= tolerance, (f"{what} differ by {apart:.1e}, more than rounding: run the cells of this section "
-                                "again, from the first one on")
-    print(f"{what}: " + (f"largest difference {apart:.0e}" if apart else "equal to the last bit"))
-
-
-def losses_of(outcome: Any) -> list[float]:
-    """The loss of each step of a training by the library."""
-    return [value for _, _, name, value in outcome.history if name == "loss"]
+    def __init__(self, task: str, profile: str, **others: float) -> None:
+        settings = {"lr": 5e-3, "warmup": 0.0, "max_grad_norm": 0.0, **others}
+        super().__init__(load_task(task, n_train=160, n_validation=8, n_test=8), train_config(
+            "tiny", steps=STEPS_BY_HAND[profile], n_train=160, batch_size=8, **settings))
 
 
 def through_layer(model: nn.Module, layer: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,7 +81,7 @@ def through_layer(model: nn.Module, layer: nn.Module, batch: Mapping[str, Tensor
     return x.detach().flatten(0, 1), h.grad.flatten(0, 1)   # type: ignore[union-attr]
 
 
-def weight_gradient(bench: SimpleNamespace, batches: int = 4) -> Tensor:
+def weight_gradient(bench: Workbench, batches: int = 4) -> Tensor:
     """∂loss/∂W (d, k) of the last layer's W_v, pretrained, over the first batches in eval mode."""
     model = bench.network().eval()
     W = model.bert.encoder.layer[-1].attention.self.value.weight
@@ -128,11 +98,7 @@ def guessing(task: str, sizes: Mapping[str, Any]) -> tuple[float, float | None]:
     """
     data = load_task(task, **{name: sizes[name] for name in ("n_train", "n_validation", "n_test")},
                      validation_from_train=sizes.get("validation_from_train", False))
-    labels = (data.validation if data.test is None else data.test)[data.task.label]
-    if not data.task.labels:
-        return float(labels.var(ddof=0)), None
-    share = labels.value_counts(normalize=True).to_numpy()
-    return float(-(share * np.log(share)).sum()), float(share.max())
+    return guess(scored(data), len(data.task.labels))
 
 
 # ---- predictions: the answers stay out of the notebook's own cells ----------------------------------------

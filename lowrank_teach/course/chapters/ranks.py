@@ -6,8 +6,6 @@ d out (rows), k in (columns), n = min(d, k), i directions kept, C classes, N exa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,15 @@ from ...analysis.statistics import t_interval
 from ...experiments.runs import Run
 from ...reproduction import rank_cuts
 from ...reproduction.results import Results
+from ..by_hand import guess
+from ..by_hand import losses_of as losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from . import lora
 from .lora import by_hand as by_hand
 from .lora import finding_by_hand as finding_by_hand
-from .lora import losses_of as losses_of
-from .lora import say_equal as say_equal
 from .lora import scores as scores
 from .lora import training_figure as training_figure
 
@@ -46,18 +45,17 @@ SETTING: dict[str, dict[str, Any]] = {
     "gpu": {"lr": 5e-5, "weight_decay": 0.0}}
 
 
-def workbench(task: str, profile: str) -> SimpleNamespace:
-    """`lora.workbench` with the learning rate of full fine-tuning and without weight decay.
+class Workbench(lora.Workbench):
+    """The workbench of 02 with the learning rate of full fine-tuning and without weight decay.
 
     inputs: some examples without their labels, one batch.  chance: the loss of guessing by the label shares.
     """
-    bench = lora.workbench(task, profile)
-    bench.config = replace(bench.config, lr=rank_cuts.LR, weight_decay=0.0)
-    batch = bench.collate(bench.rows[:64 if profile == "tiny" else 128])
-    bench.inputs = {name: values for name, values in batch.items() if name != "labels"}
-    share = torch.bincount(torch.cat([one["labels"] for one in bench.batches])).double()
-    bench.chance = float(torch.special.entr(share / share.sum()).sum())
-    return bench
+
+    def __init__(self, task: str, profile: str) -> None:
+        super().__init__(task, profile, lr=rank_cuts.LR, weight_decay=0.0)
+        batch = self.collate(self.rows[:64 if profile == "tiny" else 128])
+        self.inputs = {name: values for name, values in batch.items() if name != "labels"}
+        self.chance = guess(torch.cat([one["labels"] for one in self.batches]).tolist(), self.classes)[0]
 
 
 def batches_of(run: Run, size: int = 64) -> list[dict[str, Tensor]]:
@@ -389,7 +387,7 @@ OF: dict[str, dict[str, Any]] = {
 
 
 @torch.no_grad()
-def mean_loss(net: Any, bench: SimpleNamespace) -> float:
+def mean_loss(net: Any, bench: Workbench) -> float:
     """Mean loss over the batches of the workbench, without dropout."""
     return float(np.mean([float(net.eval()(**batch).loss) for batch in bench.batches]))
 

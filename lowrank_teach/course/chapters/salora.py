@@ -7,7 +7,7 @@ The sliders show one hard-concrete gate and a budget on stored gates, both compu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +40,8 @@ from ...tasks.table import TASKS
 from ...tasks.tokenize import Collate, encode
 from ...training.config import TrainConfig, fit_to_profile, train_config
 from ...training.trainer import Batch, Trainer
+from ..by_hand import guess, scored
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import SNAPPED, Control, Picture
@@ -101,8 +103,7 @@ def majority(task: str, profile: str) -> float | None:
     c = train_config(profile)
     data = load_task(task, n_train=c.n_train, n_validation=c.n_validation, n_test=c.n_test,
                      validation_from_train=c.validation_from_train)
-    scored = data.validation if data.test is None else data.test
-    return float(scored[data.task.label].value_counts(normalize=True).max())
+    return guess(scored(data), len(data.task.labels))[1]
 
 
 def stored(name: str) -> Results:
@@ -122,20 +123,6 @@ def chance_loss(task: str) -> float | None:
 # Both loops do the same in float64, up to the order of their sums; Adam divides a gradient by its size, and may make
 # the rounding of a small one larger
 ROUNDING = 1e-10
-
-
-def say_equal(what: str, ours: Iterable[Any], theirs: Iterable[Any], tolerance: float = ROUNDING) -> None:
-    """Print the largest difference between two lists of numbers or tensors, compared in float64.
-
-    Raises:
-        AssertionError: it is above the tolerance.
-    """
-    pairs = [[torch.as_tensor(x, dtype=torch.float64).detach() for x in pair]
-             for pair in zip(ours, theirs, strict=True)]
-    apart = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    assert apart <= tolerance, (f"{what} differ by {apart:.1e}, more than rounding: run the cells of this section "
-                                "again, from the first one on")
-    print(f"{what}: " + (f"largest difference {apart:.0e}" if apart else "equal to the last bit"))
 
 
 def state_of(layers: Sequence[Any], optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, ...]]:

@@ -39,11 +39,11 @@ from ...reproduction.studies import Runner
 from ...reproduction.verdicts import EQUAL, OPEN, POINT, Row, number
 from ...tasks.table import TASKS
 from ...training.config import train_config
+from ..by_hand import say_equal as say_equal
 from ..contents import readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from .ledger import LOOKS
-from .lora import say_equal as say_equal
 from .ranks import scores_by_rank
 
 # ---- what is stored ----------------------------------------------------------------------------------------

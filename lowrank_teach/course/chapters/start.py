@@ -29,6 +29,7 @@ from ...experiments.runs import Run
 from ...methods import FullFineTuning, LoRA
 from ...tasks.task import TaskData
 from ...training.config import TrainConfig
+from ..by_hand import guess, scored
 from ..exercises import predict
 from ..schematic import arrow, canvas, matrix
 from ..training_button import train_now as train_now  # what the notebook shows
@@ -206,17 +207,12 @@ def paper_map() -> Figure:
 
 def entropy(labels: Sequence[int]) -> float:
     """Return the loss, in nats, of who knows the share of each class and nothing of the text."""
-    p = np.bincount(labels) / len(labels)
-    return float(-sum(q * math.log(q) for q in p if q > 0))
+    return guess(labels, classes=2)[0]
 
 
 def majority(data: TaskData) -> float:
     """Return the share of test examples in their largest class: the accuracy of always saying it."""
-    return float(_tested(data)[data.task.label].value_counts(normalize=True).iloc[0])
-
-
-def _tested(data: TaskData) -> pd.DataFrame:
-    return data.validation if data.test is None else data.test
+    return guess(scored(data), len(data.task.labels))[1] or 0.0
 
 
 def _smooth(losses: Sequence[float], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ read as mathematics; whatever goes into a figure is drawn as it stands. W words,
 
 from __future__ import annotations
 
-import copy
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ...adapters import adapt
 from ...analysis import statistics, style
 from ...analysis.plots import Numbers
-from ...experiments.fit import Rows, load_for
 from ...experiments.runs import Run
-from ...methods import LoRA
 from ...reproduction import ledger, rewriting
 from ...reproduction.rewriting import CHAT, COPY, HUMAN, PLAIN, Rewrites
 from ...reproduction.rewriting import train_classifier as train_classifier
@@ -41,15 +37,15 @@ from ...tasks.table import TASKS as ALL_TASKS
 from ...tasks.task import TaskData
 from ...tasks.tokenize import IGNORED, _encode_tags, encode
 from ...training.config import default_profile, train_config
-from ...training.trainer import Trainer
+from ..by_hand import Bench
+from ..by_hand import losses_of as losses_of
+from ..by_hand import say_equal as say_equal
 from ..contents import machine_line, readable
 from ..exercises import EXERCISES, Task, predict
 from ..explorer import Control, Picture
 from ..html_page import Page, table
 from ..html_page import texts as texts_in_a_table
 from ..schematic import arrow, box, canvas
-from .lora import losses_of as losses_of
-from .lora import say_equal as say_equal
 
 # fields of a `TrainConfig` for the tagger of section 7
 _LENGTHS: dict[str, dict[str, Any]] = {
@@ -82,39 +78,25 @@ def sentences(task: str, profile: str) -> TaskData:
 # ---- the workbench: a tagger that trains in seconds, in float64 -------------------------------------------
 
 
-class Workbench:
-    """A small network in float64 with a fresh head of one score a tag, and batches of eight short sentences.
+class Workbench(Bench):
+    """A tagger: the small network with a fresh head of one score a tag, and batches of eight short sentences.
 
     words: of each batch, for every sentence the number of each piece's word, and the tags of its words.
-    batches: of the steps 1 … T.  rows, collate, settings: for the library's trainer: AdamW with decay at a rate that
-    falls linearly, no warm-up, no clipping.  cut: one sentence, its pieces and labels.
+    labels: the tags.  cut: one sentence, its pieces and labels.
     """
 
     def __init__(self, data: TaskData, profile: str) -> None:
-        self.settings = train_config("tiny", steps=STEPS_BY_HAND[profile], n_train=64, batch_size=8, lr=5e-3,
-                                     warmup=0.0, max_grad_norm=0.0, max_length=64)
-        self.labels = data.task.labels
-        self.pretrained, tokenizer = load_for("minilm-l3", data, 0)
-        self.cut = short_example(data, tokenizer, longest=12)
-        self.pretrained.double()
-        frame = data.train.head(64)
-        self.rows, self.collate, self.batches, self.words = [], None, [], []
-        few = TaskData(**{**vars(data), "train": frame})
-        made = Rows(few, tokenizer, self.settings, False)
-        self.rows, self.collate = made.train, made.collate
-        loop = Trainer(adapt(self.network(), LoRA(**SIX), seed=0), self.rows, self.collate, self.settings, seed=0)
-        tokens, codes = frame[data.task.text[0]].tolist(), frame[data.task.label].tolist()
-        for step in range(1, self.settings.steps + 1):
-            chosen = loop.rows_of("train", step)[0]
+        few = TaskData(**{**vars(data), "train": data.train.head(64)})
+        super().__init__(few, train_config("tiny", steps=STEPS_BY_HAND[profile], n_train=64, batch_size=8, lr=5e-3,
+                                           warmup=0.0, max_grad_norm=0.0, max_length=64))
+        self.labels, self.cut = data.task.labels, short_example(data, self.tokenizer, longest=12)
+        tokens, codes = few.train[data.task.text[0]].tolist(), few.train[data.task.label].tolist()
+        self.words = []
+        for chosen in self.chosen:
             places = [next(i for i, row in enumerate(self.rows) if row is one) for one in chosen]
-            cut = tokenizer([list(tokens[i]) for i in places], is_split_into_words=True, truncation=True,
-                            max_length=64)
+            cut = self.tokenizer([list(tokens[i]) for i in places], is_split_into_words=True, truncation=True,
+                                 max_length=64)
             self.words.append([(cut.word_ids(n), [int(c) for c in codes[i]]) for n, i in enumerate(places)])
-            self.batches.append(self.collate(chosen))
-
-    def network(self) -> Any:
-        """Return a fresh copy of the pretrained network with its new head."""
-        return copy.deepcopy(self.pretrained)
 
 
 # ---- pictures of style transfer ---------------------------------------------------------------------------
