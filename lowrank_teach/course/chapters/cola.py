@@ -213,21 +213,32 @@ def finding_of_training(run: Run) -> str:
             f"ten); guessing by the share of each label would give {chance(run):.3f}.")
 
 
+def _probe_losses(runs: Mapping[str, Run], looks: Mapping[str, Mapping[str, Any]], title: str,
+                  mark: Callable[[Axes], None]) -> Figure:
+    """Draw the probe loss of each run beside that of guessing; mark: draws the knots."""
+    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
+    for name, run in runs.items():
+        ax.plot(*probe_of(run), **{**looks[name], "marker": "", "linewidth": 1.8})
+    mark(ax)
+    first = next(iter(runs.values()))
+    ax.axhline(chance(first), color=style.BLACK, linestyle=":", linewidth=1.0, label="guessing")
+    style.dress(ax, "Optimizer step", "Loss of the probe set", f"{first.config['task']}: {title}")
+    style.legend(fig)
+    return fig
+
+
 def probe_figure(runs: Mapping[str, Run]) -> Figure:
     """The loss of fixed held-out examples over training: the chain with its knots, and its baseline.
 
     Args: name of METHOD_STYLE -> run; the first is the chain.
     """
-    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
     chain = next(iter(runs.values()))
-    for name, look in style.looks(runs).items():
-        ax.plot(*probe_of(runs[name]), **{**look, "marker": "", "linewidth": 1.8})
-    for knot in knots_of(chain):
-        ax.axvline(knot, color=style.GREY, linestyle="--", linewidth=1.0, label="knot")
-    ax.axhline(chance(chain), color=style.BLACK, linestyle=":", linewidth=1.0, label="guessing")
-    style.dress(ax, "Optimizer step", "Loss of the probe set",
-                f"{chain.config['task']}: the same held-out examples at every step")
-    style.legend(fig)
+
+    def mark(ax: Axes) -> None:
+        for knot in knots_of(chain):
+            ax.axvline(knot, color=style.GREY, linestyle="--", linewidth=1.0, label="knot")
+
+    fig = _probe_losses(runs, style.looks(runs), "the same held-out examples at every step", mark)
     fig.set_label(f"Loss of fixed held-out examples over {probe_of(chain)[0][-1]} steps for the chain and for one "
                   "LoRA, with a dashed line at each knot and a dotted one at the level of guessing.")
     return fig
@@ -868,18 +879,16 @@ def placed_figure(runs: Mapping[str, Run]) -> Figure:
 
     Args: where the knots are -> run.
     """
-    fig, (ax,) = style.panels(1, 1, 3.4, None, width=8.0)
-    colors = (style.BLACK, style.ORANGE, style.GREY)
-    for (name, run), color, line in zip(runs.items(), colors, ("-", ":", "--"), strict=True):
-        steps, loss = probe_of(run)
-        ax.plot(steps, loss, color=color, linestyle=line, linewidth=1.8, label=name)
-        at = knots_of(run)
-        ax.plot(at, np.interp(at, steps, loss), "D", color=color, markersize=7, label=None)
-    ax.plot([], [], "D", color=style.BLACK, markersize=7, linestyle="none", label="knot")
-    ax.axhline(chance(run), color=style.BLACK, linestyle=":", linewidth=1.0, label="guessing")
-    style.dress(ax, "Optimizer step", "Loss of the probe set",
-                f"{run.config['task']}: three links, knots at three places")
-    style.legend(fig)
+    ways = zip(runs, (style.BLACK, style.ORANGE, style.GREY), ("-", ":", "--"), strict=True)
+    looks = {name: {"color": color, "linestyle": line, "label": name} for name, color, line in ways}
+
+    def mark(ax: Axes) -> None:
+        for name, run in runs.items():
+            ax.plot(knots_of(run), np.interp(knots_of(run), *probe_of(run)), "D", color=looks[name]["color"],
+                    markersize=7, label=None)
+        ax.plot([], [], "D", color=style.BLACK, markersize=7, linestyle="none", label="knot")
+
+    fig = _probe_losses(runs, looks, "three links, knots at three places", mark)
     fig.set_label(f"Loss of the probe set over the steps for three chains with {', '.join(runs)}; a diamond at each "
                   "knot, and a dotted line at the level of guessing.")
     return fig

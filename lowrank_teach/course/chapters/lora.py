@@ -114,7 +114,9 @@ def predict_shapes(d: int, k: int, r: int) -> None:
 
 
 def predict_first_gradient(d: int, k: int, r: int) -> None:
-    branch = LowRank(k=k, d=d, r=r)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        branch = LowRank(k=k, d=d, r=r)
     branch(torch.ones(1, k)).sum().backward()
     largest = [float(p.grad.abs().max()) for p in (branch.lora_A, branch.lora_B)]   # type: ignore[union-attr]
     assert largest[0] == 0 < largest[1], "with B = 0 the first step must move B alone"
