@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..errors import among, require, shown
@@ -24,7 +24,8 @@ from .task import Splits, Task
 
 READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 MOST_CLASSES = 200
-SHARES = {"train": 0.8, "validation": 0.9, "test": 1.0}   # where the shares end
+# where the shares of the texts end, without a file of test rows and with one
+SHARES = {"train": 0.8, "validation": 0.9, "test": 1.0}, {"train": 0.9, "validation": 1.0}
 NAMED = 3   # examples in a message
 
 
@@ -93,7 +94,7 @@ def _read(file: Path, encoding: str) -> pd.DataFrame:
     return _read_once(file.resolve(), encoding, about.st_mtime_ns, about.st_size)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _read_once(file: Path, encoding: str, *changed: int) -> pd.DataFrame:
     import datasets
 
@@ -138,10 +139,8 @@ def _header(file: Path, encoding: str, between: str) -> list[str]:
 
 
 def _name(value: object) -> str:
-    """A class as a string: 1, 1.0 and True are the names that a CSV would give them."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return value.strip() if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    """A class as a string; 1.0, which an empty cell elsewhere makes of 1, is 1."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _classes(values: Sequence[str], file: str, label: str) -> tuple[str, ...]:
@@ -166,12 +165,10 @@ def _splits(files: tuple[Path, ...], text: tuple[str, ...], label: str, encoding
     code = {name: i for i, name in enumerate(labels)}
     frames = [_labelled(file, text, label, encoding) for file in files]
     coded = [frame.assign(label=[code.get(name, -1) for name in frame["label"]]) for frame in frames]
-    share = [stable_hash("own file", key) / 2**64 for key in coded[0][text[0]]]
-    if len(files) > 1:   # a tenth validates, the rest trains
-        share = [0.8 * s / 0.9 if s < 0.9 else 0.85 for s in share]
+    share = np.array([stable_hash("own file", key) / 2**64 for key in coded[0][text[0]]])
     parts, start = {}, 0.0
-    for split, end in SHARES.items():
-        parts[split] = coded[0][[start <= s < end for s in share]].reset_index(drop=True)
+    for split, end in SHARES[len(files) - 1].items():
+        parts[split] = coded[0][(start <= share) & (share < end)].reset_index(drop=True)
         start = end
     return parts if len(files) == 1 else {**parts, "test": coded[1]}
 

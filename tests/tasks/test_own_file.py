@@ -103,6 +103,10 @@ def test_a_pair_of_columns_and_numbers_as_classes(tmp_path):
     task = task_from_file(written(rows, tmp_path / "pairs.parquet"), ("a", "b"), "stars")
     assert task.labels == ("2", "10")
     assert task.text == ("a", "b")
+    flags = rows.assign(stars=[i % 2 == 0 for i in range(60)])
+    for suffix in (".csv", ".parquet"):   # a class has one name, whatever the file
+        assert task_from_file(written(flags, tmp_path / f"flags{suffix}"), ("a", "b"), "stars").labels == (
+            "False", "True")
     assert pickle.loads(pickle.dumps(task)).derived().keys() == {"train", "validation", "test"}   # another process
 
 
